@@ -1,0 +1,62 @@
+"""Files are written whole or not at all."""
+
+from __future__ import annotations
+
+import os
+import secrets
+from collections.abc import Callable
+from pathlib import Path
+from typing import BinaryIO
+
+from nodebudget.errors import InputError
+
+
+def check_output(path: str | os.PathLike[str], *, force: bool) -> Path:
+    """Make sure, before the work starts, that a result can be written there.
+
+    Raises:
+        InputError: The file exists and `force` is not set, it is a folder, or its folder is missing or
+            can't be written.
+    """
+    target = Path(path)
+    if target.is_dir():
+        raise InputError(f"{str(target)!r} is a folder", hint="name a file in it")
+    if target.exists() and not force:
+        raise InputError(f"{str(target)!r} exists", hint="pass --force to overwrite it, or choose another name")
+    if not target.parent.is_dir():
+        raise InputError(f"there is no folder {str(target.parent)!r}", hint="make it, or choose another place")
+    if not os.access(target.parent, os.W_OK):
+        raise InputError(f"the folder {str(target.parent)!r} can't be written", hint="choose another place")
+    return target
+
+
+def write_whole(path: str | os.PathLike[str], write: Callable[[BinaryIO], object], *, force: bool) -> Path:
+    """Write a file beside its final place, then move it there in one step.
+
+    Args:
+        path: Where the file goes.
+        write: Called with a binary file that is open for writing.
+        force: Overwrite an existing file.
+
+    Returns:
+        The path.
+
+    Raises:
+        InputError: See `check_output`; also when the disk is full or the folder can't be written.
+    """
+    target = check_output(path, force=force)
+    temporary = target.with_name(f".{target.name}.{secrets.token_hex(4)}.part")
+    try:
+        with temporary.open("xb") as file:
+            write(file)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(target)
+    except OSError as error:
+        raise InputError(
+            f"{str(target)!r} could not be written: {error.strerror or error}",
+            hint="free some space or choose another place",
+        ) from error
+    finally:
+        temporary.unlink(missing_ok=True)
+    return target

@@ -1,0 +1,292 @@
+"""How large each graph of a dataset is: the one thing that every later step starts from."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import importlib
+import io
+import json
+import os
+import zipfile
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, BinaryIO, cast
+
+import numpy as np
+import numpy.typing as npt
+
+from nodebudget.errors import InputError, MissingError
+from nodebudget.files import write_whole
+
+Column = npt.NDArray[Any]
+
+#: Columns with a meaning of their own, in the order in which they are shown.
+STANDARD = ("nodes", "edges", "line_edges")
+
+#: Suffixes of files of sizes.
+SUFFIXES = (".npz", ".csv", ".parquet")
+
+
+@dataclass(frozen=True, eq=False)
+class SizeTable:
+    """One row a graph, one column a size.
+
+    Attributes:
+        columns: Name → array of shape (graphs,), int64 where the sizes are whole numbers, else float64.
+            `nodes` is always there; `edges`, `line_edges` (edges of the line graph) and any further
+            (`tokens`, say) where they are known.
+        ids: Names of the graphs, shape (graphs,), or None.
+        settings: How the sizes came about (graph settings, source), for the record.
+    """
+
+    columns: Mapping[str, Column]
+    ids: npt.NDArray[np.str_] | None = None
+    settings: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        clean = {name: _checked(name, values) for name, values in self.columns.items()}
+        if "nodes" not in clean:
+            raise InputError("sizes without a column 'nodes'", hint="give the number of nodes of every graph")
+        length = len(clean["nodes"])
+        for name, values in clean.items():
+            if len(values) != length:
+                raise InputError(
+                    f"column {name!r} has {len(values)} rows", limit=f"column 'nodes' has {length}"
+                )
+        if self.ids is not None and len(self.ids) != length:
+            raise InputError(f"{len(self.ids)} ids", limit=f"{length} graphs")
+        object.__setattr__(self, "columns", clean)
+
+    @classmethod
+    def from_counts(
+        cls,
+        nodes: npt.ArrayLike,
+        edges: npt.ArrayLike | None = None,
+        line_edges: npt.ArrayLike | None = None,
+        *,
+        ids: Iterable[str] | None = None,
+        settings: Mapping[str, Any] | None = None,
+        **further: npt.ArrayLike,
+    ) -> SizeTable:
+        """Make a table of known counts, each of shape (graphs,).
+
+        Raises:
+            InputError: A count is negative, not finite or not a number, or the lengths differ.
+        """
+        given = {"nodes": nodes, "edges": edges, "line_edges": line_edges, **further}
+        columns = {name: cast(Column, values) for name, values in given.items() if values is not None}
+        names = None if ids is None else np.asarray(list(ids), dtype=np.str_)
+        return cls(columns, names, dict(settings or {}))
+
+    @classmethod
+    def from_dataset(cls, dataset: Any, **options: Any) -> SizeTable:
+        """Count the graphs of a dataset.
+
+        Args:
+            dataset: A sequence of DGL graphs, of tuples that start with a graph (and its line graph), of
+                PyG `Data`, of JARVIS dicts or of jarvis `Atoms`; or a SizeTable, returned as it is.
+            **options: As `nodebudget.measure.measure_dataset` takes them.
+
+        Raises:
+            InputError: The dataset is empty or its items are none of these.
+        """
+        # The one import against the direction of flow: the contract puts this name on the table, while
+        # the adapters that know the frameworks live one station further on.
+        measure = importlib.import_module("nodebudget.measure")
+        return cast("SizeTable", measure.measure_dataset(dataset, **options))
+
+    def __len__(self) -> int:
+        return len(self.columns["nodes"])
+
+    def __getitem__(self, name: str) -> Column:
+        try:
+            return self.columns[name]
+        except KeyError:
+            raise InputError(
+                f"the sizes have no column {name!r}",
+                limit=f"they have {', '.join(self.columns)}",
+                hint="measure the dataset again with what makes that column, or leave it out",
+            ) from None
+
+    def __contains__(self, name: str) -> bool:
+        return name in self.columns
+
+    def take(self, indices: npt.ArrayLike) -> SizeTable:
+        """Return the rows at `indices` (shape (k,)), in that order."""
+        chosen = np.asarray(indices, dtype=np.intp)
+        ids = None if self.ids is None else self.ids[chosen]
+        return SizeTable({k: v[chosen] for k, v in self.columns.items()}, ids, self.settings)
+
+    def totals(self, indices: npt.ArrayLike) -> dict[str, float]:
+        """Return the sizes of the batch that `indices` make: sums, plus `graphs`."""
+        chosen = np.asarray(indices, dtype=np.intp)
+        return {"graphs": len(chosen), **{k: v[chosen].sum().item() for k, v in self.columns.items()}}
+
+    def statistics(self) -> dict[str, Any]:
+        """Return `graphs`, and for each column `mean median min max std total` (std of the population)."""
+        return {"graphs": len(self), **{name: _describe(self[name]) for name in self.columns}}
+
+    def fingerprint(self) -> str:
+        """Return a SHA-256 of the sizes; two tables with the same sizes in the same order have the same."""
+        digest = hashlib.sha256(str(len(self)).encode())
+        for name in sorted(self.columns):
+            digest.update(name.encode())
+            digest.update(np.ascontiguousarray(self.columns[name]).data)
+        return digest.hexdigest()
+
+    def save(self, path: str | os.PathLike[str], *, force: bool = False) -> Path:
+        """Write the table as `.npz`, `.csv` or `.parquet`, by the suffix.
+
+        Raises:
+            InputError: Another suffix, or the file exists and `force` is not set.
+            MissingError: `.parquet` without pyarrow.
+        """
+        writers = {".npz": _write_npz, ".csv": _write_csv, ".parquet": _write_parquet}
+        writer = writers.get(Path(path).suffix)
+        if writer is None:
+            raise _unknown_suffix(path)
+        return write_whole(path, lambda file: writer(self, file), force=force)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> SizeTable:
+        """Read a table that `save` wrote, or any `.csv`/`.parquet` with a column `nodes`.
+
+        Raises:
+            InputError: The file is missing, truncated, or holds something else.
+            MissingError: `.parquet` without pyarrow.
+        """
+        readers = {".npz": _read_npz, ".csv": _read_csv, ".parquet": _read_parquet}
+        reader = readers.get(Path(path).suffix)
+        if reader is None:
+            raise _unknown_suffix(path)
+        if not Path(path).is_file():
+            raise InputError(f"there is no file {str(path)!r}", hint="check the path")
+        try:
+            return reader(Path(path))
+        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, csv.Error) as error:
+            raise InputError(
+                f"{str(path)!r} holds no sizes: {' '.join(str(error).split())[:200]}",
+                limit="columns id, nodes, edges, line_edges and any further",
+                hint="make it with 'nodebudget measure DATA -o sizes.npz'",
+            ) from error
+
+
+def _unknown_suffix(path: object) -> InputError:
+    return InputError(f"{str(path)!r} is no file of sizes", limit=f"suffix {', '.join(SUFFIXES)}")
+
+
+def _checked(name: str, values: npt.ArrayLike) -> Column:
+    array = np.asarray(values)
+    if array.ndim != 1 or array.dtype.kind not in "iufb":
+        raise InputError(f"column {name!r} is not a list of numbers", limit="one number a graph")
+    if array.dtype.kind == "f":
+        if not np.isfinite(array).all():
+            row = int(np.flatnonzero(~np.isfinite(array))[0])
+            raise InputError(f"column {name!r}, row {row}: {array[row]}", limit="sizes are finite")
+        if (array == np.floor(array)).all() and (np.abs(array) < 2**53).all():
+            array = array.astype(np.int64)
+    elif array.size and array.max() > np.iinfo(np.int64).max:
+        raise InputError(f"column {name!r} has a value of {array.max()}", limit="at most 2^63 - 1")
+    else:
+        array = array.astype(np.int64, copy=False)
+    if array.size and array.min() < 0:
+        row = int(np.argmin(array))
+        raise InputError(f"column {name!r}, row {row}: {array[row]}", limit="sizes are 0 or more")
+    if array.size and array.sum(dtype=np.float64) >= 2.0**63:
+        raise InputError(f"the total of column {name!r} is over 2^63", hint="check the unit of that column")
+    array = array.view()
+    array.flags.writeable = False
+    return array
+
+
+def _describe(values: Column) -> dict[str, float]:
+    if not len(values):
+        return dict.fromkeys(("mean", "median", "min", "max", "std", "total"), 0)
+    return {
+        "mean": float(values.mean()),
+        "median": float(np.median(values)),
+        "min": values.min().item(),
+        "max": values.max().item(),
+        "std": float(values.std()),
+        "total": values.sum().item(),
+    }
+
+
+def _write_npz(table: SizeTable, file: BinaryIO) -> None:
+    arrays: dict[str, Any] = dict(table.columns)
+    if table.ids is not None:
+        arrays["id"] = table.ids
+    arrays["_settings"] = np.frombuffer(json.dumps(dict(table.settings)).encode(), dtype=np.uint8)
+    np.savez_compressed(file, **arrays)
+
+
+def _read_npz(path: Path) -> SizeTable:
+    with np.load(path, allow_pickle=False) as archive:
+        if not isinstance(archive, np.lib.npyio.NpzFile):
+            raise ValueError("not an .npz archive")
+        arrays = {name: archive[name] for name in archive.files}
+    settings = arrays.pop("_settings", None)
+    ids = arrays.pop("id", None)
+    return SizeTable(arrays, ids, {} if settings is None else json.loads(settings.tobytes()))
+
+
+def _rows(table: SizeTable) -> dict[str, Sequence[Any]]:
+    head = {} if table.ids is None else {"id": table.ids.tolist()}
+    return {**head, **{name: values.tolist() for name, values in table.columns.items()}}
+
+
+def _write_csv(table: SizeTable, file: BinaryIO) -> None:
+    text = io.TextIOWrapper(file, encoding="utf-8", newline="", write_through=True)
+    rows = _rows(table)
+    writer = csv.writer(text)
+    writer.writerow(rows)
+    writer.writerows(zip(*rows.values(), strict=True))
+    text.detach()
+
+
+def _read_csv(path: Path) -> SizeTable:
+    with path.open(encoding="utf-8", newline="") as text:
+        rows = list(csv.reader(text))
+    head, body = (rows[0], rows[1:]) if rows else ([], [])
+    if any(len(row) != len(head) for row in body):
+        raise ValueError("rows of unequal length")
+    columns = {name: [row[place] for row in body] for place, name in enumerate(head)}
+    ids = columns.pop("id", None)
+    # An empty column means that this size is not known, as in tables of node counts alone.
+    known = {name: values for name, values in columns.items() if any(values) or not body}
+    arrays = {name: _numbers(name, values) for name, values in known.items()}
+    return SizeTable(arrays, None if ids is None else np.asarray(ids, dtype=np.str_))
+
+
+def _numbers(name: str, values: list[str]) -> Column:
+    try:
+        return np.array([int(value) for value in values], dtype=np.int64)
+    except (ValueError, OverflowError):
+        try:
+            return np.array([float(value) for value in values])
+        except ValueError as error:
+            raise ValueError(f"column {name!r}: {error}") from None
+
+
+def _arrow() -> Any:
+    try:
+        return importlib.import_module("pyarrow.parquet")
+    except ImportError as error:
+        raise MissingError(
+            "Parquet files need pyarrow, which is not installed", hint="pip install 'nodebudget[parquet]'"
+        ) from error
+
+
+def _write_parquet(table: SizeTable, file: BinaryIO) -> None:
+    parquet = _arrow()
+    arrow = importlib.import_module("pyarrow")
+    parquet.write_table(arrow.table(_rows(table)), file)
+
+
+def _read_parquet(path: Path) -> SizeTable:
+    columns = _arrow().read_table(path).to_pydict()
+    ids = columns.pop("id", None)
+    arrays = {name: np.asarray(values) for name, values in columns.items()}
+    return SizeTable(arrays, None if ids is None else np.asarray(ids, dtype=np.str_))

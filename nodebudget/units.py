@@ -1,0 +1,67 @@
+"""Amounts of memory as people write them."""
+
+from __future__ import annotations
+
+import math
+import re
+
+from nodebudget.errors import InputError
+
+_POWERS = {"": 0, "K": 1, "M": 2, "G": 3, "T": 4}
+_PATTERN = re.compile(r"\s*([0-9]+(?:\.[0-9]*)?|\.[0-9]+)\s*([KMGT]?)(I?)(B?)\s*", re.IGNORECASE | re.ASCII)
+
+
+def parse_bytes(text: str | int | float) -> int:
+    """Read an amount of memory.
+
+    Args:
+        text: A number of bytes, or a text such as "40GiB" (powers of 1024), "40GB" (powers of 1000),
+            or "40G" (as GiB: what GPU tools mean by it).
+
+    Returns:
+        Bytes, rounded down.
+
+    Raises:
+        InputError: The text is no amount of memory, or the amount is not positive and finite.
+    """
+    if isinstance(text, bool):
+        raise _refuse(text)
+    if isinstance(text, (int, float)):
+        return _positive(text, text)
+    found = _PATTERN.fullmatch(text)
+    if not found:
+        raise _refuse(text)
+    number, prefix, binary, unit = (part.upper() for part in found.groups())
+    base = 1000 if unit and prefix and not binary else 1024
+    scale = base ** _POWERS[prefix]
+    # Integers stay integers, so that a count of bytes is never rounded by a float.
+    return _positive(int(number) * scale if number.isdigit() else float(number) * scale, text)
+
+
+def _positive(value: int | float, shown: object) -> int:
+    if not math.isfinite(value) or value < 1 or value >= 2**63:
+        raise _refuse(shown)
+    return int(value)
+
+
+def _refuse(shown: object) -> InputError:
+    return InputError(
+        f"{shown!r} is not an amount of memory",
+        limit="a positive number of bytes, with or without a unit",
+        hint="write it like 40GiB, 40000MiB or 42949672960",
+    )
+
+
+def format_bytes(count: float) -> str:
+    """Write bytes for people: three significant digits with a binary unit, such as "3.10 GiB"."""
+    size = float(count)
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if abs(size) < 999.5:
+            break
+        size /= 1024
+    else:
+        unit = "TiB"
+    if unit == "B":
+        return f"{size:.0f} B"
+    digits = 2 if abs(size) < 9.995 else 1 if abs(size) < 99.95 else 0
+    return f"{size:.{digits}f} {unit}"
