@@ -1,0 +1,40 @@
+"""The command line: one thin file a command, loaded when it is called."""
+
+from __future__ import annotations
+
+import importlib
+
+import click
+
+from nodebudget import __version__
+
+#: Command → the module that holds it, as an attribute of the name `command`.
+_COMMANDS = {
+    "measure": "nodebudget.cli.measure",
+    "calibrate": "nodebudget.cli.calibrate",
+    "plan": "nodebudget.cli.plan",
+    "suggest": "nodebudget.cli.suggest",
+    "quickstart": "nodebudget.cli.quickstart",
+}
+
+
+class _LazyGroup(click.Group):
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(_COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in _COMMANDS:
+            return None
+        command = importlib.import_module(_COMMANDS[cmd_name]).command
+        assert isinstance(command, click.Command)
+        return command
+
+
+@click.group(cls=_LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(__version__, prog_name="nodebudget")
+def main() -> None:
+    """Keep GPU memory constant when training neural networks on crystal graphs.
+
+    Measure how large your crystals are, calibrate what a training step takes, and pack batches to a budget of
+    memory instead of a number of graphs.
+    """

@@ -1,0 +1,101 @@
+"""What the commands share: exit codes, JSON, progress."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, TypeVar
+
+import click
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from nodebudget.errors import NodeBudgetError
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+#: Called with the number of steps done and the number of all, where that is known.
+Report = Callable[[int, "int | None"], None]
+
+
+class Command(click.Command):
+    """A command whose errors are one sentence on stderr and an exit code."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command; turn errors raised on purpose into exit codes."""
+        try:
+            return super().invoke(ctx)
+        except NodeBudgetError as error:
+            click.echo(f"nodebudget: {error}", err=True)
+            ctx.exit(error.exit_code)
+        except BrokenPipeError:
+            # The reader of our output went away (head, say). Python would complain once more at exit.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            ctx.exit(0)
+
+
+def json_option(function: F) -> F:
+    """Add `--json`."""
+    return click.option("--json", "as_json", is_flag=True, help="Print one JSON object and nothing else.")(function)
+
+
+def quiet_option(function: F) -> F:
+    """Add `-q`."""
+    return click.option("-q", "--quiet", is_flag=True, help="Show no progress and no notes.")(function)
+
+
+def output_options(help_text: str) -> Callable[[F], F]:
+    """Add `-o FILE` and `--force`."""
+
+    def add(function: F) -> F:
+        function = click.option("--force", is_flag=True, help="Overwrite an existing file.")(function)
+        return click.option("-o", "--output", type=click.Path(), help=help_text)(function)
+
+    return add
+
+
+def print_json(value: Any) -> None:
+    """Print one JSON object on stdout. NaN and infinities become null, which JSON has."""
+    click.echo(json.dumps(_plain(value), indent=2, allow_nan=False))
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {str(key): _plain(entry) for key, entry in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(entry) for entry in value]
+    if hasattr(value, "tolist"):
+        return _plain(value.tolist())
+    if isinstance(value, float) and not (abs(value) < float("inf")):
+        return None
+    return value
+
+
+def note(text: str, *, quiet: bool = False) -> None:
+    """Write a line to stderr."""
+    if not quiet:
+        click.echo(text, err=True)
+
+
+@contextmanager
+def progress(label: str, *, quiet: bool = False) -> Iterator[Report]:
+    """Show a bar on stderr.
+
+    Yields:
+        A function to call with the steps done and all steps (None where unknown).
+    """
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+    )
+    console = Console(stderr=True)
+    with Progress(*columns, console=console, disable=quiet or not console.is_terminal) as bars:
+        task = bars.add_task(label, total=None)
+        yield lambda done, total: bars.update(task, completed=done, total=total)
+    if not quiet and not console.is_terminal:
+        note(f"{label}: done")

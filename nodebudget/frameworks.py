@@ -1,0 +1,88 @@
+"""The one place where heavy packages are imported, each on first use, with a clear word when it can't be."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import warnings
+from importlib import metadata
+from typing import Any
+
+from nodebudget.errors import MissingError
+
+_EXTRAS = {
+    "jarvis": ("jarvis-tools", "structures"),
+    "vesin": ("vesin", "structures"),
+    "pymatgen": ("pymatgen", "structures"),
+    "alignn": ("alignn", "alignn"),
+    "lmdb": ("lmdb", "alignn"),
+    "matplotlib": ("matplotlib", "plot"),
+    "torch_geometric": ("torch-geometric", "pyg"),
+}
+
+
+def require(module: str) -> Any:
+    """Import a module of an optional package.
+
+    Args:
+        module: Dotted name, such as "jarvis.core.atoms".
+
+    Raises:
+        MissingError: The package is not installed or does not import; says which extra brings it.
+    """
+    root = module.partition(".")[0]
+    if root == "dgl":
+        load_dgl()
+    if root == "alignn":
+        load_dgl()  # alignn swallows a broken DGL and fails much later
+    package, extra = _EXTRAS.get(root, (root, "all"))
+    try:
+        with warnings.catch_warnings():
+            # Deprecations inside other packages are not the user's to mend.
+            warnings.simplefilter("ignore")
+            return importlib.import_module(module)
+    except ImportError as error:
+        raise MissingError(
+            f"{package} is needed for this and does not import: {_one_line(error)}",
+            hint=f"pip install 'nodebudget[{extra}]'",
+        ) from error
+
+
+def load_dgl() -> Any:
+    """Import DGL with its PyTorch backend.
+
+    Raises:
+        MissingError: DGL is not there, or does not fit the installed torch.
+    """
+    # Without it DGL's first import prints a notice and writes ~/.dgl/config.json.
+    os.environ.setdefault("DGLBACKEND", "pytorch")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return importlib.import_module("dgl")
+    except (ImportError, OSError, AttributeError, RuntimeError) as error:
+        # DGL loads compiled parts at import: a misfit shows as any of these.
+        found, torch = installed("dgl"), installed("torch")
+        if found is None:
+            raise MissingError(
+                "DGL is not installed",
+                hint="pip install 'nodebudget[dgl]' -c constraints.txt (dgl 1.1.3 was tested with torch 2.13)",
+            ) from error
+        raise MissingError(
+            f"DGL {found} does not import with torch {torch}: {_one_line(error)}",
+            limit="dgl 1.1.3 works with torch 2.13 on the CPU; "
+            "dgl 2.1 and newer only with the torch that they were built for",
+            hint="pip install dgl==1.1.3 packaging setuptools, or DGL's own CUDA wheel for your torch",
+        ) from error
+
+
+def installed(package: str) -> str | None:
+    """Return the version of an installed package, or None."""
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _one_line(error: BaseException) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split())}"[:200]
