@@ -52,9 +52,7 @@ class SizeTable:
         length = len(clean["nodes"])
         for name, values in clean.items():
             if len(values) != length:
-                raise InputError(
-                    f"column {name!r} has {len(values)} rows", limit=f"column 'nodes' has {length}"
-                )
+                raise InputError(f"column {name!r} has {len(values)} rows", limit=f"column 'nodes' has {length}")
         if self.ids is not None and len(self.ids) != length:
             raise InputError(f"{len(self.ids)} ids", limit=f"{length} graphs")
         object.__setattr__(self, "columns", clean)

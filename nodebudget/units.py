@@ -55,13 +55,11 @@ def _refuse(shown: object) -> InputError:
 def format_bytes(count: float) -> str:
     """Write bytes for people: three significant digits with a binary unit, such as "3.10 GiB"."""
     size = float(count)
-    for unit in ("B", "KiB", "MiB", "GiB"):
-        if abs(size) < 999.5:
-            break
+    units = ["B", "KiB", "MiB", "GiB", "TiB"]
+    while abs(size) >= 999.5 and len(units) > 1:
         size /= 1024
-    else:
-        unit = "TiB"
-    if unit == "B":
+        units.pop(0)
+    if units[0] == "B":
         return f"{size:.0f} B"
     digits = 2 if abs(size) < 9.995 else 1 if abs(size) < 99.95 else 0
-    return f"{size:.{digits}f} {unit}"
+    return f"{size:.{digits}f} {units[0]}"

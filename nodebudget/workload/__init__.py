@@ -1,0 +1,23 @@
+"""The training step to calibrate: ten lines around the code that a user has."""
+
+from __future__ import annotations
+
+from nodebudget.workload.load import load_workload
+from nodebudget.workload.protocol import (
+    Workload,
+    collate,
+    dtype_of,
+    parameter_count,
+    resident_bytes,
+    to_sample,
+)
+
+__all__ = [
+    "Workload",
+    "collate",
+    "dtype_of",
+    "load_workload",
+    "parameter_count",
+    "resident_bytes",
+    "to_sample",
+]

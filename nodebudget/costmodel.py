@@ -1,0 +1,313 @@
+"""Bytes of a training step as a function of the sizes of its batch."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from scipy.optimize import nnls
+
+from nodebudget.errors import InputError, RecordError
+from nodebudget.record import read_record, write_record
+from nodebudget.sizes import SizeTable
+
+KIND = "nodebudget.calibration"
+SCHEMA_VERSION = 1
+
+Floats = npt.NDArray[np.float64]
+
+#: Coefficients that every record has, zero where the data has no such column.
+_ALWAYS = ("graphs", "nodes", "edges", "line_edges")
+
+
+def coefficient_name(column: str) -> str:
+    """Return the name of a column's coefficient: "line_edges" → "per_line_edge"."""
+    return f"per_{column.removesuffix('s')}"
+
+
+@dataclass(frozen=True)
+class Observation:
+    """One measured training step.
+
+    Attributes:
+        sizes: The batch: `graphs` and the sum of each size column.
+        peak: Highest bytes of live tensors during the step, resident ones included.
+        resident: Bytes of live tensors before the step.
+        reserved: Bytes that the allocator held from the device at the highest; None on the CPU.
+        outside: Bytes of the device that PyTorch did not hold; None on the CPU.
+        seconds: Wall-clock time of the step while it was measured.
+        role: "fit", "holdout", or "out-of-memory" (then `peak` is what was free: a lower bound).
+    """
+
+    sizes: Mapping[str, float]
+    peak: int
+    resident: int
+    role: str
+    reserved: int | None = None
+    outside: int | None = None
+    seconds: float | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values for JSON."""
+        return {**self.__dict__, "sizes": dict(self.sizes)}
+
+
+@dataclass(frozen=True)
+class ErrorSummary:
+    """How far predictions were from measurements, relative to the measured bytes above the resident ones.
+
+    Attributes:
+        mape: Mean absolute error, a fraction (0.01 is one percent).
+        max_under: Largest underprediction, a fraction; 0 if none was under.
+        n: Number of measured steps.
+    """
+
+    mape: float
+    max_under: float
+    n: int
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """bytes = max(floor, fixed + Σ coefficient × size), with its error and where it came from.
+
+    Attributes:
+        coefficients: Bytes: `fixed` (parameters, gradients, optimizer state and all else that does not
+            depend on the batch) and one a unit of each column (`per_graph`, `per_node`, …).
+        columns: Size columns that the prediction needs, `graphs` among them.
+        floor: Bytes of the smallest step: small batches peak in the optimizer, whatever their size.
+        resident: Bytes that live between steps; part of `fixed`.
+        holdout: Error on batches that the fit has not seen.
+        fit: Error on the batches that it was fitted to.
+        observations: The raw measurements.
+        context: Device, versions, model, data: for the record.
+    """
+
+    coefficients: Mapping[str, float]
+    columns: tuple[str, ...]
+    floor: float
+    resident: float
+    holdout: ErrorSummary
+    fit: ErrorSummary
+    observations: tuple[Observation, ...] = ()
+    context: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def fixed(self) -> float:
+        """Bytes that do not depend on the batch."""
+        return self.coefficients["fixed"]
+
+    def coefficient(self, column: str) -> float:
+        """Return the bytes a unit of a column."""
+        return self.coefficients.get(coefficient_name(column), 0.0)
+
+    def predict_bytes(
+        self,
+        *,
+        nodes: npt.ArrayLike | None = None,
+        edges: npt.ArrayLike | None = None,
+        line_edges: npt.ArrayLike | None = None,
+        graphs: npt.ArrayLike | None = None,
+        **further: npt.ArrayLike,
+    ) -> Any:
+        """Predict the peak bytes of a training step, resident ones included.
+
+        Args:
+            nodes: Nodes of the whole batch; a number or an array of shape (batches,). The others likewise.
+            edges: Edges.
+            line_edges: Edges of the line graphs.
+            graphs: Graphs.
+            **further: Further columns that the calibration knows.
+
+        Returns:
+            Bytes; a float for numbers, an array of shape (batches,) for arrays.
+
+        Raises:
+            InputError: A size that the prediction depends on is not given.
+        """
+        given = {"graphs": graphs, "nodes": nodes, "edges": edges, "line_edges": line_edges, **further}
+        total: Any = self.fixed
+        for column in self.columns:
+            weight = self.coefficient(column)
+            if given.get(column) is None:
+                if weight:
+                    raise InputError(
+                        f"the prediction depends on {column}, which is not given",
+                        limit=f"this calibration knows {', '.join(self.columns)}",
+                        hint=f"pass {column}=…",
+                    )
+                continue
+            total = total + weight * np.asarray(given[column], dtype=np.float64)
+        bytes_ = np.maximum(total, self.floor)
+        return bytes_ if np.ndim(bytes_) else float(bytes_)
+
+    def graph_bytes(self, sizes: SizeTable) -> Floats:
+        """Return the bytes that each graph adds to a batch, shape (graphs,).
+
+        Raises:
+            InputError: The sizes lack a column that the calibration depends on.
+        """
+        total = np.full(len(sizes), self.coefficient("graphs"))
+        for column in self.columns:
+            if column != "graphs" and self.coefficient(column):
+                total += self.coefficient(column) * sizes[column]
+        return total
+
+    def save(self, path: str | os.PathLike[str], *, force: bool = False) -> Path:
+        """Write the calibration as JSON.
+
+        Raises:
+            InputError: The file exists and `force` is not set, or can't be written.
+        """
+        return write_record(path, KIND, SCHEMA_VERSION, self.to_dict(), force=force)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> Calibration:
+        """Read what `save` wrote.
+
+        Raises:
+            RecordError: It is missing, damaged, something else, or of another schema version.
+        """
+        record = read_record(path, KIND, SCHEMA_VERSION)
+        try:
+            return cls._from_dict(record)
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise RecordError(
+                f"{str(path)!r} is a damaged calibration: {type(error).__name__}: {error}",
+                hint="calibrate again",
+            ) from error
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values for JSON."""
+        return {
+            "coefficients": dict(self.coefficients),
+            "columns": list(self.columns),
+            "floor": self.floor,
+            "resident": self.resident,
+            "holdout": dict(self.holdout.__dict__),
+            "fit": dict(self.fit.__dict__),
+            "observations": [observation.to_dict() for observation in self.observations],
+            **self.context,
+        }
+
+    @classmethod
+    def _from_dict(cls, record: dict[str, Any]) -> Calibration:
+        own = {"coefficients", "columns", "floor", "resident", "holdout", "fit", "observations"}
+        coefficients = {str(name): float(value) for name, value in record["coefficients"].items()}
+        numbers = [*coefficients.values(), float(record["floor"]), float(record["resident"])]
+        if not all(math.isfinite(number) for number in numbers) or min(coefficients.values()) < 0:
+            raise ValueError("coefficients must be finite and not negative")
+        if "fixed" not in coefficients:
+            raise KeyError("fixed")
+        return cls(
+            coefficients=coefficients,
+            columns=tuple(str(column) for column in record["columns"]),
+            floor=float(record["floor"]),
+            resident=float(record["resident"]),
+            holdout=ErrorSummary(**record["holdout"]),
+            fit=ErrorSummary(**record["fit"]),
+            observations=tuple(Observation(**entry) for entry in record["observations"]),
+            context={
+                key: value for key, value in record.items() if key not in own and key not in ("kind", "schema_version")
+            },
+        )
+
+
+def fit_calibration(
+    observations: Sequence[Observation],
+    columns: Sequence[str],
+    *,
+    context: Mapping[str, Any] | None = None,
+) -> Calibration:
+    """Fit the coefficients to the observations of role "fit" and check them on those of role "holdout".
+
+    Least squares on relative errors with non-negative coefficients (Lawson and Hanson's NNLS, as in SciPy):
+    a negative price of an edge would let a planner earn memory with edges. The floor is the smallest step that
+    was seen where the plain linear fit, made without the steps on the floor, predicts less than that.
+
+    Args:
+        observations: Measured steps.
+        columns: Size columns to fit, `graphs` among them or not.
+        context: Further facts for the record.
+
+    Raises:
+        InputError: Fewer steps to fit than coefficients.
+    """
+    names = tuple(dict.fromkeys(("graphs", *columns)))
+    fitted = [entry for entry in observations if entry.role == "fit"]
+    if len(fitted) <= len(names):
+        raise InputError(
+            f"{len(fitted)} measured steps do not determine {len(names) + 1} coefficients",
+            hint="allow more probes, or free memory for them",
+        )
+    resident = float(np.median([entry.resident for entry in fitted]))
+    solution, floor = _fit_with_floor(fitted, names, resident)
+    coefficients = {"fixed": float(resident + solution[0])}
+    coefficients |= {coefficient_name(name): 0.0 for name in _ALWAYS}
+    coefficients |= {coefficient_name(name): float(value) for name, value in zip(names, solution[1:], strict=True)}
+
+    def summary(role: str) -> ErrorSummary:
+        chosen = [entry for entry in observations if entry.role == role]
+        return _errors(chosen, names, solution, floor, resident)
+
+    return Calibration(
+        coefficients,
+        names,
+        floor,
+        resident,
+        summary("holdout"),
+        summary("fit"),
+        tuple(observations),
+        context or {},
+    )
+
+
+def _design(observations: Sequence[Observation], names: Sequence[str]) -> Floats:
+    return np.array([[1.0, *(entry.sizes[name] for name in names)] for entry in observations])
+
+
+def _above(observations: Sequence[Observation], resident: float) -> Floats:
+    return np.array([max(entry.peak - resident, 1.0) for entry in observations])
+
+
+def _solve(observations: Sequence[Observation], names: Sequence[str], resident: float) -> Floats:
+    target = _above(observations, resident)
+    design = _design(observations, names) / target[:, None]
+    # Columns differ by orders of magnitude; NNLS is better behaved when they do not.
+    scale = np.maximum(np.abs(design).max(axis=0), 1e-300)
+    solution, _ = nnls(design / scale, np.ones(len(target)))
+    return np.asarray(solution / scale, dtype=np.float64)
+
+
+def _fit_with_floor(fitted: Sequence[Observation], names: Sequence[str], resident: float) -> tuple[Floats, float]:
+    smallest = float(min(entry.peak for entry in fitted))
+    plain = _solve(fitted, names, resident)
+    above_floor = [entry for entry in fitted if entry.peak > smallest * 1.02]
+    if len(above_floor) <= len(names):
+        return plain, resident
+    bent = _solve(above_floor, names, resident)
+    plain_error = _errors(fitted, names, plain, resident, resident).mape
+    bent_error = _errors(fitted, names, bent, smallest, resident).mape
+    # The simpler model wins ties.
+    return (bent, smallest) if bent_error < 0.9 * plain_error else (plain, resident)
+
+
+def _errors(
+    observations: Sequence[Observation], names: Sequence[str], solution: Floats, floor: float, resident: float
+) -> ErrorSummary:
+    if not observations:
+        return ErrorSummary(mape=0.0, max_under=0.0, n=0)
+    predicted = np.maximum(_design(observations, names) @ solution, floor - resident)
+    measured = _above(observations, resident)
+    relative = predicted / measured - 1
+    return ErrorSummary(
+        mape=float(np.abs(relative).mean()),
+        max_under=float(max(-relative.min(), 0.0)),
+        n=len(observations),
+    )

@@ -1,0 +1,100 @@
+"""Which batches to probe: chosen so that the sizes vary as independently as the data allows."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from nodebudget.errors import InputError
+from nodebudget.sizes import SizeTable
+
+Indices = npt.NDArray[np.intp]
+
+#: Candidate batches among which the probes are chosen.
+_CANDIDATES = 600
+
+
+def size_columns(sizes: SizeTable) -> tuple[str, ...]:
+    """Return the columns that a fit can use: `graphs`, and those of the table that are not all zero."""
+    return ("graphs", *(name for name in sizes.columns if sizes[name].any()))
+
+
+def choose_fit_batches(sizes: SizeTable, count: int, largest: int, rng: np.random.Generator) -> list[Indices]:
+    """Choose batches to fit to, by greedy D-optimality.
+
+    Candidates have 1 to `largest` graphs, drawn from the whole dataset and from its ends by size and by the
+    ratios of sizes. Each choice is the candidate whose direction the chosen ones determine least: the one of
+    the greatest variance of prediction (V. V. Fedorov, Theory of Optimal Experiments, 1972, on sequential
+    D-optimal designs).
+
+    Args:
+        sizes: The dataset.
+        count: How many batches.
+        largest: Most graphs in a batch.
+        rng: Source of chance.
+
+    Returns:
+        Arrays of positions in the dataset.
+
+    Raises:
+        InputError: The dataset is empty.
+    """
+    if not len(sizes):
+        raise InputError("the dataset has no crystals", hint="give one that has")
+    candidates = _candidates(sizes, largest, rng)
+    rows = _rows(sizes, candidates)
+    # Errors count relative to the bytes of a batch, so each row is scaled to the weight that the fit gives it.
+    rows = rows / np.linalg.norm(rows, axis=1, keepdims=True)
+    return [candidates[place] for place in _greedy(rows, count)]
+
+
+def choose_holdout_batches(sizes: SizeTable, count: int, largest: int, rng: np.random.Generator) -> list[Indices]:
+    """Draw batches to check on: shuffled ones, as training has them, from `largest` / 8 graphs up to `largest`."""
+    most = min(largest, len(sizes))
+    counts = np.geomspace(max(1, most / 8), most, count).round().astype(int)
+    return [rng.choice(len(sizes), size=int(graphs), replace=False) for graphs in counts]
+
+
+def _candidates(sizes: SizeTable, largest: int, rng: np.random.Generator) -> list[Indices]:
+    orders = _orders(sizes)
+    most = min(largest, len(sizes))
+    drawn = []
+    for _ in range(_CANDIDATES):
+        graphs = int(np.exp(rng.uniform(0, np.log(most + 0.5))))
+        pool = orders[int(rng.integers(len(orders)))]
+        # A window at one end of the order: from just the batch's own size to the whole dataset.
+        window = int(np.exp(rng.uniform(np.log(graphs), np.log(len(sizes) + 0.5))))
+        drawn.append(rng.choice(pool[: max(window, graphs)], size=graphs, replace=False))
+    return drawn
+
+
+def _orders(sizes: SizeTable) -> list[Indices]:
+    """Orders of the dataset by each column and each ratio of neighbouring columns, both ways."""
+    names = list(sizes.columns)
+    keys = [sizes[name].astype(float) for name in names]
+    keys += [sizes[later] / np.maximum(sizes[earlier], 1) for earlier, later in zip(names, names[1:], strict=False)]
+    ascending = [np.argsort(key, kind="stable") for key in keys]
+    return [*ascending, *(order[::-1] for order in ascending)]
+
+
+def _rows(sizes: SizeTable, batches: Sequence[Indices]) -> npt.NDArray[np.float64]:
+    names = size_columns(sizes)
+    totals = [sizes.totals(batch) for batch in batches]
+    rows = np.array([[1.0, *(total[name] for name in names)] for total in totals])
+    return np.asarray(rows / rows.mean(axis=0), dtype=np.float64)
+
+
+def _greedy(rows: npt.NDArray[np.float64], count: int) -> list[int]:
+    inverse = np.eye(rows.shape[1]) * 1e6
+    chosen: list[int] = []
+    for _ in range(min(count, len(rows))):
+        variance = np.einsum("ij,jk,ik->i", rows, inverse, rows)
+        variance[chosen] = -1
+        place = int(np.argmax(variance))
+        chosen.append(place)
+        # Sherman and Morrison's update of the inverse by one row.
+        column = inverse @ rows[place]
+        inverse -= np.outer(column, column) / (1 + rows[place] @ column)
+    return chosen

@@ -1,0 +1,97 @@
+"""Values in, tables of text out."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from nodebudget.costmodel import Calibration, coefficient_name
+from nodebudget.sizes import SizeTable
+from nodebudget.suggest import Suggestion
+from nodebudget.units import format_bytes
+
+_LABELS = {
+    "graphs": "graph",
+    "nodes": "node",
+    "edges": "edge",
+    "line_edges": "line-graph edge",
+}
+
+
+def render(table: Table, width: int = 100) -> str:
+    """Return a table as plain text without trailing spaces."""
+    buffer = io.StringIO()
+    Console(file=buffer, width=width, color_system=None, legacy_windows=False).print(table)
+    return "\n".join(line.rstrip() for line in buffer.getvalue().rstrip().splitlines())
+
+
+def table_of(head: Sequence[str], rows: Sequence[Sequence[str]], title: str = "") -> Table:
+    """Make a table: the first column to the left, the others to the right."""
+    table = Table(title=title or None, title_justify="left")
+    for place, name in enumerate(head):
+        table.add_column(name, justify="left" if place == 0 else "right", no_wrap=place > 0)
+    for row in rows:
+        table.add_row(*row)
+    return table
+
+
+def calibration_text(calibration: Calibration, sizes: SizeTable | None = None, batch_size: int = 64) -> str:
+    """Describe a calibration for people: what each size costs, how good it is, what a batch of theirs takes."""
+    rows = [["fixed, a step", format_bytes(calibration.fixed)]]
+    for column in calibration.columns:
+        label = _LABELS.get(column, column.removesuffix("s"))
+        cost = calibration.coefficients.get(coefficient_name(column), 0.0)
+        rows.append([f"a {label}" if label[0] not in "aeiou" else f"an {label}", format_bytes(cost)])
+    device = calibration.context.get("device", {})
+    text = [render(table_of(["what", "memory"], rows, f"A training step on {device.get('name', 'this device')}"))]
+    if sizes is not None and len(sizes):
+        text.append(_batch_sentence(calibration, sizes, batch_size))
+    held = calibration.holdout
+    text.append(
+        f"Held-out error over {held.n} batches: {held.mape:.2%} mean, never under by more than {held.max_under:.2%}."
+    )
+    lost = sum(entry.role == "out-of-memory" for entry in calibration.observations)
+    if lost:
+        text.append(f"{lost} probe{'s' if lost > 1 else ''} ran out of memory and are not in the fit.")
+    return "\n".join(text)
+
+
+def _batch_sentence(calibration: Calibration, sizes: SizeTable, batch_size: int) -> str:
+    mean = float(calibration.graph_bytes(sizes).mean()) * batch_size + calibration.fixed
+    spread = float(np.std(calibration.graph_bytes(sizes))) * batch_size**0.5
+    return (
+        f"A batch of {batch_size} of your data: mean {format_bytes(mean)}, "
+        f"typically {format_bytes(max(mean - 2 * spread, calibration.fixed))} to {format_bytes(mean + 2 * spread)}."
+    )
+
+
+def suggestion_text(suggestion: Suggestion) -> str:
+    """Describe a suggestion for people."""
+    names = {"nodes": "nodes", "edges": "edges", "line_edges": "line-graph edges", "bytes": "predicted bytes"}
+    rows = [[names[name], "not known" if value is None else str(value)] for name, value in suggestion.by.items()]
+    return f"{render(table_of(['equal in', 'batch size'], rows))}\n{suggestion.sentence}"
+
+
+def runs_table(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Describe measured runs side by side: one row a run, as `nodebudget.quickstart` makes them."""
+    head = ["run", "batches", "graphs a batch", "predicted mean", "max", "CV", "measured mean", "max", "CV"]
+    body = [
+        [
+            f"{row['dataset']}, {row['batching']}",
+            str(row["batches"]),
+            f"{row['graphs_per_batch']['mean']:.1f} ± {row['graphs_per_batch']['std']:.1f}",
+            *_peak_cells(row["predicted_bytes"]),
+            *_peak_cells(row["measured_bytes"]),
+        ]
+        for row in rows
+    ]
+    return render(table_of(head, body), width=140)
+
+
+def _peak_cells(summary: Mapping[str, float]) -> list[str]:
+    return [format_bytes(summary["mean"]), format_bytes(summary["max"]), f"{summary['cv']:.1%}"]
