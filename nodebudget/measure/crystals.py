@@ -1,0 +1,96 @@
+"""One crystal, in any of the forms that people keep them in, to its sizes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from nodebudget.frameworks import require
+from nodebudget.measure.neighbors import Counts, UnusableError, count_k_nearest
+from nodebudget.measure.settings import FAST, GraphSettings
+
+#: What `Atoms.from_dict` of jarvis asks for, and alignn with it.
+_KEYS = ("lattice_mat", "coords", "elements", "cartesian", "props")
+
+
+def is_crystal(sample: Any) -> bool:
+    """Say whether a sample is a JARVIS dict, or Atoms of jarvis or ase, or a pymatgen structure."""
+    return isinstance(sample, Mapping) or any(
+        hasattr(sample, name) for name in ("lattice_mat", "get_scaled_positions", "frac_coords")
+    )
+
+
+def to_atoms(sample: Any) -> Any:
+    """Turn a sample into jarvis Atoms, the way alignn does.
+
+    Args:
+        sample: A JARVIS dict with `atoms`, that dict itself, or Atoms of jarvis, ase or pymatgen.
+
+    Raises:
+        UnusableError: Something in it can't be used.
+    """
+    if isinstance(sample, Mapping):
+        return _from_dict(sample.get("atoms", sample))
+    if hasattr(sample, "lattice_mat"):
+        return _checked(sample)
+    if hasattr(sample, "get_scaled_positions"):
+        return _checked(require("jarvis.core.atoms").ase_to_atoms(sample))
+    if hasattr(sample, "frac_coords") and hasattr(sample, "lattice"):
+        return _checked(require("jarvis.core.atoms").pmg_to_atoms(sample))
+    raise UnusableError(f"it is a {type(sample).__name__}, not a dict with 'atoms' or Atoms")
+
+
+def count_crystal(sample: Any, settings: GraphSettings) -> Counts:
+    """Count the graph that alignn would build of a crystal.
+
+    Returns:
+        nodes, edges and line-graph edges.
+
+    Raises:
+        UnusableError: The crystal can't be read, or alignn could build no graph of it.
+        MissingError: jarvis-tools, vesin or (for strategies that need the graph) alignn is not there.
+    """
+    atoms = to_atoms(sample)
+    if settings.strategy == "k-nearest":
+        return count_k_nearest(atoms, settings)
+    # Further modules only where they are needed: they import torch or alignn.
+    if settings.strategy in FAST:
+        from nodebudget.measure.radius import count_radius
+
+        return count_radius(atoms, settings)
+    from nodebudget.measure.built import count_built
+
+    return count_built(atoms, settings)
+
+
+def _from_dict(values: Any) -> Any:
+    if not isinstance(values, Mapping):
+        raise UnusableError(f"its 'atoms' is a {type(values).__name__}, not a dict")
+    missing = [key for key in _KEYS if key not in values]
+    if missing:
+        raise UnusableError(f"its atoms have no {', '.join(map(repr, missing))}")
+    try:
+        return _checked(require("jarvis.core.atoms").Atoms.from_dict(values))
+    except (ValueError, TypeError, IndexError, KeyError, ArithmeticError, np.linalg.LinAlgError) as error:
+        if isinstance(error, UnusableError):
+            raise
+        raise UnusableError(f"{type(error).__name__}: {' '.join(str(error).split())[:150]}") from error
+
+
+def _checked(atoms: Any) -> Any:
+    matrix, coords = atoms.lattice_mat, atoms.cart_coords
+    if matrix.shape != (3, 3) or matrix.dtype.kind not in "iuf" or not np.isfinite(matrix).all():
+        raise UnusableError("its lattice is not 3×3 finite numbers")
+    if coords.ndim != 2 or coords.shape[1] != 3 or not len(coords):
+        raise UnusableError(f"its coordinates have the shape {coords.shape}, not (atoms, 3)")
+    if coords.dtype.kind not in "iuf" or not np.isfinite(coords).all() or not np.isfinite(atoms.frac_coords).all():
+        raise UnusableError("its coordinates are not all finite numbers")
+    if len(atoms.elements) != len(coords):
+        raise UnusableError(f"it has {len(atoms.elements)} elements and {len(coords)} coordinates")
+    lengths = np.linalg.norm(matrix, axis=1)
+    volume = abs(float(np.linalg.det(np.asarray(matrix, dtype=np.float64))))
+    if not volume > 1e-9 * float(lengths.prod()) or not atoms.lattice.volume > 0:
+        raise UnusableError("its lattice has no volume")
+    return atoms
