@@ -52,10 +52,7 @@ def measure_path(
         MissingError: A package that this needs is not there.
     """
     data = open_data(path, allow_pickle=allow_pickle)
-    if data.kind == "sizes":
-        assert isinstance(data.items, SizeTable)
-        return data.items
-    return _measure(data.items, data.ids, graphs, workers, on_error, None, progress, {"source": str(path)})
+    return measure_dataset(data, graphs=graphs, workers=workers, on_error=on_error, progress=progress)
 
 
 def measure_dataset(
@@ -72,7 +69,7 @@ def measure_dataset(
     Args:
         dataset: Anything with `len` and `[i]` that holds DGL graphs, PyG `Data`, tuples that start with
             such a graph (and its line graph), JARVIS dicts, or Atoms of jarvis, ase or pymatgen; an
-            `nodebudget.measure.Data`; or a SizeTable, which is returned as it is.
+            `Data` from `open_data`; or a SizeTable, which is returned as it is.
         graphs: How alignn would make graphs of crystals; default: k-nearest, 12 neighbours, cutoff 8 Å.
         workers: Processes for crystals; 0: none but this one. The result is the same. Graphs are always
             read in this process.
@@ -94,7 +91,8 @@ def measure_dataset(
     if isinstance(dataset, Data):
         if isinstance(dataset.items, SizeTable):
             return dataset.items
-        return _measure(dataset.items, dataset.ids, graphs, workers, on_error, size_of, progress, {})
+        source = {"source": dataset.source} if dataset.source else {}
+        return _measure(dataset.items, dataset.ids, graphs, workers, on_error, size_of, progress, source)
     if not hasattr(dataset, "__len__") or not hasattr(dataset, "__getitem__") or isinstance(dataset, (str, Mapping)):
         raise InputError(
             f"a {type(dataset).__name__} is no dataset",

@@ -9,7 +9,7 @@ import os
 import zipfile
 import zlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -37,11 +37,13 @@ class Data:
             folder and records of an LMDB are read when they are asked for.
         ids: A name for each item.
         kind: "crystals", "graphs" or "sizes".
+        source: The path that it came from.
     """
 
     items: Sequence[Any] | SizeTable
     ids: list[str]
     kind: str
+    source: str = ""
 
     def __len__(self) -> int:
         return len(self.items)
@@ -76,7 +78,7 @@ def open_data(path: str | os.PathLike[str], *, allow_pickle: bool = False) -> Da
     data = _open_folder(place, allow_pickle) if place.is_dir() else _open_file(place)
     if not len(data):
         raise InputError(f"{str(path)!r} is empty", limit="at least one crystal or graph")
-    return data
+    return replace(data, source=str(path))
 
 
 def _open_file(path: Path) -> Data:
