@@ -1,0 +1,222 @@
+"""How many batches there are, and an epoch's deal into so many."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from nodebudget.packing.deal import Deal, level, mix
+from nodebudget.packing.items import Items
+from nodebudget.packing.orders import best_fit, split
+
+Ints = npt.NDArray[np.integer[Any]]
+
+#: Under so many graphs a deal costs next to nothing, so that more of them are tried.
+SMALL = 50_000
+
+#: Best fit takes seconds a million graphs: beyond this it is not tried where dealing fails.
+_BEST_FIT_GRAPHS = 2_000_000
+
+
+@dataclass(frozen=True, eq=False)
+class Settled:
+    """A number of batches that is known to do.
+
+    Attributes:
+        batches: How many.
+        known: A packing into so many that keeps all caps, as graphs and starts; None where dealing the graphs
+            in dataset order is one.
+    """
+
+    batches: int
+    known: tuple[Ints, npt.NDArray[np.int64]] | None = None
+
+
+def settle(items: Items, multiple: int = 1, beside: int = 0) -> Settled:
+    """Find the fewest batches, nearly, into which the graphs can be dealt.
+
+    Depends on nothing but the sizes, so that every epoch and every rank has as many.
+
+    Args:
+        items: None of them over a cap.
+        multiple: The number of batches, with those `beside`, is a multiple of this.
+        beside: Batches that are made elsewhere.
+
+    Returns:
+        The number, which may be larger than the number of graphs where the multiple asks for it.
+    """
+    bound = items.lower_bound()
+    best: Settled | None = None
+    for wanted in _ladder(bound, len(items)):
+        batches = wanted + -(wanted + beside) % multiple
+        if best is None and wanted > bound * 1.005 + 1 and len(items) <= _BEST_FIT_GRAPHS:
+            best = _best(items, multiple, beside)
+        if best is not None and best.batches <= batches:
+            return best
+        if batches >= len(items):
+            return Settled(batches, (np.arange(len(items)), np.arange(len(items) + 1)))
+        if _deals(items, batches):
+            return Settled(batches)
+    raise AssertionError("the ladder has no end")
+
+
+def _best(items: Items, multiple: int, beside: int) -> Settled:
+    graphs, offsets = best_fit(items)
+    found = len(offsets) - 1
+    wanted = found + -(found + beside) % multiple
+    return Settled(wanted, (graphs, split(offsets, wanted) if wanted <= len(items) else offsets))
+
+
+def _ladder(bound: int, graphs: int) -> Iterator[int]:
+    # Of many thousand batches a deal hardly ever fills each one to the last graph: a fifth of a percent is left.
+    step = max(1, bound // 1000)
+    wanted = bound if graphs < 4 * SMALL else bound + 2 * step
+    while True:
+        yield wanted
+        wanted += step
+        if wanted > bound * 1.005 + 1:
+            step = max(step, wanted // 50)
+
+
+def _deals(items: Items, batches: int) -> bool:
+    if deal_out(items, order_of(len(items)), batches) is None:
+        return False
+    if len(items) >= SMALL:
+        return True
+    # In small sets luck plays a part: the number must do for other shuffles as well.
+    orders = (shuffled(len(items), np.random.default_rng(seed)) for seed in range(3))
+    return sum(deal_out(items, order, batches) is not None for order in orders) >= 2
+
+
+def order_of(graphs: int) -> Ints:
+    """Return 0, 1, … as the smallest type that holds them, since memory traffic is most of the time."""
+    return np.arange(graphs, dtype=np.int32 if graphs < 2**31 else np.int64)
+
+
+def shuffled(graphs: int, rng: np.random.Generator) -> Ints:
+    """Return a random order of so many graphs.
+
+    Sorts random keys that carry the graph in their low bits: several times as fast as a permutation, whose
+    every step misses the cache.
+    """
+    if not graphs:
+        return order_of(0)
+    low = np.uint64((1 << (graphs - 1).bit_length()) - 1)
+    keys = rng.integers(0, 2**64, graphs, dtype=np.uint64)
+    keys &= ~low
+    keys |= np.arange(graphs, dtype=np.uint64)
+    keys.sort()
+    keys &= low
+    return keys.astype(order_of(0).dtype if graphs < 2**31 else np.int64)
+
+
+def deal_out(items: Items, order: Ints, batches: int) -> Deal | None:
+    """Deal graphs in an order and level the batches.
+
+    Returns:
+        The deal, or None where it ends over a cap.
+    """
+    first = items.values[0]
+    deal = Deal(order, [_lean(first)[order]], batches)
+    cap = items.caps[0]
+    level(deal, [float("inf") if cap is None else cap], [1.0], items.most)
+    if len(items.values) > 1 and not fits(items, deal):
+        _use_shares(items, deal)
+        level(deal, [float("inf") if c is None else 1.0 for c in items.caps], _weights(items), items.most)
+    return deal if fits(items, deal) else None
+
+
+def _lean(values: npt.NDArray[np.int64]) -> Ints:
+    return values.astype(np.int32) if len(values) and values.max() < 2**29 else values
+
+
+def fits(items: Items, deal: Deal) -> bool:
+    """Tell, in whole numbers, whether every batch keeps every cap."""
+    if items.most is not None and int(deal.counts.max()) > items.most:
+        return False
+    for place, (values, cap) in enumerate(zip(items.values, items.caps, strict=True)):
+        if cap is None:
+            continue
+        kept = place == 0 and deal.loads[0].dtype.kind == "i"
+        loads = deal.loads[0] if kept else in_slots(values, deal).sum(axis=0)
+        if loads.max() > cap:
+            return False
+    return True
+
+
+def in_slots(values: npt.NDArray[Any], deal: Deal) -> npt.NDArray[Any]:
+    """Return values by slot, 0 in free ones, shape (rows, batches)."""
+    grid = values[deal.slots]
+    full = int(deal.counts.min())
+    grid[full:] *= np.arange(full, deal.rows)[:, None] < deal.counts
+    return grid
+
+
+def _use_shares(items: Items, deal: Deal) -> None:
+    """Level all columns from now on, each as a part of its cap."""
+    scales = [c or max(int(v.sum()) / deal.batches, 1) for v, c in zip(items.values, items.caps, strict=True)]
+    deal.values = [in_slots(v / s, deal) for v, s in zip(items.values, scales, strict=True)]
+    deal.loads = [grid.sum(axis=0) for grid in deal.values]
+
+
+def _weights(items: Items) -> list[float]:
+    # A cap that is far from full needs no levelling, and what is spent on it is lost to the others.
+    shares = items.shares()
+    top = max(shares) or 1.0
+    found = [(share / top) ** 2 for share in shares]
+    found[0] = max(found[0], 0.1)
+    return found
+
+
+def mixed(items: Items, settled: Settled, rng: np.random.Generator | None, *, even: bool = True) -> Deal:
+    """Make a deal from the packing that is known to keep all caps, by random exchanges that keep them too.
+
+    For where dealing at random ends over a cap: a few huge graphs a batch, or caps that leave no room.
+
+    Args:
+        items: As settled for.
+        settled: What `settle` found.
+        rng: Where randomness comes from; None for no exchanges.
+        even: Level the batches afterwards.
+    """
+    if settled.known is None:
+        deal = deal_out(items, order_of(len(items)), settled.batches)
+        if deal is None:
+            raise AssertionError("a deal that kept its caps before does not now")
+    else:
+        deal = Deal.of_batches(*settled.known)
+    deal.values = [in_slots(values, deal) for values in items.values]
+    deal.loads = [grid.sum(axis=0) for grid in deal.values]
+    if rng is not None:
+        mix(deal, [float("inf") if cap is None else cap for cap in items.caps], rng)
+    return _levelled(items, deal) if even else deal
+
+
+def _levelled(items: Items, deal: Deal) -> Deal:
+    before = deal.copy()
+    deal.values, deal.loads = deal.values[:1], deal.loads[:1]
+    cap = items.caps[0]
+    level(deal, [float("inf") if cap is None else cap], [1.0], items.most)
+    # With several caps levelling one may break another; then the deal stays as it was.
+    return deal if fits(items, deal) else before
+
+
+def deal_epoch(items: Items, settled: Settled, rng: np.random.Generator | None) -> Deal:
+    """Deal an epoch into the settled number of batches.
+
+    Args:
+        items: As settled for.
+        settled: What `settle` found.
+        rng: Where randomness comes from; None for the one deal that never changes.
+    """
+    if rng is None or settled.known is not None:
+        return mixed(items, settled, rng)
+    for _ in range(20 if len(items) < SMALL else 4):
+        deal = deal_out(items, shuffled(len(items), rng), settled.batches)
+        if deal is not None:
+            return deal
+    return mixed(items, settled, rng)

@@ -1,0 +1,287 @@
+"""A deal: graphs in a grid of slots, one column a batch, levelled by exchanging graphs between two batches.
+
+Why not the textbook way, longest first to the least loaded batch? It leaves graphs of like size in different
+batches for ever, since they come in the same round. A plain shuffle, dealt out row by row and then levelled, keeps
+who meets whom nearly as random as the shuffle, gives every batch the same number of graphs, levels any number
+of columns at once, and needs no order by size at all.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+Ints = npt.NDArray[np.integer[Any]]
+Array = npt.NDArray[Any]
+
+#: Levelling stops where the loads' standard deviation is this part of their mean.
+LEVEL = 5e-4
+
+#: A graph changes batch, so that graph counts differ, only where a batch is off by more than this part.
+OFF = 5e-3
+
+#: Rounds of eight swap passes and a pass of moves, at most.
+_ROUNDS = 8
+
+
+class Deal:
+    """Graphs in slots.
+
+    Attributes:
+        slots: Graph in each slot, shape (rows, batches); in column b the first `counts[b]` are taken.
+        values: For each levelled column its values in the slots, each of shape (rows, batches), 0 in free slots.
+        counts: Graphs of each batch, shape (batches,).
+        loads: Sums of `values` over the rows, each of shape (batches,).
+    """
+
+    def __init__(self, order: Ints, columns: list[Array], batches: int) -> None:
+        """Deal graphs out row by row.
+
+        Args:
+            order: The graphs in the order in which they are dealt, shape (graphs,).
+            columns: Values to level, in that same order, each of shape (graphs,); the first matters most.
+            batches: How many batches, at most as many as graphs.
+        """
+        full, rest = divmod(len(order), batches)
+        self.rows = full + (rest > 0)
+        self.slots = self._grid(order, batches)
+        self.values = [self._grid(column, batches) for column in columns]
+        self.counts = np.full(batches, full, dtype=np.int64)
+        self.counts[:rest] += 1
+        self.loads = [grid.sum(axis=0, dtype=_wide(grid)) for grid in self.values]
+
+    @classmethod
+    def of_batches(cls, graphs: Ints, offsets: npt.NDArray[np.int64]) -> Deal:
+        """Make a deal, without values yet, of given batches.
+
+        Args:
+            graphs: The graphs batch by batch, shape (graphs,).
+            offsets: Where each batch starts, shape (batches + 1,).
+        """
+        deal = cls.__new__(cls)
+        deal.counts = np.diff(offsets)
+        deal.rows = int(deal.counts.max())
+        deal.slots = np.zeros((deal.rows, len(deal.counts)), dtype=graphs.dtype)
+        batch = np.repeat(np.arange(len(deal.counts)), deal.counts)
+        deal.slots[np.arange(len(graphs)) - offsets[batch], batch] = graphs
+        deal.values, deal.loads = [], []
+        return deal
+
+    def copy(self) -> Deal:
+        """Return a deal that changes on its own."""
+        twin = Deal.__new__(Deal)
+        twin.rows, twin.slots, twin.counts = self.rows, self.slots.copy(), self.counts.copy()
+        twin.values, twin.loads = [v.copy() for v in self.values], [x.copy() for x in self.loads]
+        return twin
+
+    @property
+    def batches(self) -> int:
+        """Number of batches."""
+        return len(self.counts)
+
+    def _grid(self, flat: Array, batches: int) -> Array:
+        grid = np.empty(self.rows * batches, dtype=flat.dtype)
+        grid[: len(flat)] = flat
+        grid[len(flat) :] = 0
+        return grid.reshape(self.rows, batches)
+
+    def swap(self, row: int, here: Ints, other: int, there: Ints) -> None:
+        """Exchange what stands in `row` of some batches with what stands in row `other` of some others."""
+        for grid in (self.slots, *self.values):
+            ours, theirs = grid[row], grid[other]
+            ours[here], theirs[there] = theirs[there], ours[here]
+
+    def move(self, row: int, here: Ints, there: Ints) -> None:
+        """Take graphs from batches and append each to another one; loads are the caller's to keep."""
+        self._make_room(int(self.counts[there].max()) + 1)
+        last, free = self.counts[here] - 1, self.counts[there]
+        for grid in (self.slots, *self.values):
+            grid[free, there] = grid[row, here]
+            grid[row, here] = grid[last, here]
+            grid[last, here] = 0
+        self.counts[here] -= 1
+        self.counts[there] += 1
+
+    def _make_room(self, rows: int) -> None:
+        if rows <= self.rows:
+            return
+        extra = rows + rows // 8 - self.rows
+        self.slots, *self.values = [
+            np.concatenate([grid, np.zeros((extra, self.batches), dtype=grid.dtype)])
+            for grid in (self.slots, *self.values)
+        ]
+        self.rows += extra
+
+    def batches_in_order(self, order: Ints) -> tuple[Ints, npt.NDArray[np.int64]]:
+        """Read the batches out.
+
+        Args:
+            order: Which batch comes at which place, shape (batches,).
+
+        Returns:
+            The graphs, batch by batch, shape (graphs,), and where each batch starts, shape (batches + 1,).
+        """
+        counts = self.counts[order]
+        offsets = np.zeros(len(order) + 1, dtype=np.int64)
+        np.cumsum(counts, out=offsets[1:])
+        graphs = np.empty(offsets[-1], dtype=self.slots.dtype)
+        # A block of batches at a time: the block's part of the grid stays in the cache while it is turned.
+        for first in range(0, len(order), 4096):
+            part = slice(first, first + 4096)
+            turned = self.slots[:, order[part]].T
+            taken = np.arange(self.rows) < counts[part, None]
+            graphs[offsets[first] : offsets[min(first + 4096, len(order))]] = turned[taken]
+        return graphs, offsets
+
+
+def _wide(grid: Array) -> type[np.generic]:
+    return np.float64 if grid.dtype.kind == "f" else np.int64
+
+
+def level(deal: Deal, caps: list[float], weights: list[float], most: int | None) -> None:
+    """Exchange graphs until every batch has nearly the same load and none is over a cap, as far as that goes.
+
+    Args:
+        deal: Changed in place.
+        caps: For each column what a batch may hold.
+        weights: For each column how much it matters, to be multiplied with its differences.
+        most: Most graphs that a batch may hold, or None.
+    """
+    for round_ in range(_ROUNDS):
+        for turn in range(8 * round_, 8 * round_ + 8):
+            over = _over(deal, caps)
+            if not over.any() and deal.loads[0].std() <= LEVEL * deal.loads[0].mean():
+                return
+            _swap_pass(deal, weights, turn, over)
+        if not _move_pass(deal, weights, most) and not _over(deal, caps).any():
+            return
+
+
+def _over(deal: Deal, caps: list[float]) -> npt.NDArray[np.bool_]:
+    over = np.zeros(deal.batches, dtype=bool)
+    for load, cap in zip(deal.loads, caps, strict=True):
+        over |= load > cap
+    return over
+
+
+def _pairs(deal: Deal, turn: int, least: float) -> tuple[Ints, Ints]:
+    """Pair the heaviest batch with the lightest, and so on inwards, by one column, as far as they differ."""
+    load = deal.loads[turn % len(deal.loads)]
+    order = np.argsort(load)
+    half = len(order) // 2
+    light, heavy = order[:half], order[::-1][:half]
+    apart = int(np.count_nonzero(load[heavy] - load[light] > least))
+    return heavy[:apart], light[:apart]
+
+
+def _pairs_over(deal: Deal, turn: int, over: npt.NDArray[np.bool_]) -> tuple[Ints, Ints]:
+    """Pair the batches over a cap with light ones, others at every turn."""
+    load = deal.loads[turn % len(deal.loads)]
+    heavy = np.flatnonzero(over)
+    light = np.argsort(load)
+    light = light[~over[light]][: max(64, 2 * len(heavy))]
+    if len(light):
+        light = np.roll(light, -(turn * len(heavy)) % len(light))
+    some = min(len(heavy), len(light))
+    return heavy[:some], light[:some]
+
+
+def _better(new: list[Array], old: list[Array], weights: list[float]) -> npt.NDArray[np.bool_]:
+    if len(new) == 1:
+        return np.asarray(np.abs(new[0]) < np.abs(old[0]))
+    return np.asarray(_norm(new, weights) < _norm(old, weights) * (1 - 1e-9))
+
+
+def _norm(parts: list[Array], weights: list[float]) -> Array:
+    return np.asarray(sum((part * weight) ** 2 for part, weight in zip(parts, weights, strict=True)))
+
+
+def _swap_pass(deal: Deal, weights: list[float], turn: int, over: npt.NDArray[np.bool_]) -> None:
+    # While few batches are over a cap they alone are looked at, and then every unit counts.
+    few = 0 < np.count_nonzero(over) <= deal.batches // 16 and turn % 4 == 3
+    least = 0.0 if few else LEVEL / 2 * float(deal.loads[turn % len(deal.loads)].mean())
+    heavy, light = _pairs_over(deal, turn, over) if few else _pairs(deal, turn, least)
+    if not len(heavy):
+        return
+    apart = [load[heavy] - load[light] for load in deal.loads]
+    rows = int(deal.counts.max())
+    sure = int(deal.counts.min())
+    for step in range(rows):
+        # Another turn compares other rows of the same two batches.
+        row, other = (step + 7 * turn) % rows, (step + 10 * turn) % rows
+        gain = [grid[row].take(heavy) - grid[other].take(light) for grid in deal.values]
+        after = [now - 2 * change for now, change in zip(apart, gain, strict=True)]
+        wanted = _better(after, apart, weights)
+        if max(row, other) >= sure:
+            wanted &= (row < deal.counts[heavy]) & (other < deal.counts[light])
+        chosen = np.flatnonzero(wanted)
+        if len(chosen):
+            deal.swap(row, heavy[chosen], other, light[chosen])
+            for place, change in enumerate(gain):
+                apart[place][chosen] = after[place][chosen]
+                deal.loads[place][heavy[chosen]] -= change[chosen]
+                deal.loads[place][light[chosen]] += change[chosen]
+        if step % 4 == 3:
+            keep = np.flatnonzero(np.abs(apart[turn % len(apart)]) > least)
+            if not len(keep):
+                return
+            if len(keep) < 0.8 * len(heavy):
+                heavy, light = heavy[keep], light[keep]
+                apart = [part[keep] for part in apart]
+
+
+def _move_pass(deal: Deal, weights: list[float], most: int | None) -> bool:
+    """Move graphs from batches that are far too heavy to ones that are light; say whether any moved."""
+    moved = False
+    for turn in range(len(deal.loads)):
+        heavy, light = _pairs(deal, turn, OFF * float(deal.loads[turn].mean()))
+        for row in range(deal.rows - 1, -1, -1):
+            can = (row < deal.counts[heavy]) & (deal.counts[heavy] > 1)
+            if most is not None:
+                can &= deal.counts[light] < most
+            apart = [load[heavy] - load[light] for load in deal.loads]
+            gain = [grid[row][heavy] for grid in deal.values]
+            after = [now - 2 * change for now, change in zip(apart, gain, strict=True)]
+            chosen = np.flatnonzero(can & _better(after, apart, weights))
+            if len(chosen):
+                moved = True
+                deal.move(row, heavy[chosen], light[chosen])
+                for place, change in enumerate(gain):
+                    deal.loads[place][heavy[chosen]] -= change[chosen]
+                    deal.loads[place][light[chosen]] += change[chosen]
+    return moved
+
+
+def mix(deal: Deal, caps: list[float], rng: np.random.Generator, passes: int = 8) -> None:
+    """Exchange graphs at random between batches wherever both stay within all caps.
+
+    Args:
+        deal: Changed in place.
+        caps: For each column what a batch may hold.
+        rng: Where randomness comes from.
+        passes: How often every batch meets another one.
+    """
+    half = deal.batches // 2
+    for _ in range(passes):
+        order = rng.permutation(deal.batches)
+        here, there = order[:half], order[half : 2 * half]
+        shift = int(rng.integers(deal.rows))
+        for row in range(deal.rows):
+            _mix_row(deal, caps, rng, (row, here), ((row + shift) % deal.rows, there))
+
+
+def _mix_row(
+    deal: Deal, caps: list[float], rng: np.random.Generator, ours: tuple[int, Ints], theirs: tuple[int, Ints]
+) -> None:
+    (row, here), (other, there) = ours, theirs
+    wanted = (row < deal.counts[here]) & (other < deal.counts[there]) & (rng.random(len(here)) < 0.5)
+    gain = [grid[row, here] - grid[other, there] for grid in deal.values]
+    for load, change, cap in zip(deal.loads, gain, caps, strict=True):
+        wanted &= (load[here] - change <= cap) & (load[there] + change <= cap)
+    chosen = np.flatnonzero(wanted)
+    deal.swap(row, here[chosen], other, there[chosen])
+    for load, change in zip(deal.loads, gain, strict=True):
+        load[here[chosen]] -= change[chosen]
+        load[there[chosen]] += change[chosen]
