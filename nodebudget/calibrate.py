@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from nodebudget.costmodel import Calibration, Observation, fit_calibration
-from nodebudget.design import Indices, choose_fit_batches, choose_holdout_batches, size_columns
+from nodebudget.design import Indices, choose_fit_batches, choose_holdout_batches, size_columns, smallest_graph
 from nodebudget.errors import DoesNotFitError, InputError, NodeBudgetError, WorkloadError
 from nodebudget.measure import measure_dataset
 from nodebudget.probe import Probe
@@ -79,7 +79,8 @@ def calibrate(
     session = _Session(workload, dataset, sizes, probe)
     rng = np.random.default_rng(plan.seed)
     held_out = plan.probes // 3
-    jobs = [("fit", batch) for batch in choose_fit_batches(sizes, plan.probes - held_out, plan.largest, rng)]
+    to_fit = choose_fit_batches(sizes, plan.probes - held_out - 1, plan.largest, rng)
+    jobs = [("floor", smallest_graph(sizes)), *(("fit", batch) for batch in to_fit)]
     jobs += [("holdout", batch) for batch in choose_holdout_batches(sizes, held_out, plan.largest, rng)]
     # From small to large: what a large probe needs is foretold by the smaller ones before it.
     jobs.sort(key=lambda job: session.weight(job[1]))

@@ -42,7 +42,7 @@ class Observation:
         reserved: Bytes that the allocator held from the device at the highest; None on the CPU.
         outside: Bytes of the device that PyTorch did not hold; None on the CPU.
         seconds: Wall-clock time of the step while it was measured.
-        role: "fit", "holdout", or "out-of-memory" (then `peak` is what was free: a lower bound).
+        role: "fit", "holdout", "floor" (the smallest step), or "out-of-memory" (then `peak` is what was free: a lower bound).
     """
 
     sizes: Mapping[str, float]
@@ -228,8 +228,8 @@ def fit_calibration(
     """Fit the coefficients to the observations of role "fit" and check them on those of role "holdout".
 
     Least squares on relative errors with non-negative coefficients (Lawson and Hanson's NNLS, as in SciPy):
-    a negative price of an edge would let a planner earn memory with edges. The floor is the smallest step that
-    was seen where the plain linear fit, made without the steps on the floor, predicts less than that.
+    a negative price of an edge would let a planner earn memory with edges. The floor is the largest observation
+    of role "floor".
 
     Args:
         observations: Measured steps.
@@ -247,24 +247,25 @@ def fit_calibration(
             hint="allow more probes, or free memory for them",
         )
     resident = float(np.median([entry.resident for entry in fitted]))
-    solution, floor = _fit_with_floor(fitted, names, resident)
-    coefficients = {"fixed": float(resident + solution[0])}
+    floor = float(max((entry.peak for entry in observations if entry.role == "floor"), default=resident))
+    solution = _solve(fitted, names)
+    coefficients = {"fixed": float(solution[0])}
     coefficients |= {coefficient_name(name): 0.0 for name in _ALWAYS}
     coefficients |= {coefficient_name(name): float(value) for name, value in zip(names, solution[1:], strict=True)}
 
     def summary(role: str) -> ErrorSummary:
         chosen = [entry for entry in observations if entry.role == role]
-        return _errors(chosen, names, solution, floor, resident)
+        return _errors(chosen, names, solution, floor)
 
     return Calibration(
-        coefficients,
-        names,
-        floor,
-        resident,
-        summary("holdout"),
-        summary("fit"),
-        tuple(observations),
-        context or {},
+        coefficients=coefficients,
+        columns=names,
+        floor=floor,
+        resident=resident,
+        holdout=summary("holdout"),
+        fit=summary("fit"),
+        observations=tuple(observations),
+        context=context or {},
     )
 
 
@@ -272,12 +273,10 @@ def _design(observations: Sequence[Observation], names: Sequence[str]) -> Floats
     return np.array([[1.0, *(entry.sizes[name] for name in names)] for entry in observations])
 
 
-def _above(observations: Sequence[Observation], resident: float) -> Floats:
-    return np.array([max(entry.peak - resident, 1.0) for entry in observations])
-
-
-def _solve(observations: Sequence[Observation], names: Sequence[str], resident: float) -> Floats:
-    target = _above(observations, resident)
+def _solve(observations: Sequence[Observation], names: Sequence[str]) -> Floats:
+    # The whole peak is fitted, not what is above the resident bytes: a step first releases the last gradients,
+    # so the line of the large steps may start below what is resident.
+    target = np.array([float(entry.peak) for entry in observations])
     design = _design(observations, names) / target[:, None]
     # Columns differ by orders of magnitude; NNLS is better behaved when they do not.
     scale = np.maximum(np.abs(design).max(axis=0), 1e-300)
@@ -285,27 +284,15 @@ def _solve(observations: Sequence[Observation], names: Sequence[str], resident: 
     return np.asarray(solution / scale, dtype=np.float64)
 
 
-def _fit_with_floor(fitted: Sequence[Observation], names: Sequence[str], resident: float) -> tuple[Floats, float]:
-    smallest = float(min(entry.peak for entry in fitted))
-    plain = _solve(fitted, names, resident)
-    above_floor = [entry for entry in fitted if entry.peak > smallest * 1.02]
-    if len(above_floor) <= len(names):
-        return plain, resident
-    bent = _solve(above_floor, names, resident)
-    plain_error = _errors(fitted, names, plain, resident, resident).mape
-    bent_error = _errors(fitted, names, bent, smallest, resident).mape
-    # The simpler model wins ties.
-    return (bent, smallest) if bent_error < 0.9 * plain_error else (plain, resident)
-
-
 def _errors(
-    observations: Sequence[Observation], names: Sequence[str], solution: Floats, floor: float, resident: float
+    observations: Sequence[Observation], names: Sequence[str], solution: Floats, floor: float
 ) -> ErrorSummary:
     if not observations:
         return ErrorSummary(mape=0.0, max_under=0.0, n=0)
-    predicted = np.maximum(_design(observations, names) @ solution, floor - resident)
-    measured = _above(observations, resident)
-    relative = predicted / measured - 1
+    predicted = np.maximum(_design(observations, names) @ solution, floor)
+    peak = np.array([float(entry.peak) for entry in observations])
+    above = np.array([max(entry.peak - entry.resident, 1.0) for entry in observations])
+    relative = (predicted - peak) / above
     return ErrorSummary(
         mape=float(np.abs(relative).mean()),
         max_under=float(max(-relative.min(), 0.0)),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import numpy as np
 import numpy.typing as npt
@@ -14,6 +15,10 @@ Indices = npt.NDArray[np.intp]
 
 #: Candidate batches among which the probes are chosen.
 _CANDIDATES = 600
+
+#: Candidates weigh at least this share of the heaviest: small steps peak at another moment (in the optimizer, say)
+#: and would bend the line that large steps follow, which are those that run out of memory.
+_SMALLEST_SHARE = 1 / 8
 
 
 def size_columns(sizes: SizeTable) -> tuple[str, ...]:
@@ -43,7 +48,7 @@ def choose_fit_batches(sizes: SizeTable, count: int, largest: int, rng: np.rando
     """
     if not len(sizes):
         raise InputError("the dataset has no crystals", hint="give one that has")
-    candidates = _candidates(sizes, largest, rng)
+    candidates = _heavy_enough(sizes, _candidates(sizes, largest, rng))
     rows = _rows(sizes, candidates)
     # Errors count relative to the bytes of a batch, so each row is scaled to the weight that the fit gives it.
     rows = rows / np.linalg.norm(rows, axis=1, keepdims=True)
@@ -70,11 +75,22 @@ def _candidates(sizes: SizeTable, largest: int, rng: np.random.Generator) -> lis
     return drawn
 
 
+def smallest_graph(sizes: SizeTable) -> Indices:
+    """Return the batch of the one graph that weighs least: what a step takes however small the batch."""
+    weights = np.sum([values.astype(float) for values in sizes.columns.values()], axis=0)
+    return np.array([np.argmin(weights)], dtype=np.intp)
+
+
+def _heavy_enough(sizes: SizeTable, batches: Sequence[Indices]) -> list[Indices]:
+    weights = np.array([sum(sizes.totals(batch).values()) for batch in batches])
+    return [batches[place] for place in np.flatnonzero(weights >= _SMALLEST_SHARE * weights.max())]
+
+
 def _orders(sizes: SizeTable) -> list[Indices]:
     """Orders of the dataset by each column and each ratio of neighbouring columns, both ways."""
     names = list(sizes.columns)
     keys = [sizes[name].astype(float) for name in names]
-    keys += [sizes[later] / np.maximum(sizes[earlier], 1) for earlier, later in zip(names, names[1:], strict=False)]
+    keys += [sizes[later] / np.maximum(sizes[earlier], 1) for earlier, later in pairwise(names)]
     ascending = [np.argsort(key, kind="stable") for key in keys]
     return [*ascending, *(order[::-1] for order in ascending)]
 

@@ -1,0 +1,6 @@
+#!/usr/bin/env bash
+# Sets up .venv with what tests need, then runs the test suite with the arguments given.
+set -euo pipefail
+source "$(dirname "${BASH_SOURCE[0]}")/setup.sh"
+install all test
+exec "$venv/bin/python" -m pytest "$@"
