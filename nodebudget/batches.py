@@ -166,11 +166,15 @@ class Plan:
             "epoch": self.epoch,
         }
 
+    def show_load(self, value: float) -> str:
+        """Write an amount of the balanced column for people."""
+        return format_bytes(value) if self.balanced == BYTES else f"{value:,.0f}"
+
     def describe(self) -> str:
         """Say in a few lines what the plan holds."""
         found = self.statistics()
         counts, even = found["graphs_per_batch"], found["balanced"]
-        show = format_bytes if self.balanced == BYTES else "{:,.0f}".format
+        show = self.show_load
         lines = [
             f"{len(self):,} batches of {found['graphs']:,} graphs, {self.limits.describe()} each",
             f"lower bound {self.lower_bound:,}, {found['fill']:.1%} full",
@@ -216,7 +220,7 @@ class Plan:
             "oversized": self.oversized,
             "about": about,
         }
-        return write_whole(path, lambda file: np.savez(file, **arrays), force=force)
+        return write_whole(path, lambda file: np.savez(file, about=about, **arrays), force=force)
 
     def __repr__(self) -> str:
         return (

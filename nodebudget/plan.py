@@ -80,8 +80,8 @@ class Planner:
         num_replicas: int = 1,
         balance: str | None = None,
     ) -> None:
-        _check_choice("pack", pack, PACKS)
-        _check_choice("oversized", oversized, POLICIES)
+        check_choice("pack", pack, PACKS)
+        check_choice("oversized", oversized, POLICIES)
         self.sizes, self.limits, self.pack, self.shuffle, self.policy = sizes, limits, pack, shuffle, oversized
         self.seed = check_count("seed", seed, 0)
         self.num_replicas = check_count("num_replicas", num_replicas, 1)
@@ -243,7 +243,8 @@ def _reordered(graphs: Ints, offsets: npt.NDArray[np.int64], order: npt.NDArray[
     return graphs[places], starts
 
 
-def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
+def check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
+    """Refuse a value that is none of the choices."""
     if value not in choices:
         raise InputError(f"{name} is {value!r}", limit=f"one of {', '.join(choices)}")
 

@@ -90,7 +90,7 @@ class NodeBudgetSampler(Sampler[list[int]]):
         limits = Limits.make(
             max_nodes, max_edges, max_line_edges, max_graphs, calibration, memory, max_columns=max_columns
         )
-        self.num_replicas, self.rank = _world(num_replicas, rank)
+        self.num_replicas, self.rank = world_and_rank(num_replicas, rank)
         known = isinstance(sizes_or_dataset, SizeTable)
         sizes = sizes_or_dataset if known else SizeTable.from_dataset(sizes_or_dataset)
         self._planner = Planner(sizes, limits, pack, shuffle, seed, oversized, self.num_replicas)
@@ -216,7 +216,12 @@ class NodeBudgetSampler(Sampler[list[int]]):
         )
 
 
-def _world(num_replicas: int | None, rank: int | None) -> tuple[int, int]:
+def world_and_rank(num_replicas: int | None, rank: int | None) -> tuple[int, int]:
+    """Return the number of ranks and this one: as given, else torch.distributed's, else 1 and 0.
+
+    Raises:
+        InputError: They are no whole numbers, or there is no such rank.
+    """
     ready = torch.distributed.is_available() and torch.distributed.is_initialized()
     if num_replicas is None:
         num_replicas = torch.distributed.get_world_size() if ready else 1

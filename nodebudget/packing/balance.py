@@ -9,14 +9,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from nodebudget.packing.deal import Deal, level, mix
-from nodebudget.packing.items import Items
+from nodebudget.packing.deal import LEVEL, Deal, level, mix
+from nodebudget.packing.items import SMALL, Items
 from nodebudget.packing.orders import best_fit, split
 
 Ints = npt.NDArray[np.integer[Any]]
-
-#: Under so many graphs a deal costs next to nothing, so that more of them are tried.
-SMALL = 50_000
 
 #: Best fit takes seconds a million graphs: beyond this it is not tried where dealing fails.
 _BEST_FIT_GRAPHS = 2_000_000
@@ -83,7 +80,7 @@ def _ladder(bound: int, graphs: int) -> Iterator[int]:
 
 
 def _deals(items: Items, batches: int) -> bool:
-    if deal_out(items, order_of(len(items)), batches) is None:
+    if deal_out(items, order_of(len(items)), batches, even=1.0) is None:
         return False
     if len(items) >= SMALL:
         return True
@@ -114,53 +111,41 @@ def shuffled(graphs: int, rng: np.random.Generator) -> Ints:
     return keys.astype(order_of(0).dtype if graphs < 2**31 else np.int64)
 
 
-def deal_out(items: Items, order: Ints, batches: int) -> Deal | None:
+def deal_out(items: Items, order: Ints, batches: int, *, even: float = LEVEL) -> Deal | None:
     """Deal graphs in an order and level the batches.
+
+    Args:
+        items: What is dealt.
+        order: All graphs, shape (graphs,).
+        batches: Into how many batches.
+        even: How level the batches must be before the work ends, as `level` takes it.
 
     Returns:
         The deal, or None where it ends over a cap.
     """
-    first = items.values[0]
-    deal = Deal(order, [_lean(first)[order]], batches)
-    cap = items.caps[0]
-    level(deal, [float("inf") if cap is None else cap], [1.0], items.most)
+    values, cap = items.lean
+    deal = Deal(order, [values], batches)
+    limit = float("inf") if cap is None else cap
+    level(deal, [limit], [1.0], items.most, even=even)
+    if int(deal.counts.max()) <= (items.most or len(items)) and deal.loads[0].max() <= limit and len(items.values) == 1:
+        return deal
     if len(items.values) > 1 and not fits(items, deal):
-        _use_shares(items, deal)
+        deal.use(_as_parts(items, batches))
         level(deal, [float("inf") if c is None else 1.0 for c in items.caps], _weights(items), items.most)
     return deal if fits(items, deal) else None
-
-
-def _lean(values: npt.NDArray[np.int64]) -> Ints:
-    return values.astype(np.int32) if len(values) and values.max() < 2**29 else values
 
 
 def fits(items: Items, deal: Deal) -> bool:
     """Tell, in whole numbers, whether every batch keeps every cap."""
     if items.most is not None and int(deal.counts.max()) > items.most:
         return False
-    for place, (values, cap) in enumerate(zip(items.values, items.caps, strict=True)):
-        if cap is None:
-            continue
-        kept = place == 0 and deal.loads[0].dtype.kind == "i"
-        loads = deal.loads[0] if kept else in_slots(values, deal).sum(axis=0)
-        if loads.max() > cap:
-            return False
-    return True
+    return all(deal.sums(values).max() <= cap for values, cap in items.capped)
 
 
-def in_slots(values: npt.NDArray[Any], deal: Deal) -> npt.NDArray[Any]:
-    """Return values by slot, 0 in free ones, shape (rows, batches)."""
-    grid = values[deal.slots]
-    full = int(deal.counts.min())
-    grid[full:] *= np.arange(full, deal.rows)[:, None] < deal.counts
-    return grid
-
-
-def _use_shares(items: Items, deal: Deal) -> None:
-    """Level all columns from now on, each as a part of its cap."""
-    scales = [c or max(int(v.sum()) / deal.batches, 1) for v, c in zip(items.values, items.caps, strict=True)]
-    deal.values = [in_slots(v / s, deal) for v, s in zip(items.values, scales, strict=True)]
-    deal.loads = [grid.sum(axis=0) for grid in deal.values]
+def _as_parts(items: Items, batches: int) -> list[npt.NDArray[np.float64]]:
+    """Return all columns as parts of their cap."""
+    scales = [c or max(int(v.sum()) / batches, 1) for v, c in zip(items.values, items.caps, strict=True)]
+    return [values / scale for values, scale in zip(items.values, scales, strict=True)]
 
 
 def _weights(items: Items) -> list[float]:
@@ -184,13 +169,12 @@ def mixed(items: Items, settled: Settled, rng: np.random.Generator | None, *, ev
         even: Level the batches afterwards.
     """
     if settled.known is None:
-        deal = deal_out(items, order_of(len(items)), settled.batches)
+        deal = deal_out(items, order_of(len(items)), settled.batches, even=1.0)
         if deal is None:
             raise AssertionError("a deal that kept its caps before does not now")
     else:
         deal = Deal.of_batches(*settled.known)
-    deal.values = [in_slots(values, deal) for values in items.values]
-    deal.loads = [grid.sum(axis=0) for grid in deal.values]
+    deal.use(list(items.values))
     if rng is not None:
         mix(deal, [float("inf") if cap is None else cap for cap in items.caps], rng)
     return _levelled(items, deal) if even else deal

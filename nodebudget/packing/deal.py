@@ -41,16 +41,17 @@ class Deal:
 
         Args:
             order: The graphs in the order in which they are dealt, shape (graphs,).
-            columns: Values to level, in that same order, each of shape (graphs,); the first matters most.
+            columns: Values to level, by graph, each of shape (graphs of the dataset,); the first matters most.
             batches: How many batches, at most as many as graphs.
         """
         full, rest = divmod(len(order), batches)
         self.rows = full + (rest > 0)
-        self.slots = self._grid(order, batches)
-        self.values = [self._grid(column, batches) for column in columns]
         self.counts = np.full(batches, full, dtype=np.int64)
         self.counts[:rest] += 1
-        self.loads = [grid.sum(axis=0, dtype=_wide(grid)) for grid in self.values]
+        self.slots = np.empty((self.rows, batches), dtype=order.dtype)
+        self.slots.reshape(-1)[: len(order)] = order
+        self.slots.reshape(-1)[len(order) :] = 0
+        self.use(columns)
 
     @classmethod
     def of_batches(cls, graphs: Ints, offsets: npt.NDArray[np.int64]) -> Deal:
@@ -81,11 +82,22 @@ class Deal:
         """Number of batches."""
         return len(self.counts)
 
-    def _grid(self, flat: Array, batches: int) -> Array:
-        grid = np.empty(self.rows * batches, dtype=flat.dtype)
-        grid[: len(flat)] = flat
-        grid[len(flat) :] = 0
-        return grid.reshape(self.rows, batches)
+    def _dealt(self, column: Array) -> Array:
+        """Return a column's values by slot, 0 in free ones, shape (rows, batches)."""
+        # "clip" spares numpy a copy; no index is ever out of bounds.
+        grid = np.take(column, self.slots, mode="clip")
+        taken = int(self.counts.min())
+        grid[taken:] *= np.arange(taken, self.rows)[:, None] < self.counts
+        return grid
+
+    def use(self, columns: list[Array]) -> None:
+        """Level these columns from now on, each of shape (graphs of the dataset,)."""
+        self.values = [self._dealt(column) for column in columns]
+        self.loads = [grid.sum(axis=0, dtype=_wide(grid)) for grid in self.values]
+
+    def sums(self, column: Array) -> Array:
+        """Return a column's sum over each batch, shape (batches,)."""
+        return np.asarray(self._dealt(column).sum(axis=0))
 
     def swap(self, row: int, here: Ints, other: int, there: Ints) -> None:
         """Exchange what stands in `row` of some batches with what stands in row `other` of some others."""
@@ -140,7 +152,12 @@ def _wide(grid: Array) -> type[np.generic]:
     return np.float64 if grid.dtype.kind == "f" else np.int64
 
 
-def level(deal: Deal, caps: list[float], weights: list[float], most: int | None) -> None:
+def _narrow(apart: Array, grid: Array) -> Array:
+    # The type of the grid halves the traffic, as long as twice a difference fits in.
+    return apart.astype(grid.dtype) if grid.dtype == np.int32 and abs(apart).max() < 2**29 else apart
+
+
+def level(deal: Deal, caps: list[float], weights: list[float], most: int | None = None, *, even: float = LEVEL) -> None:
     """Exchange graphs until every batch has nearly the same load and none is over a cap, as far as that goes.
 
     Args:
@@ -148,11 +165,12 @@ def level(deal: Deal, caps: list[float], weights: list[float], most: int | None)
         caps: For each column what a batch may hold.
         weights: For each column how much it matters, to be multiplied with its differences.
         most: Most graphs that a batch may hold, or None.
+        even: Stop where the standard deviation of the first loads is this part of their mean.
     """
     for round_ in range(_ROUNDS):
         for turn in range(8 * round_, 8 * round_ + 8):
             over = _over(deal, caps)
-            if not over.any() and deal.loads[0].std() <= LEVEL * deal.loads[0].mean():
+            if not over.any() and deal.loads[0].std() <= even * deal.loads[0].mean():
                 return
             _swap_pass(deal, weights, turn, over)
         if not _move_pass(deal, weights, most) and not _over(deal, caps).any():
@@ -205,7 +223,7 @@ def _swap_pass(deal: Deal, weights: list[float], turn: int, over: npt.NDArray[np
     heavy, light = _pairs_over(deal, turn, over) if few else _pairs(deal, turn, least)
     if not len(heavy):
         return
-    apart = [load[heavy] - load[light] for load in deal.loads]
+    apart = [_narrow(load[heavy] - load[light], grid) for load, grid in zip(deal.loads, deal.values, strict=True)]
     rows = int(deal.counts.max())
     sure = int(deal.counts.min())
     for step in range(rows):

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 Column = npt.NDArray[np.int64]
+
+#: Under so many graphs a deal costs next to nothing, so that more of them are tried.
+SMALL = 50_000
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,6 +31,20 @@ class Items:
 
     def __len__(self) -> int:
         return len(self.values[0])
+
+    @cached_property
+    def lean(self) -> tuple[npt.NDArray[np.integer[Any]], int | None]:
+        """The first column and its cap in 32 bits where they fit, since memory traffic is most of the time.
+
+        In large sets larger numbers are cut to 28 bits of their cap, rounded up, so that what fits still fits in full.
+        """
+        values, cap = self.values[0], self.caps[0]
+        top = max(int(values.max(initial=0)), cap or 0)
+        if top >= 2**29 and len(self) >= SMALL:
+            unit = -(-top // 2**28)
+            values, cap = -(-values // unit), None if cap is None else cap // unit
+            top //= unit
+        return (values.astype(np.int32) if top < 2**29 else values), cap
 
     @property
     def capped(self) -> list[tuple[Column, int]]:

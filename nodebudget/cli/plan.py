@@ -1,0 +1,156 @@
+"""`nodebudget plan`: sizes and a budget → batches."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import click
+from rich.console import Console
+
+from nodebudget.cli.common import Command, json_option, note, output_options, print_json, quiet_option
+from nodebudget.errors import InputError
+from nodebudget.files import check_output
+
+if TYPE_CHECKING:
+    from nodebudget.budget import Limits
+    from nodebudget.plan import Plan
+
+_HELP = """Pack DATA into batches that keep to a budget, and say how even they are.
+
+DATA is what 'nodebudget measure' takes, sizes measured before (.npz, .csv, .parquet) among it. The budget is one or
+more caps, or a calibration with an amount of memory, or both. -o writes the batches.
+
+\b
+Example:
+  nodebudget plan sizes.npz --calibration calibration.json --memory 40GiB -o plan.json
+"""
+
+
+@click.command("plan", cls=Command, help=_HELP, short_help="Pack a dataset into batches that keep to a budget.")
+@click.argument("data", type=click.Path())
+@click.option("--max-nodes", type=float, help="Most nodes in a batch.")
+@click.option("--max-edges", type=float, help="Most edges in a batch.")
+@click.option("--max-line-edges", type=float, help="Most line-graph edges in a batch.")
+@click.option("--max-graphs", type=float, help="Most graphs in a batch.")
+@click.option("--calibration", type=click.Path(), help="What 'nodebudget calibrate' wrote; goes with --memory.")
+@click.option("--memory", help="Bytes that a training step may take at its peak, such as 40GiB.")
+@click.option(
+    "--pack",
+    type=click.Choice(["balanced", "dense", "sequential"]),
+    default="balanced",
+    show_default=True,
+    help="Even batches for training, fullest ones for inference, or dataset order.",
+)
+@click.option("--seed", type=int, default=0, show_default=True, help="Where randomness comes from.")
+@click.option("--epoch", type=int, default=0, show_default=True, help="Which epoch's batches.")
+@click.option("--shuffle/--no-shuffle", default=True, show_default=True, help="Mix anew every epoch.")
+@click.option("--ranks", type=int, default=1, show_default=True, help="Processes that share the batches.")
+@click.option(
+    "--oversized",
+    type=click.Choice(["raise", "skip", "alone"]),
+    default="raise",
+    show_default=True,
+    help="What happens to a graph that is over a cap on its own.",
+)
+@output_options("Write the batches here: .json or .npz.")
+@json_option
+@quiet_option
+def command(
+    data: str,
+    max_nodes: float | None,
+    max_edges: float | None,
+    max_line_edges: float | None,
+    max_graphs: float | None,
+    calibration: str | None,
+    memory: str | None,
+    pack: str,
+    seed: int,
+    epoch: int,
+    shuffle: bool,
+    ranks: int,
+    oversized: str,
+    output: str | None,
+    force: bool,
+    as_json: bool,
+    quiet: bool,
+) -> None:
+    """Pack DATA into batches."""
+    caps = {"nodes": max_nodes, "edges": max_edges, "line_edges": max_line_edges, "graphs": max_graphs}
+    limits = _limits(caps, calibration, memory)
+    if output is not None:
+        _check(output, force)
+    from nodebudget.measure import measure_path
+    from nodebudget.plan import make_plan
+
+    plan = make_plan(
+        measure_path(data),
+        limits,
+        pack=pack,
+        shuffle=shuffle,
+        seed=seed,
+        epoch=epoch,
+        oversized=oversized,
+        num_replicas=ranks,
+    )
+    if output is not None:
+        plan.save(output, force=force)
+        note(f"{len(plan):,} batches in {output}", quiet=quiet)
+    if as_json:
+        print_json(plan.statistics())
+    else:
+        _show(plan)
+
+
+def _limits(caps: dict[str, Any], calibration: str | None, memory: str | None) -> Limits:
+    from nodebudget.budget import Limits
+
+    for name, value in caps.items():
+        # click reads 1e6 as a float; what is no whole number is refused with the rest.
+        if value is not None and value == value // 1:
+            caps[name] = int(value)
+    known = None
+    if calibration is not None:
+        from nodebudget.costmodel import Calibration
+
+        known = Calibration.load(calibration)
+    given = {f"max_{name}": value for name, value in caps.items()}
+    return Limits.make(**given, calibration=known, memory=memory)
+
+
+def _check(output: str, force: bool) -> None:
+    if not output.endswith((".json", ".npz")):
+        raise InputError(f"{output!r} is no file of a plan", limit="suffix .json, .npz")
+    check_output(output, force=force)
+
+
+def _show(plan: Plan) -> None:
+    from nodebudget.report.text import table_of
+
+    found = plan.statistics()
+    counts, even = found["graphs_per_batch"], found["balanced"]
+    rows = [
+        ["batches", f"{found['batches']:,}"],
+        ["lower bound", f"{found['lower_bound']:,}"],
+        ["fill", f"{found['fill']:.1%}"],
+        ["graphs a batch", f"{counts['mean']:.1f} ± {counts['std']:.1f}"],
+        [f"{even['column']} a batch, mean", plan.show_load(even["mean"])],
+        [f"{even['column']} a batch, max", plan.show_load(even["max"])],
+        [f"{even['column']} a batch, CV", f"{even['cv']:.2%}"],
+        ["oversized graphs", f"{found['oversized']:,}"],
+    ]
+    click.echo(f"{found['graphs']:,} graphs, {plan.limits.describe()} a batch")
+    Console().print(table_of(["", "plan"], rows))
+    click.echo(_advice(plan))
+
+
+def _advice(plan: Plan) -> str:
+    found = plan.statistics()
+    mean = found["graphs_per_batch"]["mean"]
+    if found["oversized"]:
+        what = "are left out of training" if plan.oversized_policy == "skip" else "go over the budget on their own"
+        return f"{found['oversized']:,} graphs {what}: raise the budget if that is not meant."
+    if mean < 4:
+        return f"Only {mean:.1f} graphs fit in a batch: a larger budget gives steadier gradients."
+    if plan.pack == "balanced":
+        return f"Compare with batch_size={mean:.0f}: as many graphs a step, and so the same learning rate."
+    return "Meant for inference and validation: --pack balanced gives even batches for training."
