@@ -25,6 +25,9 @@ OFF = 5e-3
 #: Rounds of eight swap passes and a pass of moves, at most.
 _ROUNDS = 8
 
+#: Exchanges that are weighed at once.
+_MANY = 2_000_000
+
 
 class Deal:
     """Graphs in slots.
@@ -105,6 +108,17 @@ class Deal:
             ours, theirs = grid[row], grid[other]
             ours[here], theirs[there] = theirs[there], ours[here]
 
+    def swap_each(self, rows: Ints, here: Ints, others: Ints, there: Ints) -> None:
+        """Exchange graphs like `swap`, from another row in each batch."""
+        for grid in (self.slots, *self.values):
+            grid[rows, here], grid[others, there] = grid[others, there], grid[rows, here]
+
+    def shift(self, here: Ints, there: Ints, change: list[Array]) -> None:
+        """Keep loads up to date: `change`, for each column of shape (pairs,), goes from one batch to another."""
+        for load, part in zip(self.loads, change, strict=True):
+            load[here] -= part
+            load[there] += part
+
     def move(self, row: int, here: Ints, there: Ints) -> None:
         """Take graphs from batches and append each to another one; loads are the caller's to keep."""
         self._make_room(int(self.counts[there].max()) + 1)
@@ -154,7 +168,7 @@ def _wide(grid: Array) -> type[np.generic]:
 
 def _narrow(apart: Array, grid: Array) -> Array:
     # The type of the grid halves the traffic, as long as twice a difference fits in.
-    return apart.astype(grid.dtype) if grid.dtype == np.int32 and abs(apart).max() < 2**29 else apart
+    return apart.astype(grid.dtype) if grid.dtype == np.int32 and abs(apart).max(initial=0) < 2**29 else apart
 
 
 def level(deal: Deal, caps: list[float], weights: list[float], most: int | None = None, *, even: float = LEVEL) -> None:
@@ -172,8 +186,12 @@ def level(deal: Deal, caps: list[float], weights: list[float], most: int | None 
             over = _over(deal, caps)
             if not over.any() and deal.loads[0].std() <= even * deal.loads[0].mean():
                 return
-            _swap_pass(deal, weights, turn, over)
-        if not _move_pass(deal, weights, most) and not _over(deal, caps).any():
+            # Now and then, while few batches are over a cap, they alone are looked at.
+            if turn % 4 == 3 and 0 < np.count_nonzero(over) <= deal.batches // 16 + 1:
+                _best_swaps(deal, caps, weights, turn, over)
+            else:
+                _swap_pass(deal, weights, turn)
+        if not _move_pass(deal, caps, weights, most) and not _over(deal, caps).any():
             return
 
 
@@ -196,9 +214,8 @@ def _pairs(deal: Deal, turn: int, least: float) -> tuple[Ints, Ints]:
 
 def _pairs_over(deal: Deal, turn: int, over: npt.NDArray[np.bool_]) -> tuple[Ints, Ints]:
     """Pair the batches over a cap with light ones, others at every turn."""
-    load = deal.loads[turn % len(deal.loads)]
     heavy = np.flatnonzero(over)
-    light = np.argsort(load)
+    light = np.argsort(np.max(deal.loads, axis=0) if len(deal.loads) > 1 else deal.loads[0])
     light = light[~over[light]][: max(64, 2 * len(heavy))]
     if len(light):
         light = np.roll(light, -(turn * len(heavy)) % len(light))
@@ -206,69 +223,131 @@ def _pairs_over(deal: Deal, turn: int, over: npt.NDArray[np.bool_]) -> tuple[Int
     return heavy[:some], light[:some]
 
 
-def _better(new: list[Array], old: list[Array], weights: list[float]) -> npt.NDArray[np.bool_]:
-    if len(new) == 1:
-        return np.asarray(np.abs(new[0]) < np.abs(old[0]))
-    return np.asarray(_norm(new, weights) < _norm(old, weights) * (1 - 1e-9))
+class _Gap:
+    """How far two batches are apart, pair by pair, and which exchanges bring them closer.
+
+    Attributes:
+        apart: For each column the first batch's load less the second's, each of shape (pairs,).
+    """
+
+    def __init__(
+        self, deal: Deal, heavy: Ints, light: Ints, weights: list[float], caps: list[float] | None = None
+    ) -> None:
+        self.apart = [
+            _narrow(load[heavy] - load[light], grid) for load, grid in zip(deal.loads, deal.values, strict=True)
+        ]
+        self._weights = weights
+        # How far apart two loads may be before the larger one is over its cap: their sum stays what it is.
+        self._free: list[Array] | None = None
+        if caps is not None and len(caps) > 1:
+            sums = [load[heavy] + load[light] for load in deal.loads]
+            self._free = [np.maximum(2 * cap - both, 0) for cap, both in zip(caps, sums, strict=True)]
+
+    def after(self, gain: list[Array]) -> list[Array]:
+        """Return how far they are apart once values that differ by `gain` are exchanged."""
+        return [now - 2 * change for now, change in zip(self.apart, gain, strict=True)]
+
+    def closer(self, after: list[Array]) -> npt.NDArray[np.bool_]:
+        """Tell where `after` is better than now."""
+        return np.asarray(self.cost(after) < self.cost(self.apart))
+
+    def cost(self, parts: list[Array]) -> Array:
+        """Return how bad it is to be so far apart."""
+        if len(parts) == 1:
+            return np.abs(parts[0])
+        cost = sum((part * weight) ** 2 for part, weight in zip(parts, self._weights, strict=True))
+        if self._free is not None:
+            # What is over a cap outweighs all levelness.
+            cost = cost * 1e-3 + sum(
+                np.maximum(np.abs(part) - free, 0) ** 2 for part, free in zip(parts, self._free, strict=True)
+            )
+        return np.asarray(cost)
+
+    def update(self, chosen: Ints, after: list[Array]) -> None:
+        """Note that the chosen pairs are as far apart as in `after` now."""
+        for part, found in zip(self.apart, after, strict=True):
+            part[chosen] = found[chosen]
+
+    def keep(self, chosen: Ints) -> None:
+        """Forget all other pairs."""
+        self.apart = [part[chosen] for part in self.apart]
+        self._free = None if self._free is None else [part[chosen] for part in self._free]
 
 
-def _norm(parts: list[Array], weights: list[float]) -> Array:
-    return np.asarray(sum((part * weight) ** 2 for part, weight in zip(parts, weights, strict=True)))
-
-
-def _swap_pass(deal: Deal, weights: list[float], turn: int, over: npt.NDArray[np.bool_]) -> None:
-    # While few batches are over a cap they alone are looked at, and then every unit counts.
-    few = 0 < np.count_nonzero(over) <= deal.batches // 16 and turn % 4 == 3
-    least = 0.0 if few else LEVEL / 2 * float(deal.loads[turn % len(deal.loads)].mean())
-    heavy, light = _pairs_over(deal, turn, over) if few else _pairs(deal, turn, least)
+def _swap_pass(deal: Deal, weights: list[float], turn: int) -> None:
+    column = turn % len(deal.loads)
+    least = LEVEL / 2 * float(deal.loads[column].mean())
+    heavy, light = _pairs(deal, turn, least)
     if not len(heavy):
         return
-    apart = [_narrow(load[heavy] - load[light], grid) for load, grid in zip(deal.loads, deal.values, strict=True)]
-    rows = int(deal.counts.max())
-    sure = int(deal.counts.min())
+    gap = _Gap(deal, heavy, light, weights)
+    rows, sure = int(deal.counts.max()), int(deal.counts.min())
     for step in range(rows):
         # Another turn compares other rows of the same two batches.
         row, other = (step + 7 * turn) % rows, (step + 10 * turn) % rows
         gain = [grid[row].take(heavy) - grid[other].take(light) for grid in deal.values]
-        after = [now - 2 * change for now, change in zip(apart, gain, strict=True)]
-        wanted = _better(after, apart, weights)
+        after = gap.after(gain)
+        wanted = gap.closer(after)
         if max(row, other) >= sure:
             wanted &= (row < deal.counts[heavy]) & (other < deal.counts[light])
         chosen = np.flatnonzero(wanted)
         if len(chosen):
             deal.swap(row, heavy[chosen], other, light[chosen])
-            for place, change in enumerate(gain):
-                apart[place][chosen] = after[place][chosen]
-                deal.loads[place][heavy[chosen]] -= change[chosen]
-                deal.loads[place][light[chosen]] += change[chosen]
+            deal.shift(heavy[chosen], light[chosen], [change[chosen] for change in gain])
+            gap.update(chosen, after)
         if step % 4 == 3:
-            keep = np.flatnonzero(np.abs(apart[turn % len(apart)]) > least)
+            keep = np.flatnonzero(np.abs(gap.apart[column]) > least)
             if not len(keep):
                 return
             if len(keep) < 0.8 * len(heavy):
                 heavy, light = heavy[keep], light[keep]
-                apart = [part[keep] for part in apart]
+                gap.keep(keep)
 
 
-def _move_pass(deal: Deal, weights: list[float], most: int | None) -> bool:
+def _best_swaps(deal: Deal, caps: list[float], weights: list[float], turn: int, over: npt.NDArray[np.bool_]) -> None:
+    """For batches over a cap, while they are few, make the best of all exchanges with a light batch."""
+    rows = int(deal.counts.max())
+    heavy, light = _pairs_over(deal, turn, over)
+    some = max(1, _MANY // rows**2)
+    heavy, light = heavy[:some], light[:some]
+    if not len(heavy):
+        return
+    row = np.arange(rows)
+    free = (row[:, None] >= deal.counts[heavy])[:, None] | (row[:, None] >= deal.counts[light])[None]
+    gap = _Gap(deal, heavy, light, weights, caps)
+    for _ in range(8):
+        gain = [grid[:rows, None, heavy] - grid[None, :rows, light] for grid in deal.values]
+        cost = np.where(free, np.inf, gap.cost(gap.after(gain))).reshape(rows**2, -1)
+        best = cost.argmin(axis=0)
+        chosen = np.flatnonzero(cost[best, np.arange(len(heavy))] < gap.cost(gap.apart) * (1 - 1e-9))
+        if not len(chosen):
+            return
+        ours, theirs = np.divmod(best, rows)
+        change = [part.reshape(rows**2, -1)[best[chosen], chosen] for part in gain]
+        deal.swap_each(ours[chosen], heavy[chosen], theirs[chosen], light[chosen])
+        deal.shift(heavy[chosen], light[chosen], change)
+        for part, moved in zip(gap.apart, change, strict=True):
+            part[chosen] -= 2 * moved
+
+
+def _move_pass(deal: Deal, caps: list[float], weights: list[float], most: int | None) -> bool:
     """Move graphs from batches that are far too heavy to ones that are light; say whether any moved."""
     moved = False
     for turn in range(len(deal.loads)):
         heavy, light = _pairs(deal, turn, OFF * float(deal.loads[turn].mean()))
+        gap = _Gap(deal, heavy, light, weights, caps)
         for row in range(deal.rows - 1, -1, -1):
             can = (row < deal.counts[heavy]) & (deal.counts[heavy] > 1)
             if most is not None:
                 can &= deal.counts[light] < most
-            apart = [load[heavy] - load[light] for load in deal.loads]
             gain = [grid[row][heavy] for grid in deal.values]
-            after = [now - 2 * change for now, change in zip(apart, gain, strict=True)]
-            chosen = np.flatnonzero(can & _better(after, apart, weights))
+            after = gap.after(gain)
+            chosen = np.flatnonzero(can & gap.closer(after))
             if len(chosen):
                 moved = True
                 deal.move(row, heavy[chosen], light[chosen])
-                for place, change in enumerate(gain):
-                    deal.loads[place][heavy[chosen]] -= change[chosen]
-                    deal.loads[place][light[chosen]] += change[chosen]
+                deal.shift(heavy[chosen], light[chosen], [change[chosen] for change in gain])
+                gap.update(chosen, after)
     return moved
 
 
