@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
+from contextlib import closing
 from typing import Any
 
 from nodebudget.errors import CrystalError, InputError
@@ -68,8 +69,8 @@ def measure_dataset(
 
     Args:
         dataset: Anything with `len` and `[i]` that holds DGL graphs, PyG `Data`, tuples that start with
-            such a graph (and its line graph), JARVIS dicts, or Atoms of jarvis, ase or pymatgen; an
-            `Data` from `open_data`; or a SizeTable, which is returned as it is.
+            such a graph (and its line graph), JARVIS dicts, or Atoms of jarvis, ase or pymatgen; what
+            `open_data` returns; or a SizeTable, which is returned as it is.
         graphs: How alignn would make graphs of crystals; default: k-nearest, 12 neighbours, cutoff 8 Å.
         workers: Processes for crystals; 0: none but this one. The result is the same. Graphs are always
             read in this process.
@@ -126,10 +127,12 @@ def _measure(
         settings = {"graphs": options.to_dict(), **settings}
     samples = (_sample(dataset, index) for index in range(total))
     rows = Rows(on_error, ids, size_of)
-    for done, (sample, row) in enumerate(measure_all(samples, options, 0 if graphs_are_there else workers), 1):
-        rows.add(sample, row)
-        if progress is not None:
-            progress(done, total)
+    # Closed at once when a crystal is refused, so that no process works on.
+    with closing(measure_all(samples, options, 0 if graphs_are_there else workers)) as found:
+        for done, (sample, row) in enumerate(found, 1):
+            rows.add(sample, row)
+            if progress is not None:
+                progress(done, total)
     return rows.table(settings)
 
 

@@ -23,8 +23,9 @@ def count_built(atoms: Any, settings: GraphSettings) -> Counts:
         MissingError: alignn, DGL or a package that this strategy needs is not there.
     """
     build = require("alignn.graphs").Graph.atom_dgl_multigraph
-    # Only the pure-torch builder's line graph differs from that of all its edges, and DGL's takes long.
-    with_line_graph = settings.strategy == "pure_torch"
+    # DGL's line graph takes long and follows from the edges, but the pure-torch builder leaves some out,
+    # and alignn's radius_graph_jarvis fails without one.
+    with_line_graph = settings.strategy in ("pure_torch", "radius_graph_jarvis")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")

@@ -15,13 +15,6 @@ from nodebudget.measure.settings import FAST, GraphSettings
 _KEYS = ("lattice_mat", "coords", "elements", "cartesian", "props")
 
 
-def is_crystal(sample: Any) -> bool:
-    """Say whether a sample is a JARVIS dict, or Atoms of jarvis or ase, or a pymatgen structure."""
-    return isinstance(sample, Mapping) or any(
-        hasattr(sample, name) for name in ("lattice_mat", "get_scaled_positions", "frac_coords")
-    )
-
-
 def to_atoms(sample: Any) -> Any:
     """Turn a sample into jarvis Atoms, the way alignn does.
 

@@ -30,8 +30,11 @@ _MARGIN = 1e-6
 #: jarvis's `bond_tol`: what is nearer, in Å, is taken for the same atom.
 _SAME_ATOM = 0.15
 #: How many pairs and periodic images one search may visit before the crystal is refused.
-_MAX_PAIRS = 3e7
-_MAX_IMAGES = 1e7
+_MAX_PAIRS = 1e7
+_MAX_IMAGES = 2e5
+#: vesin sorts atoms into cells as wide as the radius. Beyond 100,000 of them it merges some, and divides by
+#: zero, which ends the process, where the crystal is too thin for that.
+_MAX_CELLS = 2e4
 #: Neighbours to expect in the first sphere, over those asked for: large enough that few atoms fall short.
 _FIRST_SPHERE = 1.7
 _GROWTH = 1.35
@@ -59,11 +62,13 @@ class Neighborhood:
         self._matrix = atoms.lattice_mat
         self._box = np.ascontiguousarray(atoms.lattice_mat, dtype=np.float64)
         self._coords = np.ascontiguousarray(atoms.cart_coords, dtype=np.float64)
+        self._by_rows = bool(atoms.cart_coords.flags.c_contiguous)
         frac = np.asarray(atoms.frac_coords, dtype=np.float64)
         self.floor = np.floor(frac.min(axis=0))
         self.ceil = np.ceil(frac.max(axis=0))
-        if np.prod(self.ceil - self.floor + 1) > _MAX_IMAGES:
-            raise UnusableError(f"its atoms are scattered over {np.prod(self.ceil - self.floor):.1e} cells")
+        cells = float(np.prod(self.ceil - self.floor + 1))
+        if cells > _MAX_IMAGES:
+            raise UnusableError(f"its atoms are scattered over {cells:.1e} cells, over the limit of {_MAX_IMAGES:.0e}")
         self.count = len(self._coords)
         inverse = np.linalg.inv(self._box)
         #: Distances between the planes of the cell, Å.
@@ -73,8 +78,11 @@ class Neighborhood:
 
     def within(self, radius: float) -> Pairs:
         """Return the pairs of two atoms that jarvis's arithmetic puts at most `radius` Å apart."""
-        self._refuse_absurd(radius)
-        search = self._vesin(cutoff=radius + _MARGIN, full_list=True, n_threads=1)
+        reach = radius + _MARGIN
+        while np.prod(np.maximum(1.0, self._planes / reach)) > _MAX_CELLS:
+            reach *= _GROWTH
+        self._refuse_absurd(reach)
+        search = self._vesin(cutoff=reach, full_list=True, n_threads=1)
         pairs, images = search.compute(points=self._coords, box=self._box, periodic=True, quantities="PS", copy=False)
         site, other = pairs.astype(np.int64).T
         images = images.astype(np.int64)
@@ -117,16 +125,21 @@ class Neighborhood:
         distinct, place = _distinct_rows(images)
         offsets = np.array([np.dot(image, self._matrix) for image in distinct.astype(np.float64)])
         z = ((offsets[place] + self._coords[other]) - self._coords[site]) ** 2
+        if not self._by_rows:
+            # numpy sums in the order in which an array lies in memory, and jarvis's lies as its coordinates do.
+            z = np.asfortranarray(z)
         distances: Floats = np.sum(z, axis=-1) ** 0.5
         return distances
 
     def _refuse_absurd(self, radius: float) -> None:
         images = float(np.prod(2 * np.ceil(radius / self._planes) + 1))
+        # Those of evenly spread atoms, and those of every atom's own images, which are more in thin cells.
         pairs = self.count * self.density * 4.19 * radius**3
+        pairs += self.count * float(np.prod(2 * np.floor(radius / self._planes) + 1))
         if images > _MAX_IMAGES or pairs > _MAX_PAIRS:
             raise UnusableError(
-                f"a search to {radius:.4g} Å visits about {max(images, pairs):.1e} periodic images and pairs, "
-                f"over the limit of {_MAX_IMAGES:.0e} images and {_MAX_PAIRS:.0e} pairs"
+                f"a search to {radius:.4g} Å visits about {images:.1e} periodic images and {pairs:.1e} pairs, "
+                f"over the limit of {_MAX_IMAGES:.0e} and {_MAX_PAIRS:.0e}"
             )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from itertools import islice
@@ -20,7 +20,9 @@ _CHUNK = 128
 _AHEAD = 3
 
 
-def measure_all(samples: Iterable[Any], settings: GraphSettings, workers: int) -> Iterator[tuple[Any, Row]]:
+def measure_all(
+    samples: Iterable[Any], settings: GraphSettings, workers: int
+) -> Generator[tuple[Any, Row], None, None]:
     """Count samples, in their order.
 
     Args:

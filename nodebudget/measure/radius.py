@@ -8,11 +8,13 @@ import numpy as np
 
 from nodebudget.measure.built import count_built
 from nodebudget.measure.graphs import line_edges
-from nodebudget.measure.neighbors import Counts, Neighborhood, UnusableError
+from nodebudget.measure.neighbors import Counts, Neighborhood, Pairs, UnusableError
 from nodebudget.measure.settings import GraphSettings
 
 #: Å up to which alignn takes two atoms for the same.
 _SAME_ATOM = 1e-5
+#: Times that the radius may grow before the crystal is refused; alignn itself would go on for ever.
+_MAX_STEPS = 100
 #: Distances that alignn's own builder may compute at once before the crystal is refused: a gigabyte or two.
 _MAX_DISTANCES = 2e8
 
@@ -31,20 +33,29 @@ def count_radius(atoms: Any, settings: GraphSettings) -> Counts:
         MissingError: alignn is needed and not there.
     """
     around = Neighborhood(atoms, same_atom=-1.0)
-    cutoff = float(settings.cutoff)
-    spread = bool((around.ceil - around.floor > 1).any())
-    while not spread:
-        margin = around.single_precision(cutoff)
-        site, other, _, distances = around.within(cutoff + margin)
-        if (np.abs(distances - cutoff) <= margin).any() or (distances <= _SAME_ATOM + margin).any():
-            break
-        # alignn stops as soon as the last atom has a neighbour, which is what DGL counts nodes by.
-        if len(site) and site.max() == around.count - 1:
-            return around.count, len(site), line_edges(site, other, around.count)
-        cutoff += settings.cutoff_extra
-    tiles = float(np.prod(around.ceil - around.floor + 2 * around.images(cutoff)))
-    if tiles * around.count**2 > _MAX_DISTANCES:
-        raise UnusableError(
-            f"alignn would compute {tiles * around.count**2:.1e} distances, over the limit of {_MAX_DISTANCES:.0e}"
-        )
+    (site, other, _, _), cutoff, certain = _search(around, settings)
+    if certain and not (around.ceil - around.floor > 1).any():
+        return around.count, len(site), line_edges(site, other, around.count)
+    distances = around.count**2 * float(np.prod(around.ceil - around.floor + 2 * around.images(cutoff)))
+    if distances > _MAX_DISTANCES:
+        raise UnusableError(f"alignn would compute {distances:.1e} distances, over the limit of {_MAX_DISTANCES:.0e}")
     return count_built(atoms, settings)
+
+
+def _search(around: Neighborhood, settings: GraphSettings) -> tuple[Pairs, float, bool]:
+    """Widen the radius until the last atom has a neighbour: DGL counts nodes by the last one with an edge.
+
+    Returns:
+        The pairs within the final radius, that radius in Å, and whether rounding can't have changed anything.
+    """
+    cutoff, certain = float(settings.cutoff), True
+    for _ in range(_MAX_STEPS):
+        margin = around.single_precision(cutoff)
+        pairs = around.within(cutoff + margin)
+        distances = pairs[3]
+        apart = distances > _SAME_ATOM + margin
+        certain = certain and bool(apart.all()) and not (np.abs(distances - cutoff) <= margin).any()
+        if (pairs[0][apart] == around.count - 1).any():
+            return pairs, cutoff, certain
+        cutoff += settings.cutoff_extra
+    raise UnusableError(f"its last atom has no neighbour within {cutoff - settings.cutoff_extra:.4g} Å")
