@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from nodebudget.costmodel import Calibration, Observation, fit_calibration
-from nodebudget.design import Indices, choose_fit_batches, choose_holdout_batches, size_columns, smallest_graph
+from nodebudget.design import Indices, choose_fit_batches, choose_holdout_batches, lightest_batch, size_columns, weights
 from nodebudget.errors import DoesNotFitError, InputError, NodeBudgetError, WorkloadError
 from nodebudget.measure import measure_dataset
 from nodebudget.probe import Probe
@@ -80,7 +80,7 @@ def calibrate(
     rng = np.random.default_rng(plan.seed)
     held_out = plan.probes // 3
     to_fit = choose_fit_batches(sizes, plan.probes - held_out - 1, plan.largest, rng)
-    jobs = [("floor", smallest_graph(sizes)), *(("fit", batch) for batch in to_fit)]
+    jobs = [("floor", lightest_batch(sizes)), *(("fit", batch) for batch in to_fit)]
     jobs += [("holdout", batch) for batch in choose_holdout_batches(sizes, held_out, plan.largest, rng)]
     # From small to large: what a large probe needs is foretold by the smaller ones before it.
     jobs.sort(key=lambda job: session.weight(job[1]))
@@ -102,12 +102,13 @@ class _Session:
 
     def __init__(self, workload: Workload, dataset: Sequence[Any], sizes: SizeTable, probe: Probe) -> None:
         self._workload, self._dataset, self._sizes, self._probe = workload, dataset, sizes, probe
+        self._weights = weights(sizes)
         self._bytes_a_weight = 0.0
         self._largest_weight = float("inf")
 
     def weight(self, batch: Indices) -> float:
-        """Return a number that grows with what the batch needs: all its sizes together."""
-        return float(sum(self._sizes.totals(batch).values()))
+        """Return a number that grows with what the batch needs."""
+        return float(self._weights[batch].sum())
 
     def warm_up(self, batch: Indices) -> None:
         """Run the smallest batch, so that optimizer state and library workspaces are there before the first probe.

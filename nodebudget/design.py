@@ -16,9 +16,13 @@ Indices = npt.NDArray[np.intp]
 #: Candidate batches among which the probes are chosen.
 _CANDIDATES = 600
 
-#: Candidates weigh at least this share of the heaviest: small steps peak at another moment (in the optimizer, say)
+#: Candidates weigh at least this share of the heaviest one: small steps peak at another moment (in the optimizer, say)
 #: and would bend the line that large steps follow, which are those that run out of memory.
 _SMALLEST_SHARE = 1 / 8
+
+#: Candidates weigh at most this many mean batches of the most graphs: the line reaches further than it was probed, and
+#: probes of only the largest crystals would cost more time than they tell.
+_LARGEST_SHARE = 1.5
 
 
 def size_columns(sizes: SizeTable) -> tuple[str, ...]:
@@ -48,7 +52,7 @@ def choose_fit_batches(sizes: SizeTable, count: int, largest: int, rng: np.rando
     """
     if not len(sizes):
         raise InputError("the dataset has no crystals", hint="give one that has")
-    candidates = _heavy_enough(sizes, _candidates(sizes, largest, rng))
+    candidates = _within_weight(sizes, _candidates(sizes, largest, rng), largest)
     rows = _rows(sizes, candidates)
     # Errors count relative to the bytes of a batch, so each row is scaled to the weight that the fit gives it.
     rows = rows / np.linalg.norm(rows, axis=1, keepdims=True)
@@ -75,15 +79,26 @@ def _candidates(sizes: SizeTable, largest: int, rng: np.random.Generator) -> lis
     return drawn
 
 
-def smallest_graph(sizes: SizeTable) -> Indices:
-    """Return the batch of the one graph that weighs least: what a step takes however small the batch."""
-    weights = np.sum([values.astype(float) for values in sizes.columns.values()], axis=0)
-    return np.array([np.argmin(weights)], dtype=np.intp)
+def weights(sizes: SizeTable) -> npt.NDArray[np.float64]:
+    """Return a number a graph, shape (graphs,), that grows with what it needs: all its sizes together."""
+    return np.sum([values.astype(np.float64) for values in sizes.columns.values()], axis=0)
 
 
-def _heavy_enough(sizes: SizeTable, batches: Sequence[Indices]) -> list[Indices]:
-    weights = np.array([sum(sizes.totals(batch).values()) for batch in batches])
-    return [batches[place] for place in np.flatnonzero(weights >= _SMALLEST_SHARE * weights.max())]
+def lightest_batch(sizes: SizeTable) -> Indices:
+    """Return the two graphs that weigh least: what a step takes however small the batch.
+
+    Two, since batch normalisation refuses to train on a single node, which the lightest graph may be.
+    """
+    return np.argsort(weights(sizes), kind="stable")[:2]
+
+
+def _within_weight(sizes: SizeTable, batches: Sequence[Indices], largest: int) -> list[Indices]:
+    graph = weights(sizes)
+    batch = np.array([graph[indices].sum() for indices in batches])
+    # A single graph may weigh more than all of that; the lightest candidate is always there.
+    most = max(_LARGEST_SHARE * graph.mean() * min(largest, len(sizes)), batch.min())
+    top = batch[batch <= most].max()
+    return [batches[place] for place in np.flatnonzero((batch >= _SMALLEST_SHARE * top) & (batch <= most))]
 
 
 def _orders(sizes: SizeTable) -> list[Indices]:

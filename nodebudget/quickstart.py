@@ -264,7 +264,7 @@ def _write(
         files[f"{name}, sizes"] = sizes[name].save(folder / f"{stem}_sizes.npz", force=True)
     files["calibration"] = calibration.save(folder / "calibration.json", force=True)
     files["table"] = write_record(folder / "runs.json", "nodebudget.quickstart", 1, result, force=True)
-    caption = f"every training step of one epoch of ALIGNN, measured on {result['device']['name']}"
+    caption = f"every training step of one epoch of ALIGNN, measured on {result['device']['device']} ({result['device']['name']})"
     files["picture"] = write_whole(
         folder / "peaks.png",
         lambda file: draw_runs(result["runs"], result["memory"], file, caption=caption),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 
 import click
 
@@ -38,3 +39,5 @@ def main() -> None:
     Measure how large your crystals are, calibrate what a training step takes, and pack batches to a budget of
     memory instead of a number of graphs.
     """
+    # Before torch is imported: its profiler warns of tensors older than itself, which are expected here.
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")

@@ -38,4 +38,13 @@ class CpuProbe:
     def describe(self) -> dict[str, Any]:
         """Return the processor's name and the machine's memory."""
         total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-        return {"device": "cpu", "name": platform.processor() or platform.machine(), "memory": total}
+        return {"device": "cpu", "name": _processor(), "memory": total}
+
+
+def _processor() -> str:
+    try:
+        with Path("/proc/cpuinfo").open(encoding="utf-8") as file:
+            names = [line.partition(":")[2].strip() for line in file if line.startswith("model name")]
+    except OSError:
+        names = []
+    return next(iter(names), platform.processor() or platform.machine())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from typing import Any
 
@@ -20,6 +21,8 @@ def trace_allocations(run: Callable[[], Any]) -> npt.NDArray[np.int64]:
     Returns:
         Array of shape (events,), bytes.
     """
+    # Otherwise each session writes two lines to stderr; unset, no message of that library is of use here.
+    os.environ.setdefault("KINETO_LOG_LEVEL", "99")
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True, acc_events=False) as profiler:
         run()
     events = _memory_events(profiler)

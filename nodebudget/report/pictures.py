@@ -31,8 +31,8 @@ def draw_runs(rows: Sequence[Mapping[str, Any]], memory: int, file: BinaryIO, *,
     )
     for axis, dataset in zip(axes[0], datasets, strict=True):
         _panel(axis, dataset, [row for row in rows if row["dataset"] == dataset], memory)
+    axes[0][0].set_ylim(0, 1.25 * max(memory, *(max(row["measured_peaks"]) for row in rows)) / 2**30)
     axes[0][0].set_ylabel("measured peak of a training step, GiB")
-    axes[0][0].legend(frameon=False, loc="lower right")
     if caption:
         figure.supxlabel(caption, fontsize=8, color="#555555")
     figure.savefig(file, format="png", dpi=130)
@@ -54,7 +54,6 @@ def _panel(axis: Any, dataset: str, rows: Sequence[Mapping[str, Any]], memory: i
         )
     axis.set_title(dataset, fontsize=11)
     axis.set_xlabel("batch")
-    axis.set_ylim(0, None)
     axis.spines[["top", "right"]].set_visible(False)
     axis.grid(axis="y", color="#e5e5e5", linewidth=0.8)
-    axis.legend(frameon=False, fontsize=9, loc="lower right")
+    axis.legend(frameon=False, fontsize=9, loc="upper right", ncols=1)
