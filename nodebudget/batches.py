@@ -220,7 +220,7 @@ class Plan:
             "oversized": self.oversized,
             "about": about,
         }
-        return write_whole(path, lambda file: np.savez(file, about=about, **arrays), force=force)
+        return write_whole(path, lambda file: np.savez(file, **arrays), force=force)
 
     def __repr__(self) -> str:
         return (
