@@ -13,6 +13,7 @@ from crystals import entries
 from nodebudget import Calibration
 from nodebudget.calibrate import Effort, calibrate
 from nodebudget.cli import main
+from nodebudget.design import lightest_batch
 from nodebudget.errors import DoesNotFitError, InputError, WorkloadError
 from nodebudget.measure import measure_dataset
 from nodebudget.probe import ScriptedProbe, open_probe
@@ -83,7 +84,8 @@ def test_probes_grow_and_everything_is_released():
 def test_the_lightest_batch_warms_up_twice_before_the_first_probe():
     workload, probe = scripted()
     calibrate(workload, CRYSTALS, SIZES, probe, effort=EFFORT)
-    assert probe.tried[0] == probe.tried[1] == probe.tried[2] == 2
+    lightest = SIZES.totals(lightest_batch(SIZES))["nodes"]
+    assert probe.tried[0] == probe.tried[1] == probe.tried[2] == lightest
 
 
 def test_probes_that_would_not_fit_are_not_tried():
@@ -111,7 +113,7 @@ def test_not_even_the_smallest_step_fits():
 
 
 def test_too_few_probes_fit():
-    workload, probe = scripted(limit=3_000_000)
+    workload, probe = scripted(limit=5_000_000)
     with pytest.raises(InputError, match="do not determine"):
         calibrate(workload, CRYSTALS, SIZES, probe, effort=EFFORT)
 
