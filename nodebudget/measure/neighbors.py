@@ -8,6 +8,7 @@ operations of `jarvis.core.atoms.Atoms.get_all_neighbors` in their order.
 
 from __future__ import annotations
 
+import functools
 import math
 from typing import Any
 
@@ -29,6 +30,9 @@ Counts = tuple[int, int, int]
 _MARGIN = 1e-6
 #: jarvis's `bond_tol`: what is nearer, in Å, is taken for the same atom.
 _SAME_ATOM = 0.15
+#: Å²; from about here on, cells are so large that jarvis's rounding of the reciprocal lattice (5 decimals)
+#: loses images within the cutoff.
+_ROUNDED = 2e4
 #: How many pairs and periodic images one search may visit before the crystal is refused.
 _MAX_PAIRS = 1e7
 _MAX_IMAGES = 2e5
@@ -44,6 +48,11 @@ class UnusableError(ValueError):
     """A crystal whose edges can't be counted, with the reason in one sentence."""
 
 
+@functools.cache
+def _vesin() -> Any:
+    return require("vesin")
+
+
 class Neighborhood:
     """The neighbours of every atom of a crystal, to any radius.
 
@@ -57,7 +66,6 @@ class Neighborhood:
 
     def __init__(self, atoms: Any, same_atom: float = _SAME_ATOM) -> None:
         self._same_atom = same_atom
-        self._vesin = require("vesin").NeighborList
         self.lattice = atoms.lattice
         self._matrix = atoms.lattice_mat
         self._box = np.ascontiguousarray(atoms.lattice_mat, dtype=np.float64)
@@ -74,6 +82,8 @@ class Neighborhood:
         #: Distances between the planes of the cell, Å.
         self._planes = 1.0 / np.sqrt((inverse**2).sum(axis=0))
         self.density = self.count / abs(float(np.linalg.det(self._box)))
+        #: All atoms are in the cell: the images that jarvis visits then hold every neighbour.
+        self.inside = bool((self.floor == 0).all() and (self.ceil <= 1).all())
         self._reciprocal: Floats | None = None
 
     def within(self, radius: float) -> Pairs:
@@ -82,7 +92,7 @@ class Neighborhood:
         while np.prod(np.maximum(1.0, self._planes / reach)) > _MAX_CELLS:
             reach *= _GROWTH
         self._refuse_absurd(reach)
-        search = self._vesin(cutoff=reach, full_list=True, n_threads=1)
+        search = _vesin().NeighborList(cutoff=reach, full_list=True, n_threads=1)
         pairs, images = search.compute(points=self._coords, box=self._box, periodic=True, quantities="PS", copy=False)
         site, other = pairs.astype(np.int64).T
         images = images.astype(np.int64)
@@ -97,6 +107,8 @@ class Neighborhood:
 
         Only crystals with atoms far outside of the cell have any.
         """
+        if self.inside and cutoff * self._planes.max() < _ROUNDED:
+            return pairs
         if self._reciprocal is None:
             self._reciprocal = np.array(self.lattice.reciprocal_lattice().abc)
         reach = np.ceil((cutoff + _SAME_ATOM) * self._reciprocal / (2 * math.pi))
@@ -154,13 +166,20 @@ def count_k_nearest(atoms: Any, settings: GraphSettings) -> Counts:
     """
     around = Neighborhood(atoms)
     site, other, images, distances = _enough(around, settings)
-    order = np.lexsort((distances, site))
-    site, distances = site[order], distances[order]
-    starts = np.searchsorted(site, np.arange(around.count))
-    shell = distances[starts + settings.neighbors - 1]
-    chosen = distances <= shell[site]
-    kept = order[chosen]
-    return _edges(around.count, site[chosen], other[kept], images[kept], settings.canonize)
+    shell = _shells(site, distances, around.count, settings.neighbors)
+    kept = distances <= shell[site]
+    return _edges(around.count, site[kept], other[kept], images[kept], settings.canonize)
+
+
+def _shells(site: Integers, distances: Floats, count: int, neighbors: int) -> Floats:
+    """Return each atom's distance to its k-th neighbour, shape (count,), Å."""
+    order = np.argsort(site, kind="stable")
+    found = np.bincount(site, minlength=count)
+    table = np.full((count, int(found.max())), np.inf)
+    # A mask of the places in use, row by row, lines up with the pairs sorted by atom.
+    table[np.arange(table.shape[1]) < found[:, None]] = distances[order]
+    shells: Floats = np.partition(table, neighbors - 1, axis=1)[:, neighbors - 1]
+    return shells
 
 
 def _enough(around: Neighborhood, settings: GraphSettings) -> Pairs:
@@ -194,17 +213,17 @@ def _edges(nodes: int, site: Integers, other: Integers, images: Integers, canoni
     if canonize:
         flipped = other < site
         low, high = np.where(flipped, other, site), np.where(flipped, site, other)
-        images = np.where(flipped[:, None], -images, images)
-        keys, span = _row_keys(images)
+        numbers, span = _row_numbers(np.where(flipped[:, None], -images, images))
         # An image of the same atom counts twice, at +image and at −image: alignn's keys tell them apart.
-        first = np.unique((low * nodes + high) * span + keys, return_index=True)[1]
-        low, high = low[first], high[first]
+        keys = np.sort((low * nodes + high) * span + numbers)
+        ends = keys[np.diff(keys, prepend=-1) > 0] // span
+        low, high = ends // nodes, ends % nodes
     degrees = np.bincount(low, minlength=nodes) + np.bincount(high, minlength=nodes)
     loops = 2 * int(np.count_nonzero(low == high))
     return nodes, 2 * len(low), int((degrees**2).sum()) - loops
 
 
-def _row_keys(rows: Integers) -> tuple[Integers, int]:
+def _row_numbers(rows: Integers) -> tuple[Integers, int]:
     """Number the rows of a (n, 3) array of small integers; equal rows get equal numbers under `span`."""
     low = rows.min(axis=0)
     size = rows.max(axis=0) - low + 1
@@ -214,7 +233,7 @@ def _row_keys(rows: Integers) -> tuple[Integers, int]:
 
 def _distinct_rows(rows: Integers) -> tuple[Integers, Integers]:
     """Return the distinct rows, and for each row the place of its like among them."""
-    keys, span = _row_keys(rows)
+    keys, span = _row_numbers(rows)
     if span > 4096:
         _, first, place = np.unique(keys, return_index=True, return_inverse=True)
         return rows[first], place.reshape(-1)

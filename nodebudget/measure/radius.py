@@ -23,7 +23,7 @@ def count_radius(atoms: Any, settings: GraphSettings) -> Counts:
     """Count what alignn's "radius_graph" strategy makes of a crystal.
 
     alignn compares single-precision distances with the radius. Where a distance is so near to it that
-    rounding may decide, and for atoms spread over several cells, alignn builds its graph after all.
+    rounding may decide, and for atoms outside of the cell, alignn builds its graph after all.
 
     Returns:
         nodes, edges and line-graph edges.
@@ -34,7 +34,7 @@ def count_radius(atoms: Any, settings: GraphSettings) -> Counts:
     """
     around = Neighborhood(atoms, same_atom=-1.0)
     (site, other, _, _), cutoff, certain = _search(around, settings)
-    if certain and not (around.ceil - around.floor > 1).any():
+    if certain and around.inside:
         return around.count, len(site), line_edges(site, other, around.count)
     distances = around.count**2 * float(np.prod(around.ceil - around.floor + 2 * around.images(cutoff)))
     if distances > _MAX_DISTANCES:
