@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import operator
+from dataclasses import replace
 from functools import cached_property
 from typing import Any
 
@@ -12,7 +13,7 @@ import numpy.typing as npt
 from nodebudget.batches import Plan as Plan
 from nodebudget.budget import Limits
 from nodebudget.errors import DoesNotFitError, InputError, OversizedError
-from nodebudget.packing import Settled, best_fit, deal_epoch, mixed, next_fit, settle, split
+from nodebudget.packing import Settled, best_fit, deal_epoch, epoch_rng, mixed, next_fit, settle, split
 from nodebudget.sizes import SizeTable
 from nodebudget.units import format_bytes
 
@@ -109,11 +110,11 @@ class Planner:
 
     @cached_property
     def _settled(self) -> Settled:
-        """The number of batches, from the sizes alone, so that all epochs and ranks agree without a word."""
+        """The number of batches, of no epoch and no rank, so that all agree without a word."""
         if not len(self._items):
             found = Settled(-self._alone % self.num_replicas)
         elif self.pack == "balanced":
-            found = settle(self._items, self.num_replicas, self._alone)
+            found = settle(self._items, self.num_replicas, self._alone, self.seed if self.shuffle else None)
         else:
             graphs, offsets = (best_fit if self.pack == "dense" else next_fit)(self._items)
             batches = len(offsets) - 1
@@ -126,8 +127,7 @@ class Planner:
     def plan(self, epoch: int = 0) -> Plan:
         """Plan an epoch."""
         epoch = check_count("epoch", epoch, 0)
-        rng = np.random.default_rng([self.seed, epoch]) if self.shuffle and self.pack != "sequential" else None
-        graphs, offsets = self._batches(rng)
+        graphs, offsets = self._batches(epoch)
         return Plan(
             graphs,
             offsets,
@@ -143,20 +143,31 @@ class Planner:
             self.sizes,
         )
 
-    def _batches(self, rng: np.random.Generator | None) -> Batches:
-        settled = self._settled
+    def _batches(self, epoch: int) -> Batches:
+        settled, shuffle = self._settled, self.shuffle and self.pack != "sequential"
+        # Apart from what deals the graphs, so that the deal may be one that was made before.
+        rng = np.random.default_rng([self.seed, epoch, 1]) if shuffle else None
         if not len(self._items):
             return self.oversized, np.arange(self._alone + 1)
         if self.pack == "sequential" and settled.known is not None:
             return self._with_alone(*settled.known, rng)
         if self.pack == "dense":
             deal = mixed(self._items, settled, rng, even=False)
+        elif settled.first is not None and epoch == 0:
+            # Used once: kept, it would double the memory.
+            deal, self._settled = settled.first, replace(settled, first=None)
         else:
-            deal = deal_epoch(self._items, settled, rng)
+            deal = deal_epoch(self._items, settled, epoch_rng(self.seed, epoch) if shuffle else None)
         order = np.arange(deal.batches) if rng is None and self.num_replicas == 1 else None
         if order is None:
             order = steps(deal.loads[0], 1 if self._alone else self.num_replicas, rng)
         return self._with_alone(*deal.batches_in_order(order), rng)
+
+    def __getstate__(self) -> dict[str, Any]:
+        state = dict(self.__dict__)
+        if "_settled" in state:
+            state["_settled"] = replace(state["_settled"], first=None)
+        return state
 
     def _with_alone(self, graphs: Ints, offsets: npt.NDArray[np.int64], rng: np.random.Generator | None) -> Batches:
         if self._inside is not None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from nodebudget.packing.balance import Settled as Settled
 from nodebudget.packing.balance import deal_epoch as deal_epoch
+from nodebudget.packing.balance import epoch_rng as epoch_rng
 from nodebudget.packing.balance import mixed as mixed
 from nodebudget.packing.balance import settle as settle
 from nodebudget.packing.items import Items as Items

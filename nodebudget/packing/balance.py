@@ -25,23 +25,27 @@ class Settled:
 
     Attributes:
         batches: How many.
-        known: A packing into so many that keeps all caps, as graphs and starts; None where dealing the graphs
-            in dataset order is one.
+        known: A packing into so many that keeps all caps, as graphs and starts; None where a deal is one.
+        seed: The deal that keeps all caps is that of the first epoch with this seed; None: of the dataset's order.
+        first: That deal, where it is the first epoch's, to be had without dealing again.
     """
 
     batches: int
     known: tuple[Ints, npt.NDArray[np.int64]] | None = None
+    seed: int | None = None
+    first: Deal | None = None
 
 
-def settle(items: Items, multiple: int = 1, beside: int = 0) -> Settled:
+def settle(items: Items, multiple: int = 1, beside: int = 0, seed: int | None = None) -> Settled:
     """Find the fewest batches, nearly, into which the graphs can be dealt.
 
-    Depends on nothing but the sizes, so that every epoch and every rank has as many.
+    Depends on the sizes, and in large sets on the seed, but on no epoch and no rank, so that all have as many.
 
     Args:
         items: None of them over a cap.
         multiple: The number of batches, with those `beside`, is a multiple of this.
         beside: Batches that are made elsewhere.
+        seed: In large sets the first epoch's own deal shows that the number does, which saves another one.
 
     Returns:
         The number, which may be larger than the number of graphs where the multiple asks for it.
@@ -56,7 +60,10 @@ def settle(items: Items, multiple: int = 1, beside: int = 0) -> Settled:
             return best
         if batches >= len(items):
             return Settled(batches, (np.arange(len(items)), np.arange(len(items) + 1)))
-        if _deals(items, batches):
+        deal = _proof(items, batches, seed if len(items) >= SMALL else None)
+        if deal is not None and len(items) >= SMALL:
+            return Settled(batches, seed=seed, first=None if seed is None else deal)
+        if deal is not None and _holds_for_others(items, batches):
             return Settled(batches)
     raise AssertionError("the ladder has no end")
 
@@ -79,14 +86,21 @@ def _ladder(bound: int, graphs: int) -> Iterator[int]:
             step = max(step, wanted // 50)
 
 
-def _deals(items: Items, batches: int) -> bool:
-    if deal_out(items, order_of(len(items)), batches, even=1.0) is None:
-        return False
-    if len(items) >= SMALL:
-        return True
+def _proof(items: Items, batches: int, seed: int | None) -> Deal | None:
+    if seed is None:
+        return deal_out(items, order_of(len(items)), batches, even=1.0)
+    return deal_out(items, shuffled(len(items), epoch_rng(seed, 0)), batches)
+
+
+def _holds_for_others(items: Items, batches: int) -> bool:
     # In small sets luck plays a part: the number must do for other shuffles as well.
     orders = (shuffled(len(items), np.random.default_rng(seed)) for seed in range(3))
     return sum(deal_out(items, order, batches) is not None for order in orders) >= 2
+
+
+def epoch_rng(seed: int, epoch: int) -> np.random.Generator:
+    """Return where an epoch's shuffle comes from."""
+    return np.random.default_rng([seed, epoch])
 
 
 def order_of(graphs: int) -> Ints:
@@ -169,7 +183,7 @@ def mixed(items: Items, settled: Settled, rng: np.random.Generator | None, *, ev
         even: Level the batches afterwards.
     """
     if settled.known is None:
-        deal = deal_out(items, order_of(len(items)), settled.batches, even=1.0)
+        deal = _proof(items, settled.batches, settled.seed)
         if deal is None:
             raise AssertionError("a deal that kept its caps before does not now")
     else:

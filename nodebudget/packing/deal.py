@@ -26,7 +26,7 @@ OFF = 5e-3
 _ROUNDS = 8
 
 #: Exchanges that are weighed at once.
-_MANY = 2_000_000
+_MANY = 300_000
 
 
 class Deal:
@@ -187,7 +187,7 @@ def level(deal: Deal, caps: list[float], weights: list[float], most: int | None 
             if not over.any() and deal.loads[0].std() <= even * deal.loads[0].mean():
                 return
             # Now and then, while few batches are over a cap, they alone are looked at.
-            if turn % 4 == 3 and 0 < np.count_nonzero(over) <= deal.batches // 16 + 1:
+            if turn % 4 == 3 and 0 < np.count_nonzero(over) <= deal.batches // 64 + 4:
                 _best_swaps(deal, caps, weights, turn, over)
             else:
                 _swap_pass(deal, weights, turn)
