@@ -1,0 +1,65 @@
+"""What the README shows is run: each Python block and each command."""
+
+import json
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from crystals import entries
+
+TEXT = (Path(__file__).parents[1] / "README.md").read_text()
+SCRIPTS = re.findall(r"```python\n(.*?)```", TEXT, flags=re.DOTALL)
+COMMANDS = re.findall(r"^\$ (nodebudget .*)$", TEXT, flags=re.MULTILINE)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    place = tmp_path_factory.mktemp("readme")
+    (place / "crystals.json").write_text(json.dumps(entries(most=4, count=40)))
+    return place
+
+
+def run(command, folder):
+    done = subprocess.run(
+        command, cwd=folder, capture_output=True, text=True, env={**os.environ, "DGLBACKEND": "pytorch"}
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda script: script.strip().splitlines()[0][:40])
+def test_a_script_runs(script, folder):
+    (folder / "my_module.py").write_text(script)
+    run([sys.executable, "my_module.py"], folder)
+
+
+def test_the_training_script_uses_the_sampler_in_place_of_a_batch_size(folder):
+    script = next(script for script in SCRIPTS if "ALIGNN(" in script)
+    assert "batch_size" not in re.sub(r"#.*", "", script)
+    check = "\nassert sum(len(b) for b in sampler) == len(crystals) and len(loader) == len(sampler) > 1"
+    (folder / "whole.py").write_text(script + check)
+    run([sys.executable, "whole.py"], folder)
+
+
+def test_the_commands_run_in_their_order(folder):
+    assert len(COMMANDS) == 3
+    for command in COMMANDS:
+        if not torch.cuda.is_available():
+            command = command.replace("--gpu 0", "--device cpu")
+        name, *arguments = shlex.split(command)
+        out = run([sys.executable, "-m", name, *arguments], folder)
+        if "suggest" in command:
+            assert "Use batch size 112" in out
+
+
+def test_the_users_workload_can_be_calibrated(folder):
+    script = next(script for script in SCRIPTS if "class Mine" in script)
+    (folder / "my_own.py").write_text(script)
+    arguments = ["calibrate", "--device", "cpu", "--workload", "my_own:Mine", "--data", "crystals.json", "--json"]
+    record = json.loads(run([sys.executable, "-m", "nodebudget", *arguments], folder))
+    assert record["coefficients"]["per_node"] > 0
