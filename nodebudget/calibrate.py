@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -23,6 +23,14 @@ from nodebudget.workload import Workload, dtype_of, parameter_count, resident_by
 SAFE_SHARE = 0.8
 
 Progress = Callable[[int, int], None]
+
+
+class Dataset(Protocol):
+    """What probes are drawn from: a list, a torch Dataset, `nodebudget.measure.Data`."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int, /) -> Any: ...
 
 
 @dataclass(frozen=True)
@@ -48,7 +56,7 @@ class Effort:
 
 def calibrate(
     workload: Workload,
-    dataset: Sequence[Any],
+    dataset: Dataset,
     sizes: SizeTable,
     probe: Probe,
     *,
@@ -100,7 +108,7 @@ def calibrate(
 class _Session:
     """One workload on one device, and what its steps took so far."""
 
-    def __init__(self, workload: Workload, dataset: Sequence[Any], sizes: SizeTable, probe: Probe) -> None:
+    def __init__(self, workload: Workload, dataset: Dataset, sizes: SizeTable, probe: Probe) -> None:
         self._workload, self._dataset, self._sizes, self._probe = workload, dataset, sizes, probe
         self._weights = weights(sizes)
         self._bytes_a_weight = 0.0

@@ -42,7 +42,8 @@ class Observation:
         reserved: Bytes that the allocator held from the device at the highest; None on the CPU.
         outside: Bytes of the device that PyTorch did not hold; None on the CPU.
         seconds: Wall-clock time of the step while it was measured.
-        role: "fit", "holdout", "floor" (the smallest step), or "out-of-memory" (then `peak` is what was free: a lower bound).
+        role: "fit", "holdout", "floor" (the smallest step), or "out-of-memory" (then `peak` is what was free: a
+            lower bound).
     """
 
     sizes: Mapping[str, float]
@@ -284,9 +285,7 @@ def _solve(observations: Sequence[Observation], names: Sequence[str]) -> Floats:
     return np.asarray(solution / scale, dtype=np.float64)
 
 
-def _errors(
-    observations: Sequence[Observation], names: Sequence[str], solution: Floats, floor: float
-) -> ErrorSummary:
+def _errors(observations: Sequence[Observation], names: Sequence[str], solution: Floats, floor: float) -> ErrorSummary:
     if not observations:
         return ErrorSummary(mape=0.0, max_under=0.0, n=0)
     predicted = np.maximum(_design(observations, names) @ solution, floor)

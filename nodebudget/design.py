@@ -81,7 +81,10 @@ def _candidates(sizes: SizeTable, largest: int, rng: np.random.Generator) -> lis
 
 def weights(sizes: SizeTable) -> npt.NDArray[np.float64]:
     """Return a number a graph, shape (graphs,), that grows with what it needs: all its sizes together."""
-    return np.sum([values.astype(np.float64) for values in sizes.columns.values()], axis=0)
+    total = np.zeros(len(sizes))
+    for values in sizes.columns.values():
+        total += values
+    return total
 
 
 def lightest_batch(sizes: SizeTable) -> Indices:
@@ -98,7 +101,8 @@ def _within_weight(sizes: SizeTable, batches: Sequence[Indices], largest: int) -
     # A single graph may weigh more than all of that; the lightest candidate is always there.
     most = max(_LARGEST_SHARE * graph.mean() * min(largest, len(sizes)), batch.min())
     top = batch[batch <= most].max()
-    return [batches[place] for place in np.flatnonzero((batch >= _SMALLEST_SHARE * top) & (batch <= most))]
+    within = (batch >= _SMALLEST_SHARE * top) & (batch <= most)
+    return [indices for indices, fits in zip(batches, within, strict=True) if fits]
 
 
 def _orders(sizes: SizeTable) -> list[Indices]:

@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 
@@ -85,37 +85,28 @@ def run_quickstart(options: Options, progress: Progress) -> dict[str, Any]:
     folder = _make_folder(options.folder)
     progress("reading crystals", 0, 1)
     datasets = prototype_datasets(options.limit)
+    progress("reading crystals", 1, 1)
     workload = load_workload("alignn", options.device, hidden_features=options.hidden_features)
-    graphs = getattr(workload, "graphs", None)
-    sizes = {}
-    for name, crystals in datasets.items():
-        sizes[name] = measure_dataset(
-            crystals,
-            graphs=graphs,
-            progress=lambda done, total, name=name: progress(f"measuring {name}", done, total),
-        )
+    sizes = {name: _measure(name, crystals, workload, progress) for name, crystals in datasets.items()}
     samples = _build(workload, datasets, progress)
     calibration = _calibrate(workload, samples, sizes, probe, options, progress)
     memory = options.memory or _memory_of(calibration, sizes["large cells"], options.batch_size)
+    trainer = _Trainer(workload, probe, calibration, memory, options, progress)
     runs = [
-        _train(
-            name,
-            batching,
-            workload,
-            samples[name],
-            sizes[name],
-            calibration,
-            memory,
-            probe,
-            options,
-            progress,
-        )
+        trainer.train(name, batching, samples[name], sizes[name])
         for name in datasets
         for batching in ("fixed", "budget")
     ]
     result = {"memory": memory, "batch_size": options.batch_size, "device": probe.describe(), "runs": runs}
     files = _write(folder, datasets, sizes, calibration, result)
     return {**result, "calibration": calibration, "sizes": sizes, "files": files}
+
+
+def _measure(name: str, crystals: list[dict[str, Any]], workload: Workload, progress: Progress) -> SizeTable:
+    graphs = getattr(workload, "graphs", None)
+    return measure_dataset(
+        crystals, graphs=graphs, progress=lambda done, total: progress(f"measuring {name}", done, total)
+    )
 
 
 def _jarvis_dict(structure: Any, name: str) -> dict[str, Any]:
@@ -185,47 +176,54 @@ def _memory_of(calibration: Calibration, sizes: SizeTable, batch_size: int) -> i
     return int((calibration.fixed + mean * 1.02) // 2**20 + 1) * 2**20
 
 
-def _train(
-    dataset: str,
-    batching: str,
-    workload: Workload,
-    samples: Sequence[Any],
-    sizes: SizeTable,
-    calibration: Calibration,
-    memory: int,
-    probe: Probe,
-    options: Options,
-    progress: Progress,
-) -> dict[str, Any]:
-    """Train one epoch and measure the peak of every step."""
-    make = load_dgl().dataloading.GraphDataLoader
-    if batching == "fixed":
-        # The last, smaller batch is dropped, as alignn's own loaders do.
-        loader = make(_Indexed(samples), batch_size=options.batch_size, shuffle=True, drop_last=True, collate_fn=list)
-    else:
-        sampler = NodeBudgetSampler(sizes, calibration=calibration, memory=memory, seed=options.seed)
-        loader = make(_Indexed(samples), batch_sampler=sampler, collate_fn=list)
-    peaks, predicted, graphs = [], [], []
-    for done, batch in enumerate(loader, start=1):
-        chosen = [index for index, _ in batch]
-        peak = probe.measure(lambda: workload.step(workload.batch([sample for _, sample in batch])))  # noqa: B023
-        resident = calibration.resident if peak.resident is None else peak.resident
-        peaks.append(int(resident + peak.allocated))
-        predicted.append(float(calibration.predict_bytes(**sizes.totals(chosen))))
-        graphs.append(len(chosen))
-        progress(f"training {dataset}, {batching}", done, len(loader))
-    return {
-        "dataset": dataset,
-        "batching": batching,
-        "label": f"batch_size={options.batch_size}" if batching == "fixed" else "NodeBudgetSampler",
-        "batches": len(peaks),
-        "graphs": sum(graphs),
-        "graphs_left_out": len(samples) - sum(graphs),
-        "graphs_per_batch": {"mean": float(np.mean(graphs)), "std": float(np.std(graphs))},
-        "predicted_bytes": _summary(predicted),
-        "measured_bytes": _summary(peaks),
-        "measured_peaks": peaks,
-    }
+@dataclass(frozen=True)
+class _Trainer:
+    """Trains epochs and measures the peak of every step."""
+
+    workload: Workload
+    probe: Probe
+    calibration: Calibration
+    memory: int
+    options: Options
+    progress: Progress
+
+    def train(self, dataset: str, batching: str, samples: Sequence[Any], sizes: SizeTable) -> dict[str, Any]:
+        """Train one epoch, "fixed" or "budget"."""
+        loader = self._loader(batching, samples, sizes)
+        steps = []
+        for done, batch in enumerate(loader, start=1):
+            steps.append(self._step(batch, sizes))
+            self.progress(f"training {dataset}, {batching}", done, len(loader))
+        graphs, predicted, peaks = (list(values) for values in zip(*steps, strict=True))
+        return {
+            "dataset": dataset,
+            "batching": batching,
+            "label": f"batch_size={self.options.batch_size}" if batching == "fixed" else "NodeBudgetSampler",
+            "batches": len(steps),
+            "graphs": sum(graphs),
+            "graphs_left_out": len(samples) - sum(graphs),
+            "graphs_per_batch": {"mean": float(np.mean(graphs)), "std": float(np.std(graphs))},
+            "predicted_bytes": _summary(predicted),
+            "measured_bytes": _summary(peaks),
+            "measured_peaks": peaks,
+        }
+
+    def _loader(self, batching: str, samples: Sequence[Any], sizes: SizeTable) -> Any:
+        make, data = load_dgl().dataloading.GraphDataLoader, _Indexed(samples)
+        if batching == "fixed":
+            # The last, smaller batch is dropped, as alignn's own loaders do.
+            size = self.options.batch_size
+            return make(data, batch_size=size, shuffle=True, drop_last=True, collate_fn=list)
+        sampler = NodeBudgetSampler(sizes, calibration=self.calibration, memory=self.memory, seed=self.options.seed)
+        return make(data, batch_sampler=sampler, collate_fn=list)
+
+    def _step(self, batch: list[tuple[int, Any]], sizes: SizeTable) -> tuple[int, float, int]:
+        """Return graphs, predicted bytes and measured bytes of a training step."""
+        chosen, samples = zip(*batch, strict=True)
+        peak = self.probe.measure(lambda: self.workload.step(self.workload.batch(samples)))
+        resident = self.calibration.resident if peak.resident is None else peak.resident
+        predicted = self.calibration.predict_bytes(**sizes.totals(list(chosen)))
+        return len(batch), float(predicted), int(resident + peak.allocated)
 
 
 class _Indexed(Sequence[Any]):
@@ -259,15 +257,19 @@ def _write(
     files = {}
     for name, crystals in datasets.items():
         stem = name.replace(" ", "_")
-        text = json.dumps(crystals)
-        files[name] = write_whole(folder / f"{stem}.json", lambda file, t=text: file.write(t.encode()), force=True)
+        files[name] = _write_bytes(folder / f"{stem}.json", json.dumps(crystals).encode())
         files[f"{name}, sizes"] = sizes[name].save(folder / f"{stem}_sizes.npz", force=True)
     files["calibration"] = calibration.save(folder / "calibration.json", force=True)
     files["table"] = write_record(folder / "runs.json", "nodebudget.quickstart", 1, result, force=True)
-    caption = f"every training step of one epoch of ALIGNN, measured on {result['device']['device']} ({result['device']['name']})"
-    files["picture"] = write_whole(
-        folder / "peaks.png",
-        lambda file: draw_runs(result["runs"], result["memory"], file, caption=caption),
-        force=True,
-    )
+    files["picture"] = write_whole(folder / "peaks.png", lambda file: _draw(result, file), force=True)
     return {name: str(path) for name, path in files.items()}
+
+
+def _write_bytes(path: Path, content: bytes) -> Path:
+    return write_whole(path, lambda file: file.write(content), force=True)
+
+
+def _draw(result: dict[str, Any], file: BinaryIO) -> None:
+    device = result["device"]
+    caption = f"every training step of one epoch of ALIGNN, measured on {device['device']} ({device['name']})"
+    draw_runs(result["runs"], result["memory"], file, caption=caption)

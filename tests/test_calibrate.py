@@ -9,6 +9,7 @@ import pytest
 import torch
 from click.testing import CliRunner
 from crystals import entries
+from workloads import Linear
 
 from nodebudget import Calibration
 from nodebudget.calibrate import Effort, calibrate
@@ -18,7 +19,6 @@ from nodebudget.errors import DoesNotFitError, InputError, WorkloadError
 from nodebudget.measure import measure_dataset
 from nodebudget.probe import ScriptedProbe, open_probe
 from nodebudget.workload import load_workload
-from workloads import Linear
 
 HERE = Path(__file__).parent
 CRYSTALS = entries(most=12, count=60)
@@ -120,7 +120,8 @@ def test_too_few_probes_fit():
 
 def test_a_step_that_raises_is_blamed_with_its_crystals():
     workload = Linear(torch.device("cpu"), fail_over=5)
-    with pytest.raises(WorkloadError, match=r"raised ValueError in a training step on crystals? AFLOW.*: the label is m"):
+    words = r"raised ValueError in a training step on crystals? AFLOW.*: the label is missing;"
+    with pytest.raises(WorkloadError, match=words):
         calibrate(workload, CRYSTALS, SIZES, open_probe("cpu"), effort=EFFORT)
 
 

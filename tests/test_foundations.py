@@ -1,7 +1,6 @@
 """Errors, units, files and records."""
 
 import json
-import os
 import pickle
 
 import pytest
@@ -91,7 +90,7 @@ def test_a_file_is_written_whole_or_not_at_all(tmp_path):
     with pytest.raises(InputError, match="No space left on device"):
         files.write_whole(target, fails, force=True)
     assert target.read_text() == "old"
-    assert os.listdir(tmp_path) == ["a.txt"]
+    assert [path.name for path in tmp_path.iterdir()] == ["a.txt"]
 
 
 def test_existing_files_are_kept_without_force(tmp_path):

@@ -1,9 +1,9 @@
 """Finding workloads, and real ALIGNN as one."""
 
-import tomllib
 from pathlib import Path
 
 import pytest
+import tomllib
 import torch
 from crystals import alignn_graphs, entries, small_prototypes
 
@@ -101,7 +101,11 @@ def test_a_workload_that_raises_while_it_is_made():
 
 @pytest.mark.parametrize(
     ("text", "words"),
-    [("workload = ", "is not TOML"), ("other = 1", "names no workload"), ('workload = "a:b"\narguments = 3', "names no")],
+    [
+        ("workload = ", "is not TOML"),
+        ("other = 1", "names no workload"),
+        ('workload = "a:b"\narguments = 3', "names no workload"),
+    ],
 )
 def test_a_file_that_names_no_workload(tmp_path, text, words):
     path = tmp_path / "w.toml"

@@ -48,7 +48,8 @@ def calibration_text(calibration: Calibration, sizes: SizeTable | None = None, b
         cost = calibration.coefficients.get(coefficient_name(column), 0.0)
         rows.append([f"a {label}" if label[0] not in "aeiou" else f"an {label}", format_bytes(cost)])
     device = calibration.context.get("device", {})
-    text = [render(table_of(["what", "memory"], rows, f"A training step on {device.get('device', 'the device')}, {device.get('name', '')}"))]
+    title = f"A training step on {device.get('device', 'the device')} ({device.get('name', 'unknown')})"
+    text = [render(table_of(["what", "memory"], rows, title))]
     if sizes is not None and len(sizes):
         text.append(_batch_sentence(calibration, sizes, batch_size))
     held = calibration.holdout

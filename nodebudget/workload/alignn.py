@@ -90,7 +90,8 @@ class AlignnWorkload:
         graph, line_graph, lattice, target = batch
         self.optimizer.zero_grad()
         predicted = self.model((graph, line_graph, lattice)).reshape(-1)
-        torch.nn.functional.mse_loss(predicted, target).backward()
+        loss = torch.nn.functional.mse_loss(predicted, target)
+        loss.backward()  # type: ignore[no-untyped-call]
         self.optimizer.step()
 
 
