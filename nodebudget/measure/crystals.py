@@ -36,7 +36,9 @@ def to_atoms(sample: Any) -> Any:
     elif not any(hasattr(sample, name) for name in ("lattice_mat", "get_scaled_positions", "frac_coords")):
         raise UnusableError(f"it is a {type(sample).__name__}, not a dict with 'atoms' or Atoms")
     try:
-        return _checked(_converted(sample))
+        # Infinities are found afterwards; until then numpy need not warn of them.
+        with np.errstate(all="ignore"):
+            return _checked(_converted(sample))
     except NodeBudgetError:
         raise
     except (ValueError, TypeError, IndexError, KeyError, AttributeError, ArithmeticError) as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,10 @@ def read_structure(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise UnusableError(f"there is no file {str(path)!r}")
     try:
-        values: dict[str, Any] = dict(_read(atoms, path).to_dict())
+        with warnings.catch_warnings():
+            # jarvis uses spglib in a way that spglib is about to drop.
+            warnings.simplefilter("ignore", DeprecationWarning)
+            values: dict[str, Any] = dict(_read(atoms, path).to_dict())
     except Exception as error:
         # jarvis's parsers index into whatever they find, so a damaged file can raise anything.
         reason = f"{type(error).__name__}: {' '.join(str(error).split())[:150]}"
