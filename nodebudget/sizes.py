@@ -9,6 +9,7 @@ import io
 import json
 import os
 import zipfile
+import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,6 +28,13 @@ STANDARD = ("nodes", "edges", "line_edges")
 
 #: Suffixes of files of sizes.
 SUFFIXES = (".npz", ".csv", ".parquet")
+
+
+#: What readers raise on files that are cut, altered or of another kind.
+_DAMAGE = (
+    *(OSError, ValueError, KeyError, TypeError, EOFError, csv.Error),
+    *(zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError),
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -163,7 +171,9 @@ class SizeTable:
             raise InputError(f"there is no file {str(path)!r}", hint="check the path")
         try:
             return reader(Path(path))
-        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, csv.Error) as error:
+        except InputError as error:
+            raise InputError(f"{str(path)!r} holds no sizes: {error}") from error
+        except _DAMAGE as error:
             raise InputError(
                 f"{str(path)!r} holds no sizes: {' '.join(str(error).split())[:200]}",
                 limit="columns id, nodes, edges, line_edges and any further",
@@ -221,7 +231,9 @@ def _write_npz(table: SizeTable, file: BinaryIO) -> None:
 
 
 def _read_npz(path: Path) -> SizeTable:
-    with np.load(path, allow_pickle=False) as archive:
+    # Opened here, because numpy leaves a file open that turns out to be no archive.
+    with path.open("rb") as file:
+        archive = np.load(file, allow_pickle=False)
         if not isinstance(archive, np.lib.npyio.NpzFile):
             raise ValueError("not an .npz archive")
         arrays = {name: archive[name] for name in archive.files}

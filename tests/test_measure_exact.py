@@ -135,3 +135,21 @@ def test_absurd_crystals_are_refused_quickly(strategy):
 def test_a_lone_atom_in_a_huge_cell():
     atoms = make(np.eye(3) * 1e4, [[0.5, 0.5, 0.5]])
     assert count_crystal(atoms, GraphSettings()) == alignn_counts(atoms)
+
+
+def test_thin_cells_with_more_vacuum_than_vesin_can_bin():
+    """vesin divides by zero on these, which would end the process, unless its cells are kept few."""
+    atoms = make(np.diag([3, 1e4, 1e4]), [[0.0, 0.0, 0.0]])
+    graphs = GraphSettings(neighbors=4)
+    assert count_crystal(atoms, graphs) == alignn_counts(atoms, max_neighbors=4)
+
+
+def test_radius_graph_with_atoms_outside_of_the_cell():
+    rng = np.random.default_rng(8)
+    graphs = GraphSettings(strategy="radius_graph", cutoff=4.0)
+    for shift in (1.0, -1.0, None):
+        for atoms in small_prototypes(6)[::15]:
+            moved = atoms.frac_coords % 1 + (rng.integers(-2, 3, size=(atoms.num_atoms, 3)) if shift is None else shift)
+            crystal = make(atoms.lattice_mat, moved, atoms.elements)
+            expected = alignn_counts(crystal, neighbor_strategy="radius_graph", cutoff=4.0, cutoff_extra=3.0)
+            assert count_crystal(crystal, graphs) == expected
