@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from nodebudget.packing.deal import LEVEL, Deal, level, mix
+from nodebudget.packing.deal import Deal, level, mix
 from nodebudget.packing.items import SMALL, Items
 from nodebudget.packing.orders import best_fit, split
 
@@ -76,9 +76,9 @@ def _best(items: Items, multiple: int, beside: int) -> Settled:
 
 
 def _ladder(bound: int, graphs: int) -> Iterator[int]:
-    # Of many thousand batches a deal hardly ever fills each one to the last graph: a fifth of a percent is left.
+    # Of many thousand batches a deal hardly ever fills each one to the last graph: a quarter of a percent is left.
     step = max(1, bound // 1000)
-    wanted = bound if graphs < 4 * SMALL else bound + 2 * step
+    wanted = bound if graphs < 4 * SMALL else bound + bound // 400
     while True:
         yield wanted
         wanted += step
@@ -88,7 +88,7 @@ def _ladder(bound: int, graphs: int) -> Iterator[int]:
 
 def _proof(items: Items, batches: int, seed: int | None) -> Deal | None:
     if seed is None:
-        return deal_out(items, order_of(len(items)), batches, even=1.0)
+        return deal_out(items, order_of(len(items)), batches)
     return deal_out(items, shuffled(len(items), epoch_rng(seed, 0)), batches)
 
 
@@ -125,14 +125,13 @@ def shuffled(graphs: int, rng: np.random.Generator) -> Ints:
     return keys.astype(order_of(0).dtype if graphs < 2**31 else np.int64)
 
 
-def deal_out(items: Items, order: Ints, batches: int, *, even: float = LEVEL) -> Deal | None:
+def deal_out(items: Items, order: Ints, batches: int) -> Deal | None:
     """Deal graphs in an order and level the batches.
 
     Args:
         items: What is dealt.
         order: All graphs, shape (graphs,).
         batches: Into how many batches.
-        even: How level the batches must be before the work ends, as `level` takes it.
 
     Returns:
         The deal, or None where it ends over a cap.
@@ -140,7 +139,7 @@ def deal_out(items: Items, order: Ints, batches: int, *, even: float = LEVEL) ->
     values, cap = items.lean
     deal = Deal(order, [values], batches)
     limit = float("inf") if cap is None else cap
-    level(deal, [limit], [1.0], items.most, even=even)
+    level(deal, [limit], [1.0], items.most)
     if int(deal.counts.max()) <= (items.most or len(items)) and deal.loads[0].max() <= limit and len(items.values) == 1:
         return deal
     if len(items.values) > 1 and not fits(items, deal):

@@ -8,6 +8,7 @@ of columns at once, and needs no order by size at all.
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,7 @@ Ints = npt.NDArray[np.integer[Any]]
 Array = npt.NDArray[Any]
 
 #: Levelling stops where the loads' standard deviation is this part of their mean.
-LEVEL = 5e-4
+LEVEL = 1e-3
 
 #: A graph changes batch, so that graph counts differ, only where a batch is off by more than this part.
 OFF = 5e-3
@@ -171,7 +172,7 @@ def _narrow(apart: Array, grid: Array) -> Array:
     return apart.astype(grid.dtype) if grid.dtype == np.int32 and abs(apart).max(initial=0) < 2**29 else apart
 
 
-def level(deal: Deal, caps: list[float], weights: list[float], most: int | None = None, *, even: float = LEVEL) -> None:
+def level(deal: Deal, caps: list[float], weights: list[float], most: int | None = None) -> None:
     """Exchange graphs until every batch has nearly the same load and none is over a cap, as far as that goes.
 
     Args:
@@ -179,20 +180,28 @@ def level(deal: Deal, caps: list[float], weights: list[float], most: int | None 
         caps: For each column what a batch may hold.
         weights: For each column how much it matters, to be multiplied with its differences.
         most: Most graphs that a batch may hold, or None.
-        even: Stop where the standard deviation of the first loads is this part of their mean.
     """
     for round_ in range(_ROUNDS):
         for turn in range(8 * round_, 8 * round_ + 8):
-            over = _over(deal, caps)
-            if not over.any() and deal.loads[0].std() <= even * deal.loads[0].mean():
+            over, even_enough = _over(deal, caps), _is_even(deal)
+            if even_enough and not over.any():
                 return
-            # Now and then, while few batches are over a cap, they alone are looked at.
-            if turn % 4 == 3 and 0 < np.count_nonzero(over) <= deal.batches // 64 + 4:
+            # Once all is even but for batches over a cap, or now and then while these are few, they alone count.
+            few = 0 < np.count_nonzero(over) <= deal.batches // 64 + 4
+            if few and (even_enough or turn % 2):
                 _best_swaps(deal, caps, weights, turn, over)
             else:
-                _swap_pass(deal, weights, turn)
+                _swap_pass(deal, weights, turn, over if even_enough else None)
         if not _move_pass(deal, caps, weights, most) and not _over(deal, caps).any():
             return
+
+
+def _is_even(deal: Deal) -> bool:
+    load = deal.loads[0]
+    mean = float(load.mean())
+    # Whole numbers can't all be the mean; the nearest that they come to it are the two next to it.
+    least = math.sqrt((mean % 1) * (1 - mean % 1)) if load.dtype.kind == "i" else 0.0
+    return bool(load.std() <= max(LEVEL * mean, 1.01 * least))
 
 
 def _over(deal: Deal, caps: list[float]) -> npt.NDArray[np.bool_]:
@@ -274,10 +283,10 @@ class _Gap:
         self._free = None if self._free is None else [part[chosen] for part in self._free]
 
 
-def _swap_pass(deal: Deal, weights: list[float], turn: int) -> None:
+def _swap_pass(deal: Deal, weights: list[float], turn: int, over: npt.NDArray[np.bool_] | None) -> None:
     column = turn % len(deal.loads)
-    least = LEVEL / 2 * float(deal.loads[column].mean())
-    heavy, light = _pairs(deal, turn, least)
+    least = max(LEVEL / 2 * float(deal.loads[column].mean()), 1.0 if deal.loads[0].dtype.kind == "i" else 0.0)
+    heavy, light = _pairs(deal, turn, least) if over is None else _pairs_over(deal, turn, over)
     if not len(heavy):
         return
     gap = _Gap(deal, heavy, light, weights)

@@ -34,17 +34,18 @@ class Items:
 
     @cached_property
     def lean(self) -> tuple[npt.NDArray[np.integer[Any]], int | None]:
-        """The first column and its cap in 32 bits where they fit, since memory traffic is most of the time.
+        """The first column and its cap in units that make small numbers, since memory traffic is most of the time.
 
-        In large sets larger numbers are cut to 28 bits of their cap, rounded up, so that what fits still fits in full.
+        The unit is what all values are multiples of (edges in both directions are even); in large sets numbers
+        over 29 bits are cut to 28 bits of their cap, rounded up, so that what fits then fits in full.
         """
         values, cap = self.values[0], self.caps[0]
-        top = max(int(values.max(initial=0)), cap or 0)
-        if top >= 2**29 and len(self) >= SMALL:
+        unit, top = _unit(values), max(int(values.max(initial=0)), cap or 0)
+        if top // unit >= 2**29 and len(self) >= SMALL:
             unit = -(-top // 2**28)
+        if unit > 1:
             values, cap = -(-values // unit), None if cap is None else cap // unit
-            top //= unit
-        return (values.astype(np.int32) if top < 2**29 else values), cap
+        return (values.astype(np.int32) if top // unit < 2**29 else values), cap
 
     @property
     def capped(self) -> list[tuple[Column, int]]:
@@ -69,12 +70,13 @@ class Items:
     def lower_bound(self) -> int:
         """Return a number of batches that no packing can stay under.
 
-        The largest of: each column's total over its cap, rounded up; the number of graphs over `most`, rounded up;
-        how many graphs are over half of one cap, since no two of them share a batch.
+        The largest of: each column's total over its cap, rounded up, where a cap ends at the last multiple of what
+        all values are multiples of; the number of graphs over `most`, rounded up; how many graphs are over
+        half of one cap, since no two of them share a batch.
         """
         if not len(self):
             return 0
-        bounds = [1, *(-(-_total(values) // cap) for values, cap in self.capped)]
+        bounds = [1, *(-(-_total(values) // _whole_units(values, cap)) for values, cap in self.capped)]
         bounds += [int(np.count_nonzero(values > cap // 2)) for values, cap in self.capped if cap > 1]
         if self.most is not None:
             bounds.append(-(-len(self) // self.most))
@@ -84,3 +86,15 @@ class Items:
 def _total(values: Column) -> int:
     # SizeTable refuses totals over 2^63, so that this sum is exact.
     return int(values.sum())
+
+
+def _unit(values: Column) -> int:
+    """Return what all values are multiples of."""
+    # A few hundred values show nearly always that there is no such thing.
+    some = int(np.gcd.reduce(values[:1000])) if len(values) else 1
+    return max(int(np.gcd.reduce(values)) if some > 1 else some, 1)
+
+
+def _whole_units(values: Column, cap: int) -> int:
+    unit = _unit(values)
+    return cap - cap % unit if cap >= unit else cap
