@@ -95,7 +95,7 @@ class Planner:
             raise self._too_large()
         # Without oversized graphs, which is the rule, nothing is copied.
         self._inside = np.flatnonzero(~over) if len(self.oversized) else None
-        self._items = everything if self._inside is None else everything.take(self._inside)
+        self.items = everything if self._inside is None else everything.take(self._inside)
         self._alone = len(self.oversized) if oversized == "alone" else 0
         self._check_enough()
 
@@ -106,21 +106,21 @@ class Planner:
     @property
     def lower_bound(self) -> int:
         """No plan within the limits has fewer batches."""
-        return self._alone + self._items.lower_bound()
+        return self._alone + self.items.lower_bound()
 
     @cached_property
     def _settled(self) -> Settled:
         """The number of batches, of no epoch and no rank, so that all agree without a word."""
-        if not len(self._items):
+        if not len(self.items):
             found = Settled(-self._alone % self.num_replicas)
         elif self.pack == "balanced":
-            found = settle(self._items, self.num_replicas, self._alone, self.seed if self.shuffle else None)
+            found = settle(self.items, self.num_replicas, self._alone, self.seed if self.shuffle else None)
         else:
-            graphs, offsets = (best_fit if self.pack == "dense" else next_fit)(self._items)
+            graphs, offsets = (best_fit if self.pack == "dense" else next_fit)(self.items)
             batches = len(offsets) - 1
             wanted = batches + -(batches + self._alone) % self.num_replicas
             found = Settled(wanted, (graphs, split(offsets, min(wanted, len(graphs)))))
-        if found.batches > len(self._items):
+        if found.batches > len(self.items):
             raise self._too_few(found.batches)
         return found
 
@@ -147,17 +147,17 @@ class Planner:
         settled, shuffle = self._settled, self.shuffle and self.pack != "sequential"
         # Apart from what deals the graphs, so that the deal may be one that was made before.
         rng = np.random.default_rng([self.seed, epoch, 1]) if shuffle else None
-        if not len(self._items):
+        if not len(self.items):
             return self.oversized, np.arange(self._alone + 1)
         if self.pack == "sequential" and settled.known is not None:
             return self._with_alone(*settled.known, rng)
         if self.pack == "dense":
-            deal = mixed(self._items, settled, rng, even=False)
+            deal = mixed(self.items, settled, rng, even=False)
         elif settled.first is not None and epoch == 0:
             # Used once: kept, it would double the memory.
             deal, self._settled = settled.first, replace(settled, first=None)
         else:
-            deal = deal_epoch(self._items, settled, epoch_rng(self.seed, epoch) if shuffle else None)
+            deal = deal_epoch(self.items, settled, epoch_rng(self.seed, epoch) if shuffle else None)
         order = np.arange(deal.batches) if rng is None and self.num_replicas == 1 else None
         if order is None:
             order = steps(deal.loads[0], 1 if self._alone else self.num_replicas, rng)
@@ -212,16 +212,16 @@ class Planner:
         )
 
     def _check_enough(self) -> None:
-        if not len(self._items) and not self._alone:
+        if not len(self.items) and not self._alone:
             raise DoesNotFitError(
                 f"all {len(self.oversized):,} graphs are over a cap", limit=self.limits.describe(), hint="raise the cap"
             )
-        if len(self._items) + self._alone < self.num_replicas:
+        if len(self.items) + self._alone < self.num_replicas:
             raise self._too_few(self.num_replicas)
 
     def _too_few(self, batches: int) -> DoesNotFitError:
         return DoesNotFitError(
-            f"{len(self._items) + self._alone:,} graphs can't be dealt to {self.num_replicas} ranks",
+            f"{len(self.items) + self._alone:,} graphs can't be dealt to {self.num_replicas} ranks",
             limit=f"they make at least {batches + self._alone:,} batches, the same number for every rank",
             hint="use fewer ranks or more graphs",
         )

@@ -1,0 +1,156 @@
+"""How long an epoch of batches takes to plan, against one np.argsort of as many random doubles in the same run.
+
+Example:
+  python scripts/benchmarks/planning_speed.py --graphs 1e6 1e7 --batch 64
+  python scripts/benchmarks/planning_speed.py --sizes sizes.npz --column nodes --json
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import time
+import tracemalloc
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from nodebudget import SizeTable
+from nodebudget.budget import Limits
+from nodebudget.packing.balance import epoch_rng, shuffled
+from nodebudget.packing.deal import Deal, level
+from nodebudget.plan import Planner
+
+GOAL_SORTS, GOAL_BYTES = 2.5, 100.0
+
+
+def seconds(work: Callable[[], Any]) -> float:
+    start = time.perf_counter()
+    work()
+    return time.perf_counter() - start
+
+
+def one_argsort(graphs: int, seed: int) -> float:
+    doubles = np.random.default_rng(seed).random(graphs)
+    return seconds(lambda: np.argsort(doubles))
+
+
+def lognormal(graphs: int) -> np.ndarray:
+    return np.maximum(1, np.random.default_rng(0).lognormal(3, 0.6, graphs)).astype(np.int64)
+
+
+def measure(name: str, values: np.ndarray, batch: int, repeats: int) -> dict[str, Any]:
+    sizes = SizeTable.from_counts(values)
+    limits = Limits.make(max_nodes=int(np.ceil(values.mean() * batch)))
+    sorts, first, following = [], [], []
+    for turn in range(repeats):
+        sorts.append(one_argsort(len(values), turn))
+        planner = Planner(sizes, limits, oversized="skip")
+        first.append(seconds(lambda planner=planner: planner.plan(0)))
+        sorts.append(one_argsort(len(values), turn))
+        following.append(seconds(lambda planner=planner, turn=turn: planner.plan(turn + 1)))
+    plan = planner.plan(0)
+    found = plan.statistics()
+    sort = statistics.median(sorts)
+    return {
+        "sizes": name,
+        "graphs": len(values),
+        "mean_graphs": batch,
+        "argsort_seconds": sort,
+        "first_epoch": statistics.median(first) / sort,
+        "next_epoch": statistics.median(following) / sort,
+        "bytes_a_graph": peak_bytes(sizes, limits) / len(values),
+        "batches_over_bound": found["batches"] / found["lower_bound"],
+        "cv": found["balanced"]["cv"],
+        "graphs_std": found["graphs_per_batch"]["std"] / found["graphs_per_batch"]["mean"],
+        "spent_on": {stage: spent / sort for stage, spent in stages(planner, len(plan)).items()},
+    }
+
+
+def peak_bytes(sizes: SizeTable, limits: Limits) -> int:
+    """Return the most bytes that planning holds at once, beside the sizes themselves."""
+    tracemalloc.start()
+    planner = Planner(sizes, limits, oversized="skip")
+    planner.plan(0)
+    planner.plan(1)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    return peak
+
+
+def stages(planner: Planner, batches: int) -> dict[str, float]:
+    """Time the parts of an epoch's plan one by one."""
+    items = planner.items
+    values, cap = items.lean
+    start = time.perf_counter()
+    order = shuffled(len(items), epoch_rng(0, 1))
+    shuffle = time.perf_counter()
+    deal = Deal(order, [values], batches)
+    dealt = time.perf_counter()
+    level(deal, [float("inf") if cap is None else cap], [1.0])
+    levelled = time.perf_counter()
+    deal.batches_in_order(epoch_rng(0, 1).permutation(batches))
+    end = time.perf_counter()
+    return {
+        "shuffle": shuffle - start,
+        "deal": dealt - shuffle,
+        "level": levelled - dealt,
+        "read out": end - levelled,
+    }
+
+
+def show(rows: list[dict[str, Any]]) -> None:
+    print("times in np.argsorts of as many doubles, in the same run; goal: at most", GOAL_SORTS)
+    head = "sizes", "graphs", "a batch", "argsort", "first", "next", "B/graph", "bound", "CV", "graph std"
+    form = "{:<12}{:>12}{:>9}{:>10}{:>8}{:>8}{:>9}{:>9}{:>9}{:>11}"
+    print(form.format(*head))
+    for row in rows:
+        print(
+            form.format(
+                row["sizes"],
+                f"{row['graphs']:,}",
+                row["mean_graphs"],
+                f"{row['argsort_seconds'] * 1e3:.1f} ms",
+                f"{row['first_epoch']:.2f}",
+                f"{row['next_epoch']:.2f}",
+                f"{row['bytes_a_graph']:.0f}",
+                f"{row['batches_over_bound']:.4f}",
+                f"{row['cv']:.2%}",
+                f"{row['graphs_std']:.2%}",
+            )
+        )
+        print("  spent on:", ", ".join(f"{stage} {spent:.2f}" for stage, spent in row["spent_on"].items()))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--graphs", type=float, nargs="+", default=[1e6, 1e7], help="how many graphs")
+    parser.add_argument("--batch", type=int, nargs="+", default=[64], help="mean graphs a batch")
+    parser.add_argument("--sizes", help="measured sizes to draw from, beside lognormal ones")
+    parser.add_argument("--column", default="nodes", help="the column of --sizes")
+    parser.add_argument("--repeats", type=int, default=3, help="the median of so many is shown")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    options = parser.parse_args()
+    rows = []
+    for graphs in map(int, options.graphs):
+        drawn = {"lognormal": lognormal(graphs)}
+        if options.sizes:
+            measured = SizeTable.load(options.sizes)[options.column]
+            drawn["measured"] = np.random.default_rng(0).choice(measured, graphs)
+        for name, values in drawn.items():
+            rows += [measure(name, values, batch, options.repeats) for batch in options.batch]
+    reached = all(
+        row["first_epoch"] <= GOAL_SORTS and row["next_epoch"] <= GOAL_SORTS and row["bytes_a_graph"] <= GOAL_BYTES
+        for row in rows
+    )
+    if options.json:
+        print(json.dumps({"rows": rows, "reached": reached}, indent=2))
+    else:
+        show(rows)
+        print("goals reached" if reached else "goals not reached")
+
+
+if __name__ == "__main__":
+    main()
