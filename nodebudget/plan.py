@@ -13,7 +13,18 @@ import numpy.typing as npt
 from nodebudget.batches import Plan as Plan
 from nodebudget.budget import Limits
 from nodebudget.errors import DoesNotFitError, InputError, OversizedError
-from nodebudget.packing import Settled, best_fit, deal_epoch, epoch_rng, mixed, next_fit, settle, split
+from nodebudget.packing import (
+    Deal,
+    Settled,
+    best_fit,
+    deal_epoch,
+    epoch_rng,
+    mixed,
+    next_fit,
+    relabelled,
+    settle,
+    split,
+)
 from nodebudget.sizes import SizeTable
 from nodebudget.units import format_bytes
 
@@ -68,6 +79,7 @@ class Planner:
 
     Attributes:
         oversized: Graphs over a cap, ascending, shape (oversized graphs,).
+        items: The other graphs, as they are packed.
     """
 
     def __init__(
@@ -151,17 +163,30 @@ class Planner:
             return self.oversized, np.arange(self._alone + 1)
         if self.pack == "sequential" and settled.known is not None:
             return self._with_alone(*settled.known, rng)
-        if self.pack == "dense":
-            deal = mixed(self.items, settled, rng, even=False)
-        elif settled.first is not None and epoch == 0:
-            # Used once: kept, it would double the memory.
-            deal, self._settled = settled.first, replace(settled, first=None)
-        else:
-            deal = deal_epoch(self.items, settled, epoch_rng(self.seed, epoch) if shuffle else None)
+        deal = self._deal(epoch, rng)
+        if deal is None:
+            assert settled.known is not None
+            return self._with_alone(*self._ragged(*settled.known, rng), rng)
         order = np.arange(deal.batches) if rng is None and self.num_replicas == 1 else None
         if order is None:
             order = steps(deal.loads[0], 1 if self._alone else self.num_replicas, rng)
         return self._with_alone(*deal.batches_in_order(order), rng)
+
+    def _deal(self, epoch: int, rng: np.random.Generator | None) -> Deal | None:
+        settled = self._settled
+        if self.pack == "dense":
+            return mixed(self.items, settled, rng, even=False)
+        if settled.first is not None and epoch == 0:
+            # Used once: kept, it would double the memory.
+            self._settled = replace(settled, first=None)
+            return settled.first
+        return deal_epoch(self.items, settled, None if rng is None else epoch_rng(self.seed, epoch))
+
+    def _ragged(self, graphs: Ints, offsets: npt.NDArray[np.int64], rng: np.random.Generator | None) -> Batches:
+        if rng is not None:
+            graphs = relabelled(self.items, graphs, rng)
+        loads = np.add.reduceat(self.items.values[0][graphs], offsets[:-1])
+        return _reordered(graphs, offsets, steps(loads, 1 if self._alone else self.num_replicas, rng))
 
     def __getstate__(self) -> dict[str, Any]:
         state = dict(self.__dict__)

@@ -33,6 +33,9 @@ class NodeBudgetSampler(Sampler[list[int]]):
     between them: each works out the same plan and takes its share, so all have equally many batches, and in each step
     nearly the same load.
 
+    Goes into `batch_sampler=` of torch's `DataLoader`, of PyTorch Geometric's, and of DGL's `GraphDataLoader`, where
+    `use_ddp` stays False: this sampler shares out the ranks' batches itself.
+
     Resuming: `state_dict` after a batch, `load_state_dict` in the new process, and the next iteration goes on
     with the batch after. A loader with worker processes takes batches ahead of the training loop, so that
     the sampler has given out more than were trained on: either use torchdata's `StatefulDataLoader`, which

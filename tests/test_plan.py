@@ -108,6 +108,21 @@ def test_oversized_graphs_stand_alone_or_are_left_out(pack: str) -> None:
         assert left.statistics()["oversized"] == 2
 
 
+@pytest.mark.parametrize("pack", ["balanced", "dense"])
+def test_a_few_endless_batches_among_many_short_ones(pack: str) -> None:
+    # A thousand graphs that fill a batch each, and twenty thousand specks that fill twenty.
+    nodes = np.random.default_rng(0).permutation(np.r_[np.full(1000, 1000), np.ones(20_000, dtype=int)])
+    limits = Limits.make(max_nodes=1000)
+    planner = Planner(SizeTable.from_counts(nodes), limits, pack=pack)
+    plans = [planner.plan(epoch) for epoch in (0, 1)]
+    for plan in plans:
+        assert len(plan) == len(planner) <= plan.lower_bound * 1.005
+        assert sorted(plan.indices.tolist()) == list(range(21_000))
+        assert plan.loads(nodes).max() <= 1000
+    together = [{frozenset(batch) for batch in plan if len(batch) > 1} for plan in plans]
+    assert not together[0] & together[1]
+
+
 def test_all_graphs_may_stand_alone() -> None:
     plan = make_plan(SizeTable.from_counts([50, 60]), Limits.make(max_nodes=5), oversized="alone")
     assert sorted(plan) == [[0], [1]]

@@ -170,7 +170,7 @@ def _weights(items: Items) -> list[float]:
     return found
 
 
-def mixed(items: Items, settled: Settled, rng: np.random.Generator | None, *, even: bool = True) -> Deal:
+def mixed(items: Items, settled: Settled, rng: np.random.Generator | None, *, even: bool = True) -> Deal | None:
     """Make a deal from the packing that is known to keep all caps, by random exchanges that keep them too.
 
     For where dealing at random ends over a cap: a few huge graphs a batch, or caps that leave no room.
@@ -180,13 +180,19 @@ def mixed(items: Items, settled: Settled, rng: np.random.Generator | None, *, ev
         settled: What `settle` found.
         rng: Where randomness comes from; None for no exchanges.
         even: Level the batches afterwards.
+
+    Returns:
+        The deal, or None where the batches are too uneven for one: then `relabelled` is what can be done.
     """
     if settled.known is None:
-        deal = _proof(items, settled.batches, settled.seed)
-        if deal is None:
-            raise AssertionError("a deal that kept its caps before does not now")
+        proof = _proof(items, settled.batches, settled.seed)
+        assert proof is not None, "a deal that kept its caps before does not now"
+        deal = proof
     else:
-        deal = Deal.of_batches(*settled.known)
+        found = Deal.of_batches(*settled.known)
+        if found is None:
+            return None
+        deal = found
     deal.use(list(items.values))
     if rng is not None:
         mix(deal, [float("inf") if cap is None else cap for cap in items.caps], rng)
@@ -202,13 +208,16 @@ def _levelled(items: Items, deal: Deal) -> Deal:
     return deal if fits(items, deal) else before
 
 
-def deal_epoch(items: Items, settled: Settled, rng: np.random.Generator | None) -> Deal:
+def deal_epoch(items: Items, settled: Settled, rng: np.random.Generator | None) -> Deal | None:
     """Deal an epoch into the settled number of batches.
 
     Args:
         items: As settled for.
         settled: What `settle` found.
         rng: Where randomness comes from; None for the one deal that never changes.
+
+    Returns:
+        The deal; None as in `mixed`.
     """
     if rng is None or settled.known is not None:
         return mixed(items, settled, rng)
@@ -217,3 +226,21 @@ def deal_epoch(items: Items, settled: Settled, rng: np.random.Generator | None) 
         if deal is not None:
             return deal
     return mixed(items, settled, rng)
+
+
+def relabelled(items: Items, graphs: Ints, rng: np.random.Generator) -> Ints:
+    """Exchange graphs of the very same sizes at random, which no cap can mind.
+
+    Args:
+        items: The sizes.
+        graphs: The graphs batch by batch, shape (graphs,).
+        rng: Where randomness comes from.
+
+    Returns:
+        Graphs in their places, shape (graphs,).
+    """
+    before = np.lexsort(items.values)
+    after = np.lexsort((rng.random(len(items)), *items.values))
+    stand_in = np.empty_like(before)
+    stand_in[before] = after
+    return np.asarray(stand_in[graphs])

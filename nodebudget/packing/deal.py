@@ -58,13 +58,18 @@ class Deal:
         self.use(columns)
 
     @classmethod
-    def of_batches(cls, graphs: Ints, offsets: npt.NDArray[np.int64]) -> Deal:
+    def of_batches(cls, graphs: Ints, offsets: npt.NDArray[np.int64]) -> Deal | None:
         """Make a deal, without values yet, of given batches.
 
         Args:
             graphs: The graphs batch by batch, shape (graphs,).
             offsets: Where each batch starts, shape (batches + 1,).
+
+        Returns:
+            The deal, or None where a few batches are so long that the grid would be mostly free slots.
         """
+        if np.diff(offsets).max() * (len(offsets) - 1) > 16 * len(graphs) + _MANY:
+            return None
         deal = cls.__new__(cls)
         deal.counts = np.diff(offsets)
         deal.rows = int(deal.counts.max())
@@ -315,17 +320,18 @@ def _swap_pass(deal: Deal, weights: list[float], turn: int, over: npt.NDArray[np
 
 def _best_swaps(deal: Deal, caps: list[float], weights: list[float], turn: int, over: npt.NDArray[np.bool_]) -> None:
     """For batches over a cap, while they are few, make the best of all exchanges with a light batch."""
-    rows = int(deal.counts.max())
+    # Of long batches another part at every turn.
+    rows = min(int(deal.counts.max()), 512)
     heavy, light = _pairs_over(deal, turn, over)
     some = max(1, _MANY // rows**2)
     heavy, light = heavy[:some], light[:some]
     if not len(heavy):
         return
-    row = np.arange(rows)
+    row = (np.arange(rows) + turn * rows) % int(deal.counts.max())
     free = (row[:, None] >= deal.counts[heavy])[:, None] | (row[:, None] >= deal.counts[light])[None]
     gap = _Gap(deal, heavy, light, weights, caps)
     for _ in range(8):
-        gain = [grid[:rows, None, heavy] - grid[None, :rows, light] for grid in deal.values]
+        gain = [grid[row[:, None], heavy][:, None] - grid[row[:, None], light][None] for grid in deal.values]
         cost = np.where(free, np.inf, gap.cost(gap.after(gain))).reshape(rows**2, -1)
         best = cost.argmin(axis=0)
         chosen = np.flatnonzero(cost[best, np.arange(len(heavy))] < gap.cost(gap.apart) * (1 - 1e-9))
@@ -333,7 +339,7 @@ def _best_swaps(deal: Deal, caps: list[float], weights: list[float], turn: int, 
             return
         ours, theirs = np.divmod(best, rows)
         change = [part.reshape(rows**2, -1)[best[chosen], chosen] for part in gain]
-        deal.swap_each(ours[chosen], heavy[chosen], theirs[chosen], light[chosen])
+        deal.swap_each(row[ours[chosen]], heavy[chosen], row[theirs[chosen]], light[chosen])
         deal.shift(heavy[chosen], light[chosen], change)
         for part, moved in zip(gap.apart, change, strict=True):
             part[chosen] -= 2 * moved
@@ -342,13 +348,16 @@ def _best_swaps(deal: Deal, caps: list[float], weights: list[float], turn: int, 
 def _move_pass(deal: Deal, caps: list[float], weights: list[float], most: int | None) -> bool:
     """Move graphs from batches that are far too heavy to ones that are light; say whether any moved."""
     moved = False
+    # Every batch has as many slots as the longest one: the grid must not outgrow the graphs many times over.
+    room = max(4 * deal.rows, _MANY // deal.batches)
+    room = room if most is None else min(room, most)
     for turn in range(len(deal.loads)):
         heavy, light = _pairs(deal, turn, OFF * float(deal.loads[turn].mean()))
+        if not len(heavy):
+            continue
         gap = _Gap(deal, heavy, light, weights, caps)
         for row in range(deal.rows - 1, -1, -1):
-            can = (row < deal.counts[heavy]) & (deal.counts[heavy] > 1)
-            if most is not None:
-                can &= deal.counts[light] < most
+            can = (row < deal.counts[heavy]) & (deal.counts[heavy] > 1) & (deal.counts[light] < room)
             gain = [grid[row][heavy] for grid in deal.values]
             after = gap.after(gain)
             chosen = np.flatnonzero(can & gap.closer(after))

@@ -97,4 +97,4 @@ def _unit(values: Column) -> int:
 
 def _whole_units(values: Column, cap: int) -> int:
     unit = _unit(values)
-    return cap - cap % unit if cap >= unit else cap
+    return max(cap - cap % unit if cap >= unit else cap, 1)
