@@ -3,45 +3,101 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import torch
 from torch.profiler import ProfilerActivity, profile
 
+Integers = npt.NDArray[np.int64]
 
-def trace_allocations(run: Callable[[], Any]) -> npt.NDArray[np.int64]:
-    """Run it once and return the bytes of each allocation (positive) and release (negative), in order.
+#: Operators that multiply matrices, through cuBLAS on a GPU.
+_PRODUCTS = frozenset(f"aten::{name}" for name in ("mm", "addmm", "bmm", "baddbmm", "mv", "addmv", "dot", "vdot"))
+
+#: What runs below it is the backward pass.
+_BACKWARD = "autograd::engine::evaluate_function"
+
+
+@dataclass(frozen=True, eq=False)
+class BlockTrace:
+    """Allocations and releases in order.
+
+    Attributes:
+        blocks: Address of the block, shape (events,). An address comes again for another tensor once it was
+            released.
+        nbytes: Bytes, positive for an allocation and negative for its release, shape (events,).
+        first_forward: How many events came before the end of the first product of matrices outside the backward
+            pass; None where there was none.
+        first_backward: Likewise in the backward pass, which on a GPU runs on a thread of its own.
+    """
+
+    blocks: Integers
+    nbytes: Integers
+    first_forward: int | None = None
+    first_backward: int | None = None
+
+    def __len__(self) -> int:
+        return len(self.blocks)
+
+
+def trace_blocks(run: Callable[[], Any]) -> BlockTrace:
+    """Run it once and return each allocation and release on the CPU, in order.
 
     A release is known only if its allocation was made under a profiler too: whoever wants true balances
     traces every step, warm-up included, since gradients of one step are released in the next.
 
-    Returns:
-        Array of shape (events,), bytes.
+    Args:
+        run: What to trace; what it raises passes through.
     """
     # Otherwise each session writes two lines to stderr; unset, no message of that library is of use here.
     os.environ.setdefault("KINETO_LOG_LEVEL", "99")
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True, acc_events=False) as profiler:
         run()
-    events = _memory_events(profiler)
-    order = np.argsort([event.start_ns() for event in events], kind="stable")
-    return np.array([event.nbytes() for event in events], dtype=np.int64)[order]
+    # The public tables sum the events of each operator, which loses their order, and the flat list of raw events
+    # has no addresses. The tree is what the profiler's own memory timeline is made of.
+    kineto: Any = profiler.profiler
+    return _read(kineto.kineto_results.experimental_event_tree())
 
 
-def _memory_events(profiler: Any) -> list[Any]:
-    # The public tables sum the events of each operator, which loses their order. The raw list under them is
-    # what the profiler's own tables and its Chrome trace are made of.
-    results = profiler.profiler.kineto_results
-    cpu = torch.autograd.DeviceType.CPU if hasattr(torch.autograd, "DeviceType") else None
-    return [
-        event
-        for event in results.events()
-        if event.name() == "[memory]" and (cpu is None or event.device_type() == cpu)
-    ]
+def _read(roots: Iterable[Any]) -> BlockTrace:
+    allocations: list[tuple[int, int, int]] = []
+    products: dict[bool, list[int]] = {False: [], True: []}
+    for event, backward in _flat(roots):
+        if event.name == "[memory]" and event.extra_fields.device.type == "cpu":
+            allocations.append((event.start_time_ns, event.extra_fields.ptr, event.extra_fields.alloc_size))
+        elif event.name in _PRODUCTS:
+            products[backward].append(event.end_time_ns)
+    allocations.sort(key=lambda entry: entry[0])
+    table = np.array(allocations, dtype=np.int64).reshape(-1, 3)
+    forward, backward_ = (_before(table[:, 0], products[which]) for which in (False, True))
+    return BlockTrace(table[:, 1], table[:, 2], forward, backward_)
 
 
-def peak_of(trace: npt.NDArray[np.int64]) -> int:
+def _before(times: Integers, ends: list[int]) -> int | None:
+    return int(np.searchsorted(times, min(ends))) if ends else None
+
+
+def trace_allocations(run: Callable[[], Any]) -> Integers:
+    """Run it once and return the bytes of each allocation (positive) and release (negative), in order.
+
+    Returns:
+        Array of shape (events,), bytes.
+    """
+    return trace_blocks(run).nbytes
+
+
+def peak_of(trace: Integers) -> int:
     """Return the highest running total of a trace, bytes above its start."""
     return int(max(np.cumsum(trace).max(initial=0), 0))
+
+
+def _flat(roots: Iterable[Any]) -> Iterator[tuple[Any, bool]]:
+    """Iterate over a forest in order, with whether an event is part of a backward pass."""
+    waiting = [(event, False) for event in roots][::-1]
+    while waiting:
+        event, backward = waiting.pop()
+        backward = backward or event.name.startswith(_BACKWARD)
+        waiting.extend((child, backward) for child in reversed(event.children))
+        yield event, backward
