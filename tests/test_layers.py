@@ -29,6 +29,7 @@ FLOW = [
     "plan",
     "sampler",
     "batcher",
+    "integrations",
     "suggest",
     "report",
     "quickstart",

@@ -14,19 +14,24 @@ Integers = npt.NDArray[np.int64]
 
 
 def is_graph(sample: Any) -> bool:
-    """Say whether a sample is a DGL graph or a PyG `Data`, without importing either."""
+    """Say whether a sample is a DGL graph, a PyG `Data` or alignn's `TorchGraph`, without importing any."""
     if isinstance(sample, Mapping):
         return False
     dgl = hasattr(sample, "in_degrees") and hasattr(sample, "num_edges")
-    return dgl or (hasattr(sample, "edge_index") and hasattr(sample, "num_nodes"))
+    return dgl or (hasattr(sample, "num_nodes") and (hasattr(sample, "edge_index") or _has_ends(sample)))
+
+
+def _has_ends(sample: Any) -> bool:
+    # alignn's pure-PyTorch TorchGraph: the ends of the edges as two tensors.
+    return hasattr(sample, "src") and hasattr(sample, "dst") and hasattr(sample, "num_edges")
 
 
 def count_graph(sample: Any) -> dict[str, int]:
     """Read off the sizes of a graph, or of a tuple that starts with one.
 
     Args:
-        sample: A DGL graph, a PyG `Data`, or a tuple or list that starts with one. Where a second graph
-            follows with a node for every edge of the first, it is the line graph.
+        sample: A DGL graph, a PyG `Data`, alignn's `TorchGraph`, or a tuple or list that starts with one. Where
+            a second graph follows with a node for every edge of the first, it is the line graph.
 
     Returns:
         `nodes`, `edges` and `line_edges`. Without a line graph at hand, `line_edges` is what
@@ -70,12 +75,14 @@ def _number(graph: Any, name: str) -> int:
 
 
 def _ends(graph: Any) -> tuple[Integers, Integers]:
-    if not hasattr(graph, "in_degrees"):
+    if hasattr(graph, "in_degrees"):
+        if len(graph.canonical_etypes) != 1 or len(graph.ntypes) != 1:
+            raise UnusableError("its graph has several types of nodes or edges")
+        source, target = graph.edges()
+    elif hasattr(graph, "edge_index"):
         if graph.edge_index is None:
             raise UnusableError("its graph has no edge_index")
         source, target = graph.edge_index
     else:
-        if len(graph.canonical_etypes) != 1 or len(graph.ntypes) != 1:
-            raise UnusableError("its graph has several types of nodes or edges")
-        source, target = graph.edges()
+        source, target = graph.src, graph.dst
     return source.cpu().numpy().astype(np.int64), target.cpu().numpy().astype(np.int64)

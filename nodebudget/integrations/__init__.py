@@ -1,0 +1,1 @@
+"""Budget batches in other people's training loops."""
