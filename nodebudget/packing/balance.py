@@ -50,22 +50,51 @@ def settle(items: Items, multiple: int = 1, beside: int = 0, seed: int | None = 
     Returns:
         The number, which may be larger than the number of graphs where the multiple asks for it.
     """
-    bound = items.lower_bound()
-    best: Settled | None = None
-    for wanted in _ladder(bound, len(items)):
-        batches = wanted + -(wanted + beside) % multiple
-        if best is None and wanted > bound * 1.005 + 1 and len(items) <= _BEST_FIT_GRAPHS:
-            best = _best(items, multiple, beside)
-        if best is not None and best.batches <= batches:
-            return best
-        if batches >= len(items):
-            return Settled(batches, (np.arange(len(items)), np.arange(len(items) + 1)))
-        deal = _proof(items, batches, seed if len(items) >= SMALL else None)
-        if deal is not None and len(items) >= SMALL:
-            return Settled(batches, seed=seed, first=None if seed is None else deal)
-        if deal is not None and _holds_for_others(items, batches):
-            return Settled(batches)
-    raise AssertionError("the ladder has no end")
+    bound, graphs = items.lower_bound(), len(items)
+    for wanted in _first_tries(bound, graphs):
+        found = _settled_at(items, wanted + -(wanted + beside) % multiple, seed)
+        if found is not None:
+            return found
+    best = _best(items, multiple, beside) if graphs <= _BEST_FIT_GRAPHS else None
+    for wanted in _further_tries(int(bound * 1.005) + 1, best.batches if best else None, graphs):
+        found = _settled_at(items, wanted + -(wanted + beside) % multiple, seed)
+        if found is not None and (best is None or found.batches < best.batches):
+            return found
+    return best or _each_alone(graphs, graphs + -(graphs + beside) % multiple)
+
+
+def _first_tries(bound: int, graphs: int) -> Iterator[int]:
+    # Of many thousand batches a deal hardly ever fills each one to the last graph: a quarter of a percent is left.
+    first = bound if graphs < 4 * SMALL else bound + bound // 400
+    yield from range(first, int(max(bound * 1.005, bound + 1)) + 1, max(1, bound // 1000))
+
+
+def _further_tries(done: int, best: int | None, graphs: int) -> Iterator[int]:
+    """Numbers above those that did not do: a few below one that does but is less even, else ever larger steps."""
+    if best is not None:
+        step = max(1, (best - done) // 4)
+        yield from range(done + step, best, step)
+        return
+    step = max(1, done // 100)
+    while done < graphs:
+        done, step = done + step, 2 * step
+        yield done
+
+
+def _each_alone(graphs: int, batches: int) -> Settled:
+    return Settled(batches, (np.arange(graphs), np.arange(graphs + 1)))
+
+
+def _settled_at(items: Items, batches: int, seed: int | None) -> Settled | None:
+    graphs = len(items)
+    if batches >= graphs:
+        return _each_alone(graphs, batches)
+    deal = _proof(items, batches, seed if graphs >= SMALL else None)
+    if deal is None:
+        return None
+    if graphs >= SMALL:
+        return Settled(batches, seed=seed, first=None if seed is None else deal)
+    return Settled(batches) if _holds_for_others(items, batches) else None
 
 
 def _best(items: Items, multiple: int, beside: int) -> Settled:
@@ -73,17 +102,6 @@ def _best(items: Items, multiple: int, beside: int) -> Settled:
     found = len(offsets) - 1
     wanted = found + -(found + beside) % multiple
     return Settled(wanted, (graphs, split(offsets, wanted) if wanted <= len(items) else offsets))
-
-
-def _ladder(bound: int, graphs: int) -> Iterator[int]:
-    # Of many thousand batches a deal hardly ever fills each one to the last graph: a quarter of a percent is left.
-    step = max(1, bound // 1000)
-    wanted = bound if graphs < 4 * SMALL else bound + bound // 400
-    while True:
-        yield wanted
-        wanted += step
-        if wanted > bound * 1.005 + 1:
-            step = max(step, wanted // 50)
 
 
 def _proof(items: Items, batches: int, seed: int | None) -> Deal | None:

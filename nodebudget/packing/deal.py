@@ -192,7 +192,8 @@ def level(deal: Deal, caps: list[float], weights: list[float], most: int | None 
             if even_enough and not over.any():
                 return
             # Once all is even but for batches over a cap, or now and then while these are few, they alone count.
-            few = 0 < np.count_nonzero(over) <= deal.batches // 64 + 4
+            share = 64 if len(caps) == 1 else 4
+            few = 0 < np.count_nonzero(over) <= deal.batches // share + 4
             if few and (even_enough or turn % 2):
                 _best_swaps(deal, caps, weights, turn, over)
             else:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_left, insort
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -13,8 +14,8 @@ from nodebudget.packing.items import Items
 Ints = npt.NDArray[np.integer[Any]]
 Batches = tuple[Ints, npt.NDArray[np.int64]]
 
-#: Best fit looks at so many open batches before it opens another, where several caps must hold.
-_LOOKS = 64
+#: Where several caps must hold, best fit looks at so many batches that may be too full in one of them.
+_LOOKS = 32
 
 
 def best_fit(items: Items) -> Batches:
@@ -31,7 +32,7 @@ def best_fit(items: Items) -> Batches:
     largest = np.max([values / max(cap, 1) for values, cap in zip(columns, caps, strict=True)], axis=0)
     order = np.argsort(-largest, kind="stable")
     rows = zip(*(values[order].tolist() for values in columns), strict=True)
-    places = _place(rows, caps)
+    places = _place(rows, largest[order].tolist(), caps)
     where = np.asarray(places, dtype=np.int64)
     counts = np.bincount(where)
     return order[np.argsort(where, kind="stable")], np.concatenate([[0], np.cumsum(counts)])
@@ -46,22 +47,22 @@ def _by_need(items: Items) -> tuple[list[npt.NDArray[np.int64]], list[int]]:
     return [values for values, _ in capped], [cap for _, cap in capped]
 
 
-def _place(rows: Any, caps: list[int]) -> list[int]:
+def _place(rows: Iterable[tuple[int, ...]], needs: list[float], caps: list[int]) -> list[int]:
     room: list[list[int]] = []  # what is left of each cap, by batch
-    opened: list[tuple[int, int]] = []  # (room in the first column, batch), ascending
+    opened: list[tuple[float, int]] = []  # (room in its fullest cap, as a part of it; batch), ascending
     places: list[int] = []
-    for row in rows:
-        start = bisect_left(opened, (row[0], -1))
-        for look in range(start, min(start + _LOOKS, len(opened))):
-            left = room[opened[look][1]]
-            if all(need <= free for need, free in zip(row, left, strict=True)):
+    for row, need in zip(rows, needs, strict=True):
+        # From here on each batch has room in every cap; a few before it may, in the caps that matter to this graph.
+        sure = bisect_left(opened, (need, -1))
+        for look in range(max(sure - _LOOKS, 0) if len(caps) > 1 else sure, len(opened)):
+            if all(size <= free for size, free in zip(row, room[opened[look][1]], strict=True)):
                 batch = opened.pop(look)[1]
                 break
         else:
             batch = len(room)
             room.append(list(caps))
-        room[batch] = [free - need for free, need in zip(room[batch], row, strict=True)]
-        insort(opened, (room[batch][0], batch))
+        left = room[batch] = [free - size for free, size in zip(room[batch], row, strict=True)]
+        insort(opened, (min(free / max(cap, 1) for free, cap in zip(left, caps, strict=True)), batch))
         places.append(batch)
     return places
 
