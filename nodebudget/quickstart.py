@@ -50,7 +50,7 @@ class Options:
     batch_size: int = 16
     memory: int | None = None
     probes: int = 24
-    hidden_features: int = 256
+    hidden_features: int = 128
     limit: int | None = None
     seed: int = 0
 

@@ -19,7 +19,7 @@ from nodebudget.units import format_bytes, parse_bytes
 @click.option("--batch-size", default=16, show_default=True, type=click.IntRange(1), help="Of the fixed runs.")
 @click.option("--memory", help="The budget, such as 2GiB. Default: what a mean batch of large cells needs.")
 @click.option("--probes", default=24, show_default=True, help="Training steps to calibrate with.")
-@click.option("--hidden-features", default=256, show_default=True, type=click.IntRange(1), help="Width of ALIGNN.")
+@click.option("--hidden-features", default=128, show_default=True, type=click.IntRange(1), help="Width of ALIGNN.")
 @click.option("--limit", type=click.IntRange(10), help="Most crystals of each dataset, for a shorter run.")
 @click.option("--seed", default=0, show_default=True)
 @json_option

@@ -30,9 +30,9 @@ def render(table: Table, width: int = 100) -> str:
     return "\n".join(line.rstrip() for line in buffer.getvalue().rstrip().splitlines())
 
 
-def table_of(head: Sequence[str], rows: Sequence[Sequence[str]], title: str = "") -> Table:
+def table_of(head: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
     """Make a table: the first column to the left, the others to the right."""
-    table = Table(title=title or None, title_justify="left")
+    table = Table()
     for place, name in enumerate(head):
         table.add_column(name, justify="left" if place == 0 else "right", no_wrap=place > 0)
     for row in rows:
@@ -49,7 +49,7 @@ def calibration_text(calibration: Calibration, sizes: SizeTable | None = None, b
         rows.append([f"a {label}" if label[0] not in "aeiou" else f"an {label}", format_bytes(cost)])
     device = calibration.context.get("device", {})
     title = f"A training step on {device.get('device', 'the device')} ({device.get('name', 'unknown')})"
-    text = [render(table_of(["what", "memory"], rows, title))]
+    text = [title, render(table_of(["what", "memory"], rows))]
     if sizes is not None and len(sizes):
         text.append(_batch_sentence(calibration, sizes, batch_size))
     held = calibration.holdout
