@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from nodebudget.probe import Probe
 from nodebudget.probe.base import is_out_of_memory
 from nodebudget.record import provenance
 from nodebudget.sizes import SizeTable
+from nodebudget.units import format_bytes
 from nodebudget.workload import Workload, dtype_of, parameter_count, resident_bytes, to_sample
 
 #: Share of the free memory that a probe may be predicted to need.
@@ -105,6 +107,12 @@ def calibrate(
     )
 
 
+def _shortage(free: int, error: BaseException) -> str:
+    asked = re.search(r"tried to allocate ([\d.]+ ?\w+)", str(error), re.IGNORECASE)
+    more = f", and the step asked for {asked[1]} more than that" if asked else ""
+    return f"{format_bytes(free)} were free{more}"
+
+
 class _Session:
     """One workload on one device, and what its steps took so far."""
 
@@ -125,6 +133,7 @@ class _Session:
         """
         samples = self._samples(batch)
         for _ in range(2):
+            free = self._probe.free_bytes()
             try:
                 self._probe.measure(lambda: self._run(samples, batch))
             except Exception as error:
@@ -132,6 +141,7 @@ class _Session:
                     raise
                 raise DoesNotFitError(
                     f"not even a training step on {self._names(batch)} fits into the memory of {self._probe.device}",
+                    limit=_shortage(free, error),
                     hint="free memory there, or make the model smaller",
                 ) from error
 
@@ -144,11 +154,14 @@ class _Session:
         samples = self._samples(batch)
         sizes = self._count(samples, batch)
         started = time.perf_counter()
+        peak = None
         try:
             peak = self._probe.measure(lambda: self._run(samples, batch))
         except Exception as error:
             if not is_out_of_memory(error):
                 raise
+        if peak is None:
+            # Only here, since the error holds the tensors of the step that it came out of.
             self._largest_weight = weight
             self._workload.optimizer.zero_grad(set_to_none=True)
             self._probe.release()

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from nodebudget.errors import InputError, NodeBudgetError, WorkloadError
+from nodebudget.errors import DoesNotFitError, InputError, NodeBudgetError, WorkloadError
 from nodebudget.workload.protocol import Workload
 
 if sys.version_info >= (3, 11):
@@ -35,6 +35,7 @@ def load_workload(spec: str, device: str | torch.device = "cpu", **arguments: An
     Raises:
         InputError: There is no such workload, or it is none.
         MissingError: It needs a package that is not there.
+        DoesNotFitError: The model does not fit into the device's memory.
         WorkloadError: Making it raised.
     """
     target, given = _resolve(spec)
@@ -43,6 +44,12 @@ def load_workload(spec: str, device: str | torch.device = "cpu", **arguments: An
         workload = make(device=torch.device(device), **{**given, **arguments})
     except NodeBudgetError:
         raise
+    except torch.OutOfMemoryError as error:
+        raise DoesNotFitError(
+            f"the model of the workload {spec!r} does not fit into the memory of {device}",
+            limit=_first_line(error),
+            hint="free memory there, or make the model smaller",
+        ) from error
     except Exception as error:
         raise WorkloadError(
             f"making the workload {spec!r} raised {type(error).__name__}: {_first_line(error)}",
