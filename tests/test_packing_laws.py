@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -84,7 +86,7 @@ def test_next_fit_keeps_every_cap_and_the_order(items: Items) -> None:
     graphs, offsets = next_fit(items)
     check(items, graphs, offsets)
     assert graphs.tolist() == list(range(len(items)))
-    for start, end in zip(offsets[:-2], offsets[1:-1], strict=True):
+    for start, end in itertools.pairwise(offsets[:-1]):
         # A batch ends only where the next graph does not fit.
         over = [values[start : end + 1].sum() > cap for values, cap in items.capped]
         assert any(over) or (items.most is not None and end - start == items.most)
