@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from nodebudget.packing.deal import Deal, level, mix
+from nodebudget.packing.deal import Deal
 from nodebudget.packing.items import SMALL, Items
+from nodebudget.packing.level import level, mix
 from nodebudget.packing.orders import best_fit, split
 
 Ints = npt.NDArray[np.integer[Any]]

@@ -20,7 +20,8 @@ import numpy as np
 from nodebudget import SizeTable
 from nodebudget.budget import Limits
 from nodebudget.packing.balance import epoch_rng, shuffled
-from nodebudget.packing.deal import Deal, level
+from nodebudget.packing.deal import Deal
+from nodebudget.packing.level import level
 from nodebudget.plan import Planner
 
 GOAL_SORTS, GOAL_BYTES = 2.5, 100.0
