@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
+import torch
 
 from nodebudget.calibrate import Effort, calibrate
 from nodebudget.costmodel import Calibration
@@ -212,8 +213,8 @@ class _Trainer:
         make, data = load_dgl().dataloading.GraphDataLoader, _Indexed(samples)
         if batching == "fixed":
             # The last, smaller batch is dropped, as alignn's own loaders do.
-            size = self.options.batch_size
-            return make(data, batch_size=size, shuffle=True, drop_last=True, collate_fn=list)
+            size, chance = self.options.batch_size, torch.Generator().manual_seed(self.options.seed)
+            return make(data, batch_size=size, shuffle=True, drop_last=True, collate_fn=list, generator=chance)
         sampler = NodeBudgetSampler(sizes, calibration=self.calibration, memory=self.memory, seed=self.options.seed)
         return make(data, batch_sampler=sampler, collate_fn=list)
 

@@ -1,13 +1,14 @@
 # Sourced by the other scripts: makes a virtual environment and installs the pinned set into it.
-# PYTHON chooses the interpreter; VENV the place (default .venv in the repository).
+# PYTHON chooses the interpreter; VENV the place (default .venv in the repository); CONSTRAINTS the pins.
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 cd "$root"
 venv=${VENV:-$root/.venv}
+constraints=${CONSTRAINTS:-constraints.txt}
 
 # install EXTRA...: brings the environment up to these extras; does nothing where it has them already.
 install() {
   local want stamp
-  want=$(cat constraints.txt pyproject.toml - <<<"$*" | sha256sum | cut -c1-16)
+  want=$(cat "$constraints" pyproject.toml - <<<"$*" | sha256sum | cut -c1-16)
   stamp=$venv/.installed-$want
   [ ! -e "$stamp" ] || return 0
   if [ ! -x "$venv/bin/python" ]; then
@@ -18,6 +19,6 @@ install() {
     "${PYTHON:-python3}" -m venv "$venv"
   fi
   echo "installing into $venv (a few minutes the first time) ..." >&2
-  "$venv/bin/python" -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[$(IFS=,; echo "$*")]" >&2
+  "$venv/bin/python" -m pip install --quiet --disable-pip-version-check -c "$constraints" -e ".[$(IFS=,; echo "$*")]" >&2
   touch "$stamp"
 }

@@ -71,7 +71,8 @@ def command(
 def _print(result: dict[str, Any], *, quiet: bool) -> None:
     from nodebudget.report.text import calibration_text, runs_table
 
-    click.echo(calibration_text(result["calibration"], result["sizes"]["large cells"], result["batch_size"]))
+    sizes = result["sizes"]["large cells"]
+    click.echo(calibration_text(result["calibration"], sizes, result["batch_size"], "the large cells"))
     click.echo(f"\nThe budget of both datasets: {format_bytes(result['memory'])}")
     click.echo(runs_table(result["runs"]))
     lost = sum(run["graphs_left_out"] for run in result["runs"] if run["batching"] == "fixed")

@@ -40,7 +40,9 @@ def table_of(head: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
     return table
 
 
-def calibration_text(calibration: Calibration, sizes: SizeTable | None = None, batch_size: int = 64) -> str:
+def calibration_text(
+    calibration: Calibration, sizes: SizeTable | None = None, batch_size: int = 64, whose: str = "your data"
+) -> str:
     """Describe a calibration for people: what each size costs, how good it is, what a batch of theirs takes."""
     rows = [["fixed, a step", format_bytes(calibration.fixed)]]
     for column in calibration.columns:
@@ -51,7 +53,7 @@ def calibration_text(calibration: Calibration, sizes: SizeTable | None = None, b
     title = f"A training step on {device.get('device', 'the device')} ({device.get('name', 'unknown')})"
     text = [title, render(table_of(["what", "memory"], rows))]
     if sizes is not None and len(sizes):
-        text.append(_batch_sentence(calibration, sizes, batch_size))
+        text.append(_batch_sentence(calibration, sizes, batch_size, whose))
     held = calibration.holdout
     text.append(
         f"Held-out error over {held.n} batches: {held.mape:.2%} mean, never under by more than {held.max_under:.2%}."
@@ -62,11 +64,11 @@ def calibration_text(calibration: Calibration, sizes: SizeTable | None = None, b
     return "\n".join(text)
 
 
-def _batch_sentence(calibration: Calibration, sizes: SizeTable, batch_size: int) -> str:
+def _batch_sentence(calibration: Calibration, sizes: SizeTable, batch_size: int, whose: str) -> str:
     mean = float(calibration.graph_bytes(sizes).mean()) * batch_size + calibration.fixed
     spread = float(np.std(calibration.graph_bytes(sizes))) * batch_size**0.5
     return (
-        f"A batch of {batch_size} of your data: mean {format_bytes(mean)}, "
+        f"A batch of {batch_size} of {whose}: mean {format_bytes(mean)}, "
         f"typically {format_bytes(max(mean - 2 * spread, calibration.fixed))} to {format_bytes(mean + 2 * spread)}."
     )
 
