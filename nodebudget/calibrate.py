@@ -109,7 +109,7 @@ def calibrate(
 
 def _shortage(free: int, error: BaseException) -> str:
     asked = re.search(r"tried to allocate ([\d.]+ ?\w+)", str(error), re.IGNORECASE)
-    more = f", and the step asked for {asked[1]} more than that" if asked else ""
+    more = f", and the step asked for {asked[1]} when less was left" if asked else ""
     return f"{format_bytes(free)} were free{more}"
 
 

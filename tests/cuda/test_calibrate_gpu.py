@@ -62,8 +62,8 @@ def test_a_device_that_is_not_there(calibrate):
 
 @pytest.mark.usefixtures("stand_in")
 def test_probes_stay_within_what_a_half_full_device_has_left(calibrate, tmp_path):
-    total = 512 * MIB
-    workload = toml(tmp_path, width=128, hold=total // 2)
+    total = 640 * MIB
+    workload = toml(tmp_path, width=256, hold=total // 2)
     done = calibrate("--gpu", "0", "--json", workload=workload, STUBCUDA_BYTES=total)
     assert done.returncode == 0, done.stderr
     seen = json.loads(done.stdout)["observations"]
