@@ -233,9 +233,10 @@ def _write_npz(table: SizeTable, file: BinaryIO) -> None:
 def _read_npz(path: Path) -> SizeTable:
     # Opened here, because numpy leaves a file open that turns out to be no archive.
     with path.open("rb") as file:
+        if not zipfile.is_zipfile(file):
+            raise ValueError("it is no .npz archive")
+        file.seek(0)
         archive = np.load(file, allow_pickle=False)
-        if not isinstance(archive, np.lib.npyio.NpzFile):
-            raise ValueError("not an .npz archive")
         arrays = {name: archive[name] for name in archive.files}
     settings = arrays.pop("_settings", None)
     ids = arrays.pop("id", None)

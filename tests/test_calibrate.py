@@ -222,3 +222,16 @@ def test_sizes_alone_cannot_be_calibrated(tmp_path):
     result = invoke("--device", "cpu", "--data", str(tmp_path / "sizes.npz"))
     assert result.exit_code == 2
     assert "holds sizes, not crystals" in result.stderr
+
+
+def test_a_crystal_that_cannot_be_read_is_named_or_left_out(tmp_path, monkeypatch):
+    monkeypatch.chdir(HERE)
+    path = tmp_path / "crystals.json"
+    broken = {"jid": "BROKEN", "atoms": {"elements": ["Si"]}}
+    path.write_text(json.dumps([*CRYSTALS[:20], broken, *CRYSTALS[20:]]))
+    result = invoke("--device", "cpu", "--data", str(path), *LINEAR)
+    assert result.exit_code == 2
+    assert "crystal 20 (BROKEN) can't be read" in result.stderr
+    result = invoke("--device", "cpu", "--data", str(path), *LINEAR, "--on-error", "skip", "--json")
+    assert result.exit_code == 0, result.stderr
+    assert json.loads(result.stdout)["data"]["statistics"]["graphs"] == len(CRYSTALS)

@@ -25,6 +25,13 @@ from nodebudget.cli.progress import Steps
 @click.option("--batch-size", default=64, show_default=True, type=click.IntRange(1), help="To report the memory of.")
 @click.option("--seed", default=0, show_default=True, help="Seed of the choice of probes.")
 @click.option("--workers", default=0, show_default=True, type=click.IntRange(0), help="Processes that measure sizes.")
+@click.option(
+    "--on-error",
+    type=click.Choice(["raise", "skip"]),
+    default="raise",
+    show_default=True,
+    help="What happens to a crystal that can't be read.",
+)
 @output_options("Where the calibration goes, as JSON.")
 @json_option
 @quiet_option
@@ -38,6 +45,7 @@ def command(
     batch_size: int,
     seed: int,
     workers: int,
+    on_error: str,
     output: str | None,
     force: bool,
     as_json: bool,
@@ -59,7 +67,9 @@ def command(
     effort = Effort(probes=probes, largest=largest, seed=seed)
     probe = open_probe(place)
     with Steps(quiet=quiet) as steps:
-        calibration, sizes = _run(workload, data, place, probe, effort, workers, steps)
+        calibration, sizes = _run(
+            workload, data, place, probe, effort, {"workers": workers, "on_error": on_error}, steps
+        )
     if output is not None:
         calibration.save(output, force=force)
         note(f"written: {output}", quiet=quiet)
@@ -71,7 +81,11 @@ def command(
         click.echo(calibration_text(calibration, sizes, batch_size))
 
 
-def _run(workload: str, data: str, place: str, probe: Any, effort: Any, workers: int, steps: Steps) -> tuple[Any, Any]:
+def _run(
+    workload: str, data: str, place: str, probe: Any, effort: Any, how: dict[str, Any], steps: Steps
+) -> tuple[Any, Any]:
+    from torch.utils.data import Subset
+
     from nodebudget.calibrate import calibrate
     from nodebudget.errors import InputError
     from nodebudget.measure import measure_path, open_data
@@ -87,12 +101,13 @@ def _run(workload: str, data: str, place: str, probe: Any, effort: Any, workers:
     sizes = measure_path(
         data,
         graphs=getattr(made, "graphs", None),
-        workers=workers,
+        **how,
         progress=lambda done, total: steps.show("measuring sizes", done, total),
     )
+    kept = sizes.settings.get("indices")
     calibration = calibrate(
         made,
-        opened,
+        opened if kept is None else Subset(opened, kept),  # type: ignore[arg-type]
         sizes,
         probe,
         effort=effort,
