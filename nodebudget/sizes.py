@@ -234,7 +234,7 @@ def _read_npz(path: Path) -> SizeTable:
     # Opened here, because numpy leaves a file open that turns out to be no archive.
     with path.open("rb") as file:
         if not zipfile.is_zipfile(file):
-            raise ValueError("it is no .npz archive")
+            raise ValueError("not an .npz archive")
         file.seek(0)
         archive = np.load(file, allow_pickle=False)
         arrays = {name: archive[name] for name in archive.files}
