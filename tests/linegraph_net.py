@@ -6,7 +6,7 @@ Its graphs are index tensors made on the host and copied over, so it runs on dev
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -46,11 +46,11 @@ class Batch:
 class Gated(nn.Module):
     """Edge-gated convolution: nodes[n, width] and edges[e, width] to new ones."""
 
-    def __init__(self, width: int) -> None:
+    def __init__(self, width: int, norm: Callable[[int], nn.Module]) -> None:
         super().__init__()
         self.gates = nn.ModuleList(nn.Linear(width, width) for _ in range(3))
         self.updates = nn.ModuleList(nn.Linear(width, width) for _ in range(2))
-        self.norms = nn.ModuleList(nn.LayerNorm(width) for _ in range(2))
+        self.norms = nn.ModuleList(norm(width) for _ in range(2))
 
     def forward(self, index: Tensor, nodes: Tensor, edges: Tensor) -> tuple[Tensor, Tensor]:
         source, target = index
@@ -70,11 +70,11 @@ class Gated(nn.Module):
 class LineGraphNet(nn.Module):
     """Layers that pass messages between pairs of bonds, then between atoms."""
 
-    def __init__(self, width: int, layers: int) -> None:
+    def __init__(self, width: int, layers: int, norm: str) -> None:
         super().__init__()
         self.atoms, self.bonds, self.angles = nn.Embedding(ELEMENTS, width), nn.Linear(1, width), nn.Linear(1, width)
-        self.on_line_graph = nn.ModuleList(Gated(width) for _ in range(layers))
-        self.on_graph = nn.ModuleList(Gated(width) for _ in range(layers))
+        self.on_line_graph = nn.ModuleList(Gated(width, getattr(nn, norm)) for _ in range(layers))
+        self.on_graph = nn.ModuleList(Gated(width, getattr(nn, norm)) for _ in range(layers))
         self.head = nn.Linear(width, 1)
 
     def forward(self, batch: Batch) -> Tensor:
@@ -95,6 +95,8 @@ class LineGraphWorkload:
         device: Where the model goes.
         width: Width of the hidden layers.
         layers: Pairs of layers.
+        norm: Name of the normalising layer.
+        optimizer: Name of the optimizer, with its default settings.
         fail_over: Raise where a batch has more nodes than this, as a bug in the user's code would.
         hold: Bytes of the device that something else in this process holds.
     """
@@ -107,6 +109,8 @@ class LineGraphWorkload:
         *,
         width: int = 32,
         layers: int = 2,
+        norm: str = "LayerNorm",
+        optimizer: str = "AdamW",
         fail_over: int | None = None,
         hold: int = 0,
     ) -> None:
@@ -114,9 +118,8 @@ class LineGraphWorkload:
         self.held = torch.empty(hold, dtype=torch.uint8, device=self.device)
         self.graphs = GraphSettings()
         self.fail_over = fail_over
-        self.model = LineGraphNet(width, layers).to(self.device)
-        # On a GPU it would be foreach by default, and on the CPU not; the device is not to change the step.
-        self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=1e-3, foreach=True)
+        self.model = LineGraphNet(width, layers, norm).to(self.device)
+        self.optimizer = getattr(torch.optim, optimizer)(self.model.parameters(), lr=1e-3)
 
     def sample(self, item: object) -> tuple[Graph, Graph]:
         """Turn a JARVIS dict, or (nodes, edges, line_edges) for a random graph, into graph and line graph."""

@@ -20,10 +20,12 @@ from nodebudget.probe.allocator import CachingAllocator
 from nodebudget.probe.trace import BlockTrace, Integers, trace_blocks
 from nodebudget.workload import Workload
 
-#: What PyTorch keeps for cuBLAS, bytes a thread that multiplies matrices: the one that runs the forward pass and the
-#: one that runs the backward pass (`aten/src/ATen/cuda/CublasHandlePool.cpp`; 32 MiB each on compute
-#: capability 9 and later, and what CUBLAS_WORKSPACE_CONFIG says where it is set).
+#: What PyTorch keeps for cuBLAS on most GPUs, bytes a thread that multiplies matrices: the one of the forward pass
+#: and the one of the backward pass. CUBLAS_WORKSPACE_CONFIG changes it (`aten/src/ATen/cuda/CublasHandlePool.cpp`).
 CUBLAS_WORKSPACES = (8_519_680, 8_519_680)
+
+#: The same from compute capability 9 (Hopper) on.
+CUBLAS_WORKSPACES_HOPPER = (2**25, 2**25)
 
 #: Allocations up to it, bytes, are numbers that stay on the host when tensors are on a GPU: factors of the
 #: optimizer, its step counters.
@@ -110,7 +112,7 @@ def trace_steps(
         made = trace_blocks(_collate(workload, samples, held))
         with _as_on_cuda(workload.optimizer):
             ran = trace_blocks(_step(workload, held))
-        yield _joined(_remaining(made), _as_on_gpu(ran, missing))
+        yield _without_host_numbers(_joined(_remaining(made), _with_workspaces(ran, missing)))
 
 
 def _collate(workload: Workload, samples: Sequence[Any], held: list[Any]) -> Callable[[], None]:
@@ -157,17 +159,18 @@ def _remaining(trace: BlockTrace) -> BlockTrace:
     return _trace([*released, *kept.items()])
 
 
-def _as_on_gpu(trace: BlockTrace, missing: dict[str, int]) -> BlockTrace:
-    """Put the workspaces in that are not there yet, and leave out what stays on the host."""
-    blocks, nbytes = trace.blocks, trace.nbytes
+def _with_workspaces(trace: BlockTrace, missing: dict[str, int]) -> BlockTrace:
+    """Put those workspaces in that are not there yet, and take them from `missing`."""
     places = {name: place for name in missing if (place := getattr(trace, name)) is not None}
-    if places:
-        # Negative, so that no address of a tensor is among them.
-        keys = [-1 - len(name) for name in places]
-        blocks = np.insert(blocks, [*places.values()], keys)
-        nbytes = np.insert(nbytes, [*places.values()], [missing.pop(name) for name in places])
-    large = np.abs(nbytes) > _HOST_NUMBER
-    return BlockTrace(blocks[large], nbytes[large])
+    # Negative keys, so that no address of a tensor is among them.
+    blocks = np.insert(trace.blocks, [*places.values()], [-len(name) for name in places])
+    nbytes = np.insert(trace.nbytes, [*places.values()], [missing.pop(name) for name in places])
+    return BlockTrace(blocks, nbytes)
+
+
+def _without_host_numbers(trace: BlockTrace) -> BlockTrace:
+    large = np.abs(trace.nbytes) > _HOST_NUMBER
+    return BlockTrace(trace.blocks[large], trace.nbytes[large])
 
 
 def _joined(*traces: BlockTrace) -> BlockTrace:
