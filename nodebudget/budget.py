@@ -82,10 +82,13 @@ class Limits:
 
     @property
     def graph_room(self) -> int | None:
-        """Bytes that the graphs of one batch may add to what is fixed, or None without a calibration."""
+        """Bytes that the graphs of one batch may add to what is fixed, or None without a calibration.
+
+        Such that the upper bound of the prediction, not its mean, is within the memory.
+        """
         if self.calibration is None or self.memory is None:
             return None
-        return math.floor(self.memory - self.calibration.fixed)
+        return math.floor(self.calibration.room(self.memory) - self.calibration.fixed)
 
     def describe(self) -> str:
         """Say the caps in one line."""

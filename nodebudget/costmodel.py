@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,11 +17,18 @@ from scipy.optimize import nnls
 from nodebudget.errors import InputError, RecordError
 from nodebudget.record import read_record, write_record
 from nodebudget.sizes import SizeTable
+from nodebudget.uncertainty import Bound, Determination, determine
 
 KIND = "nodebudget.calibration"
 SCHEMA_VERSION = 1
 
 Floats = npt.NDArray[np.float64]
+
+#: Budgets hold with this probability, a batch.
+SURE = 0.99
+
+#: Predictions over so many times the largest probe are warned of.
+_FAR = 2.0
 
 #: Coefficients that every record has, zero where the data has no such column.
 _ALWAYS = ("graphs", "nodes", "edges", "line_edges")
@@ -86,6 +94,8 @@ class Calibration:
         resident: Bytes that live between steps; part of `fixed`.
         holdout: Error on batches that the fit has not seen.
         fit: Error on the batches that it was fitted to.
+        bound: What to add to a prediction to be sure of it.
+        determination: How well the coefficients are told apart.
         observations: The raw measurements.
         context: Device, versions, model, data: for the record.
     """
@@ -96,6 +106,8 @@ class Calibration:
     resident: float
     holdout: ErrorSummary
     fit: ErrorSummary
+    bound: Bound = field(default_factory=lambda: Bound(0.0, 0, 0.0))
+    determination: Determination | None = None
     observations: tuple[Observation, ...] = ()
     context: Mapping[str, Any] = field(default_factory=dict)
 
@@ -115,22 +127,26 @@ class Calibration:
         edges: npt.ArrayLike | None = None,
         line_edges: npt.ArrayLike | None = None,
         graphs: npt.ArrayLike | None = None,
+        quantile: float | None = None,
         **further: npt.ArrayLike,
     ) -> Any:
         """Predict the peak bytes of a training step, resident ones included.
+
+        Warns (UserWarning) when a bound is asked for far beyond the largest step that was measured.
 
         Args:
             nodes: Nodes of the whole batch; a number or an array of shape (batches,). The others likewise.
             edges: Edges.
             line_edges: Edges of the line graphs.
             graphs: Graphs.
+            quantile: None for the mean prediction; 0.99, say, for an upper bound that holds with that probability.
             **further: Further columns that the calibration knows.
 
         Returns:
             Bytes; a float for numbers, an array of shape (batches,) for arrays.
 
         Raises:
-            InputError: A size that the prediction depends on is not given.
+            InputError: A size that the prediction depends on is not given, or a quantile outside (0, 1).
         """
         given = {"graphs": graphs, "nodes": nodes, "edges": edges, "line_edges": line_edges, **further}
         total: Any = self.fixed
@@ -146,7 +162,25 @@ class Calibration:
                 continue
             total = total + weight * np.asarray(given[column], dtype=np.float64)
         bytes_ = np.maximum(total, self.floor)
+        if quantile is not None:
+            bytes_ = self._upper(bytes_, quantile)
         return bytes_ if np.ndim(bytes_) else float(bytes_)
+
+    def _upper(self, bytes_: Floats, quantile: float) -> Floats:
+        if not 0 < quantile < 1:
+            raise InputError(f"a quantile of {quantile!r}", limit="between 0 and 1", hint="0.99 is usual")
+        far = float(np.max(bytes_, initial=0.0)) / max(self.bound.reach, 1.0)
+        if self.bound.n and far > _FAR:
+            warnings.warn(
+                f"this prediction is {far:.1f} times the largest step that was measured; "
+                "calibrate with larger probes (--max-graphs) to be surer of it",
+                stacklevel=3,
+            )
+        return bytes_ * (1 + self.bound.margin(bytes_, quantile))
+
+    def room(self, memory: float, quantile: float = SURE) -> float:
+        """Return the largest mean prediction, bytes, whose upper bound is within `memory`, bytes."""
+        return self.bound.room(memory, quantile)
 
     def graph_bytes(self, sizes: SizeTable) -> Floats:
         """Return the bytes that each graph adds to a batch, shape (graphs,).
@@ -193,13 +227,15 @@ class Calibration:
             "resident": self.resident,
             "holdout": dict(self.holdout.__dict__),
             "fit": dict(self.fit.__dict__),
+            "bound": self.bound.to_dict(),
+            "determination": None if self.determination is None else self.determination.to_dict(),
             "observations": [observation.to_dict() for observation in self.observations],
             **self.context,
         }
 
     @classmethod
     def _from_dict(cls, record: dict[str, Any]) -> Calibration:
-        own = {"coefficients", "columns", "floor", "resident", "holdout", "fit", "observations"}
+        own = set(cls.__dataclass_fields__) - {"context"}
         coefficients = {str(name): float(value) for name, value in record["coefficients"].items()}
         numbers = [*coefficients.values(), float(record["floor"]), float(record["resident"])]
         if not all(math.isfinite(number) for number in numbers) or min(coefficients.values()) < 0:
@@ -213,6 +249,8 @@ class Calibration:
             resident=float(record["resident"]),
             holdout=ErrorSummary(**record["holdout"]),
             fit=ErrorSummary(**record["fit"]),
+            bound=Bound(**record["bound"]),
+            determination=record["determination"] and Determination.from_dict(record["determination"]),
             observations=tuple(Observation(**entry) for entry in record["observations"]),
             context={
                 key: value for key, value in record.items() if key not in own and key not in ("kind", "schema_version")
@@ -249,10 +287,10 @@ def fit_calibration(
         )
     resident = float(np.median([entry.resident for entry in fitted]))
     floor = float(max((entry.peak for entry in observations if entry.role == "floor"), default=resident))
-    solution = _solve(fitted, names)
+    solution = _solve(_weighted(fitted, names))
     coefficients = {"fixed": float(solution[0])}
     coefficients |= {coefficient_name(name): 0.0 for name in _ALWAYS}
-    coefficients |= {coefficient_name(name): float(value) for name, value in zip(names, solution[1:], strict=True)}
+    coefficients |= dict(zip(coefficients_of(names), map(float, solution), strict=True))
 
     def summary(role: str) -> ErrorSummary:
         chosen = [entry for entry in observations if entry.role == role]
@@ -265,6 +303,8 @@ def fit_calibration(
         resident=resident,
         holdout=summary("holdout"),
         fit=summary("fit"),
+        bound=_bound(observations, names, solution, floor),
+        determination=determine(_weighted(fitted, names), solution, list(coefficients_of(names))),
         observations=tuple(observations),
         context=context or {},
     )
@@ -274,15 +314,32 @@ def _design(observations: Sequence[Observation], names: Sequence[str]) -> Floats
     return np.array([[1.0, *(entry.sizes[name] for name in names)] for entry in observations])
 
 
-def _solve(observations: Sequence[Observation], names: Sequence[str]) -> Floats:
+def coefficients_of(names: Sequence[str]) -> tuple[str, ...]:
+    """Return the names of the coefficients of these columns, `fixed` first."""
+    return ("fixed", *(coefficient_name(name) for name in names))
+
+
+def _weighted(observations: Sequence[Observation], names: Sequence[str]) -> Floats:
     # The whole peak is fitted, not what is above the resident bytes: a step first releases the last gradients,
     # so the line of the large steps may start below what is resident.
     target = np.array([float(entry.peak) for entry in observations])
-    design = _design(observations, names) / target[:, None]
+    return np.asarray(_design(observations, names) / target[:, None], dtype=np.float64)
+
+
+def _solve(rows: Floats) -> Floats:
     # Columns differ by orders of magnitude; NNLS is better behaved when they do not.
-    scale = np.maximum(np.abs(design).max(axis=0), 1e-300)
-    solution, _ = nnls(design / scale, np.ones(len(target)))
+    scale = np.maximum(np.abs(rows).max(axis=0), 1e-300)
+    solution, _ = nnls(rows / scale, np.ones(len(rows)))
     return np.asarray(solution / scale, dtype=np.float64)
+
+
+def _bound(observations: Sequence[Observation], names: Sequence[str], solution: Floats, floor: float) -> Bound:
+    checked = [entry for entry in observations if entry.role == "holdout"]
+    checked = checked or [entry for entry in observations if entry.role == "fit"]
+    predicted = np.maximum(_design(checked, names) @ solution, floor)
+    peak = np.array([float(entry.peak) for entry in checked])
+    reach = max(float(entry.peak) for entry in observations if entry.role in ("fit", "holdout"))
+    return Bound(float(np.sqrt(np.mean((peak / predicted - 1) ** 2))), len(checked), reach)
 
 
 def _errors(observations: Sequence[Observation], names: Sequence[str], solution: Floats, floor: float) -> ErrorSummary:
