@@ -152,23 +152,13 @@ def _calibrate(
 ) -> Calibration:
     columns = {name: np.concatenate([table[name] for table in sizes.values()]) for name in sizes["small cells"].columns}
     return calibrate(
-        _Built(workload),
+        workload,
         [sample for built in samples.values() for sample in built],
         SizeTable(columns, settings=sizes["small cells"].settings),
         probe,
         effort=Effort(probes=options.probes, largest=options.batch_size, seed=options.seed),
         progress=lambda done, total: progress("calibrating ALIGNN", done, total),
     )
-
-
-class _Built:
-    """A workload whose samples are made already."""
-
-    def __init__(self, workload: Workload) -> None:
-        self.model, self.optimizer = workload.model, workload.optimizer
-        self.batch, self.step = workload.batch, workload.step
-        self.name = getattr(workload, "name", "")
-        self.config = getattr(workload, "config", None)
 
 
 def _memory_of(calibration: Calibration, sizes: SizeTable, batch_size: int) -> int:

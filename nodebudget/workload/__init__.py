@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from nodebudget.workload.load import load_workload
 from nodebudget.workload.protocol import (
+    Variant,
     Workload,
     collate,
     dtype_of,
     parameter_count,
     resident_bytes,
     to_sample,
+    variants_of,
 )
 
 __all__ = [
+    "Variant",
     "Workload",
     "collate",
     "dtype_of",
@@ -20,4 +23,5 @@ __all__ = [
     "parameter_count",
     "resident_bytes",
     "to_sample",
+    "variants_of",
 ]

@@ -7,6 +7,8 @@ from typing import Any, Protocol, runtime_checkable
 
 import torch
 
+from nodebudget.sizes import SizeTable
+
 
 @runtime_checkable
 class Workload(Protocol):
@@ -15,7 +17,8 @@ class Workload(Protocol):
     Made by a callable that takes the device: `Mine(device=torch.device("cuda:0"), **arguments)`.
 
     A workload may also have `sample(item)`, which turns an item of the data (a JARVIS dict, a DGL graph) into
-    what `batch` takes; `graphs`, the `GraphSettings` that `sample` builds graphs with; and `name`.
+    what `batch` takes; `graphs`, the `GraphSettings` that `sample` builds graphs with; `variants(item)`, other ways
+    to make samples of such items, which help to tell the sizes apart; and `name`.
     """
 
     model: torch.nn.Module
@@ -28,6 +31,24 @@ class Workload(Protocol):
     def step(self, batch: Any) -> Any:
         """Run one full training step: gradients zeroed, forward, backward, optimizer."""
         ...
+
+
+class Variant(Protocol):
+    """Another way to make samples of the same items, with other ratios of nodes, edges and line-graph edges."""
+
+    def sizes(self, items: Sequence[Any]) -> SizeTable:
+        """Measure what `sample` would make of the items, without training on it."""
+        ...
+
+    def sample(self, item: Any) -> Any:
+        """Return what `batch` takes for an item."""
+        ...
+
+
+def variants_of(workload: Workload, item: Any) -> Sequence[Variant]:
+    """Return the variants that a workload knows for items like this one."""
+    variants = getattr(workload, "variants", None)
+    return [] if variants is None else list(variants(item))
 
 
 def to_sample(workload: Workload, item: Any) -> Any:
