@@ -79,6 +79,10 @@ def config(folder: Path, pure: bool) -> Any:
     )
 
 
+def edges_in(graph: Any) -> int:
+    return int(graph.num_edges if isinstance(graph.num_edges, int) else graph.num_edges())
+
+
 def items(loader: Any) -> list[Any]:
     return [loader.dataset[index] for index in range(len(loader.dataset))]
 
@@ -93,8 +97,9 @@ def test_a_run_of_train_dgl_ends_with_its_usual_outputs(folder: Path, pure: bool
     seen: list[int] = []
 
     def collate(samples: list[Any]) -> Any:
-        seen.append(int(SizeTable.from_dataset(samples)["line_edges"].sum()))
-        return train.collate_fn(samples)
+        batch = train.collate_fn(samples)
+        seen.append(edges_in(batch[1]))
+        return batch
 
     noting = budget_loaders(train.dataset, val.dataset, test.dataset, max_line_edges=cap, collate_fn=collate)
     assert len(noting[0]) == len(train) > 1
@@ -129,7 +134,46 @@ def test_loaders_cover_all_crystals_and_keep_the_order_where_it_counts(folder: P
     assert train.batch_sampler.sizes.ids.tolist() == made[0].dataset.ids
     graphs = [item[0] for item in items(made[0])]
     nodes = [graph.num_nodes if pure else graph.num_nodes() for graph in graphs]
-    assert train.batch_sampler.sizes["nodes"].tolist() == nodes
+    sizes = train.batch_sampler.sizes
+    assert sizes["nodes"].tolist() == nodes
+    assert sizes["edges"].tolist() == [edges_in(graph) for graph in graphs]
+    assert sizes["line_edges"].tolist() == [edges_in(item[1]) for item in items(made[0])]
+
+
+def test_a_run_that_is_resumed_ends_where_an_uninterrupted_one_does(folder: Path) -> None:
+    train_dgl = require("alignn.train").train_dgl
+    network = require("alignn.models.alignn_atomwise_pure")
+
+    def run(name: str, epochs: int, start: int = 0) -> dict[str, torch.Tensor]:
+        torch.manual_seed(5)
+        settings = network.ALIGNNAtomWisePureConfig(name="alignn_atomwise_pure", **TINY)
+        model = network.ALIGNNAtomWisePure(settings)
+        if start:
+            model.load_state_dict(torch.load(folder / name / "current_model.pt"))
+        # Made anew, since alignn closes its datasets after a run.
+        loaders = with_budget(alignn_loaders(folder, pure=True), max_nodes=20)
+        loaders[0].batch_sampler.set_epoch(start)
+        one = config(folder / name, pure=True).model_copy(
+            update={"epochs": epochs, "lr_total_epochs": EPOCHS, "resume_checkpoint": bool(start)}
+        )
+        train_dgl(one, model=model, train_val_test_loaders=loaders)
+        return dict(torch.load(folder / name / "current_model.pt"))
+
+    whole = run("whole", EPOCHS)
+    run("parts", 1)
+    parts = run("parts", EPOCHS, start=1)
+    assert whole.keys() == parts.keys()
+    assert all(torch.equal(whole[name], parts[name]) for name in whole)
+
+
+def test_ranks_share_training_and_validation_evenly_and_each_tests_all() -> None:
+    data = [Stored([3, 4, 5, 6] * 8), Stored([3] * 7), Stored([3] * 3)]
+    made = [budget_loaders(*data, max_nodes=18, num_replicas=2, rank=rank) for rank in (0, 1)]
+    for place, dataset in enumerate(data[:2]):
+        assert len(made[0][place]) == len(made[1][place])
+        seen = [[value for batch in loaders[place] for value in batch] for loaders in made]
+        assert sorted(seen[0] + seen[1]) == list(range(len(dataset)))
+    assert [list(loaders[2]) for loaders in made] == [[[0.0], [1.0], [2.0]]] * 2
 
 
 def test_worker_processes(folder: Path) -> None:
