@@ -109,13 +109,23 @@ def calibrate(
 
 def _jobs(pool: Pool, effort: Effort, rng: np.random.Generator) -> list[_Job]:
     held_out = effort.probes // 3
-    among = pool.sizes.take(pool.fit_rows)
-    to_fit = choose_fit_batches(among, effort.probes - held_out - 1, effort.largest, rng)
+    to_fit = _batches_to_fit(pool, effort.probes - held_out - 1, effort.largest, rng)
     to_check = choose_holdout_batches(pool.own_sizes, held_out, effort.largest, rng)
     return [
         _Job("floor", lightest_batch(pool.own_sizes)),
-        *(_Job("fit", pool.fit_rows[batch]) for batch in to_fit),
+        *(_Job("fit", batch) for batch in to_fit),
         *(_Job("holdout", batch) for batch in to_check),
+    ]
+
+
+def _batches_to_fit(pool: Pool, count: int, largest: int, rng: np.random.Generator) -> list[Indices]:
+    """Choose half of the batches among the user's own graphs, which count most, half where the ratios differ most."""
+    own, all_ = pool.fit_rows[pool.fit_rows < pool.own], pool.fit_rows
+    shares = [(own, count)] if len(own) == len(all_) else [(own, count // 2), (all_, count - count // 2)]
+    return [
+        rows[batch]
+        for rows, share in shares
+        for batch in choose_fit_batches(pool.sizes.take(rows), share, largest, rng)
     ]
 
 

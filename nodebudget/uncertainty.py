@@ -107,8 +107,8 @@ class Bound:
         inside = memory / (1 + sure)
         if sure <= 0 or inside <= self.reach:
             return inside
-        curve = sure / self.reach
-        return float((-1 + (1 + 4 * curve * memory) ** 0.5) / (2 * curve))
+        # The positive root of m / reach × b² + b - memory = 0, in the form that does not cancel.
+        return float(2 * memory / (1 + (1 + 4 * sure / self.reach * memory) ** 0.5))
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values for JSON."""

@@ -33,6 +33,7 @@ from nodebudget.cli.progress import Steps
     help="What happens to a crystal that can't be read.",
 )
 @output_options("Where the calibration goes, as JSON.")
+@click.option("--resume", is_flag=True, help="Go on with the probes that an interrupted run left beside -o.")
 @json_option
 @quiet_option
 def command(
@@ -48,6 +49,7 @@ def command(
     on_error: str,
     output: str | None,
     force: bool,
+    resume: bool,
     as_json: bool,
     quiet: bool,
 ) -> None:
@@ -58,18 +60,22 @@ def command(
       nodebudget calibrate --device cpu --workload configs/alignn.toml --data crystals.json -o cal.json
     """
     from nodebudget.calibrate import Effort
+    from nodebudget.errors import InputError
     from nodebudget.files import check_output
     from nodebudget.probe import open_probe
 
     if output is not None:
         check_output(output, force=force)
+    elif resume:
+        raise InputError("--resume without -o", hint="name the file that the interrupted run was to write")
     place = resolve_device(gpu, device)
     effort = Effort(probes=probes, largest=largest, seed=seed)
     probe = open_probe(place)
+    # What was measured stays beside the output until that is written.
+    keep = {"journal": None if output is None else f"{output}.probes.jsonl", "resume": resume}
     with Steps(quiet=quiet) as steps:
-        calibration, sizes = _run(
-            workload, data, place, probe, effort, {"workers": workers, "on_error": on_error}, steps
-        )
+        how = {"workers": workers, "on_error": on_error}
+        calibration, sizes = _run(workload, data, place, probe, effort, how, keep, steps)
     if output is not None:
         calibration.save(output, force=force)
         note(f"written: {output}", quiet=quiet)
@@ -82,7 +88,14 @@ def command(
 
 
 def _run(
-    workload: str, data: str, place: str, probe: Any, effort: Any, how: dict[str, Any], steps: Steps
+    workload: str,
+    data: str,
+    place: str,
+    probe: Any,
+    effort: Any,
+    how: dict[str, Any],
+    keep: dict[str, Any],
+    steps: Steps,
 ) -> tuple[Any, Any]:
     from torch.utils.data import Subset
 
@@ -112,6 +125,7 @@ def _run(
         probe,
         effort=effort,
         context={"workload": workload},
+        **keep,
         progress=lambda done, total: steps.show("calibrating", done, total),
     )
     return calibration, sizes

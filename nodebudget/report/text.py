@@ -10,7 +10,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from nodebudget.costmodel import Calibration, coefficient_name
+from nodebudget.costmodel import SURE, Calibration, coefficient_name
 from nodebudget.sizes import SizeTable
 from nodebudget.suggest import Suggestion
 from nodebudget.units import format_bytes
@@ -44,6 +44,7 @@ def calibration_text(
     calibration: Calibration, sizes: SizeTable | None = None, batch_size: int = 64, whose: str = "your data"
 ) -> str:
     """Describe a calibration for people: what each size costs, how good it is, what a batch of theirs takes."""
+    weak = () if calibration.determination is None else calibration.determination.undetermined
     rows = [["fixed, a step", format_bytes(calibration.fixed)]]
     for column in calibration.columns:
         label = _LABELS.get(column, column.removesuffix("s"))
@@ -58,6 +59,12 @@ def calibration_text(
     text.append(
         f"Held-out error over {held.n} batches: {held.mape:.2%} mean, never under by more than {held.max_under:.2%}."
     )
+    sure = float(calibration.bound.margin(0.0, SURE))
+    text.append(f"Budgets add {sure:.2%} to be {SURE:.0%} sure, more beyond {format_bytes(calibration.bound.reach)}.")
+    if weak:
+        text.append(
+            f"Not told apart by this data: {', '.join(weak)}. Their part is in the others: right for data like this."
+        )
     lost = sum(entry.role == "out-of-memory" for entry in calibration.observations)
     if lost:
         text.append(f"{lost} probe{'s' if lost > 1 else ''} ran out of memory and are not in the fit.")
