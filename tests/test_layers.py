@@ -37,6 +37,7 @@ FLOW = [
     "suggest",
     "report",
     "quickstart",
+    "doctor",
     "cli",
 ]
 

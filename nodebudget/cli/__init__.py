@@ -16,6 +16,7 @@ _COMMANDS = {
     "plan": "nodebudget.cli.plan",
     "suggest": "nodebudget.cli.suggest",
     "quickstart": "nodebudget.cli.quickstart",
+    "doctor": "nodebudget.cli.doctor",
 }
 
 

@@ -1,0 +1,53 @@
+"""nodebudget doctor."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import click
+
+from nodebudget.cli.common import Command, json_option, print_json, quiet_option
+
+if TYPE_CHECKING:
+    from nodebudget.doctor import Examination
+
+
+@click.command("doctor", cls=Command)
+@json_option
+@quiet_option
+def command(as_json: bool, quiet: bool) -> None:
+    """Say what this machine has and lacks, and whether 'calibrate' would run.
+
+    The exit code is 3 when it would not, on the GPU if there is one, else on the CPU.
+
+    \b
+    Example:
+      nodebudget doctor
+    """
+    from nodebudget.doctor import examine
+
+    found = examine()
+    if as_json:
+        print_json(found.to_dict())
+    elif not quiet:
+        _show(found)
+    found.require_calibrate()
+
+
+def _show(found: Examination) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table()
+    for name in ("what", "state", "found", "for"):
+        table.add_column(name)
+    for check in found.checks:
+        table.add_row(check.name, check.state, check.found, check.purpose)
+    Console().print(table)
+    steps = [check for check in found.checks if check.next_step]
+    if steps:
+        click.echo("Next steps, where you need it:")
+    for check in steps:
+        click.echo(f"  {check.name}: {check.next_step}")
+    if not found.blocking:
+        click.echo(f"'nodebudget calibrate' can run on {found.device}.")
