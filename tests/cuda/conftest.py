@@ -3,19 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
-import sys
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-
-HERE = Path(__file__).parent
-TESTS = HERE.parent
-MIB = 2**20
+from on_device import HERE, is_stand_in, python
 
 
 def pytest_collection_modifyitems(items):
@@ -25,11 +19,6 @@ def pytest_collection_modifyitems(items):
             item.add_marker(pytest.mark.cuda)
             if not torch.cuda.is_available():
                 item.add_marker(absent)
-
-
-def is_stand_in() -> bool:
-    """Whether the device computes nothing, so that its values and times mean nothing."""
-    return torch.cuda.get_device_name(0) == "Stub CUDA device"
 
 
 @pytest.fixture
@@ -55,26 +44,6 @@ def data(tmp_path_factory) -> str:
     path = tmp_path_factory.mktemp("data") / "crystals.json"
     path.write_text(json.dumps(entries(most=12, count=60)))
     return str(path)
-
-
-def python(*arguments: str, **environment: str | int) -> subprocess.CompletedProcess[str]:
-    """Run this interpreter in the folder of the tests, with more in the environment."""
-    settings = {name: str(value) for name, value in environment.items()}
-    return subprocess.run(
-        [sys.executable, *arguments],
-        capture_output=True,
-        text=True,
-        cwd=TESTS,
-        env={**os.environ, "PYTHONPATH": str(TESTS), **settings},
-        check=False,
-    )
-
-
-def answer(*arguments: str, **environment: str | int) -> Any:
-    """Run a script of this folder and return the JSON that it prints."""
-    done = python(str(HERE / arguments[0]), *arguments[1:], **environment)
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout)
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
-from conftest import MIB
+from on_device import MIB
 
 from nodebudget import Calibration
 

@@ -6,8 +6,8 @@ import gc
 
 import pytest
 import torch
-from conftest import MIB
 from linegraph_net import LineGraphWorkload, random_sizes
+from on_device import MIB
 
 from nodebudget import SizeTable
 from nodebudget.calibrate import Effort, calibrate

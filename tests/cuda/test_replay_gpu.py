@@ -6,7 +6,7 @@ import json
 
 import numpy as np
 import pytest
-from conftest import MIB, TESTS, answer, is_stand_in, python
+from on_device import MIB, TESTS, answer, is_stand_in, python
 
 from nodebudget.probe.allocator import CachingAllocator
 from nodebudget.probe.replay import replay

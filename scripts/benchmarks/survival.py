@@ -1,0 +1,224 @@
+"""How small a device may be on which an epoch survives, and whether an epoch planned for M bytes survives on M bytes.
+
+    bash scripts/test_stubcuda.sh --co -q       # sets up .venv-cuda, with a CUDA build of PyTorch
+    .venv-cuda/bin/python scripts/benchmarks/survival.py [--graphs 1280] [--json]
+
+The first part deals the same lognormal crystals into the same number of batches twice: shuffled, with a fixed number of
+crystals in each, and by `NodeBudgetSampler`. The second plans three datasets for M bytes and runs the batches
+largest first, smallest first and in turns. Both with either setting of the allocator. The memory of the device is
+bounded by `torch.cuda.set_per_process_memory_fraction`. Where there is no GPU, run it under a stand-in device that
+allocates and computes nothing, whose memory is bounded truly: the result is one about the allocator alone, and says so.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+sys.path.insert(0, str(Path(__file__).parents[2] / "tests"))
+from linegraph_net import LineGraphWorkload
+
+from nodebudget import Calibration, NodeBudgetSampler, SizeTable
+from nodebudget.calibrate import Effort, calibrate
+from nodebudget.probe import open_probe
+
+SETTINGS = {"default": "expandable_segments:False", "expandable": "expandable_segments:True"}
+#: Mean atoms, neighbours an atom from and to.
+DATASETS = {"crystals": (12, 11.5, 15.0), "dense": (6, 25.0, 32.0), "porous": (40, 4.0, 7.0)}
+#: What is kept for what the allocator reserves and does not use: a part of what a step takes, and bytes (the last pages
+#: or segments of both pools).
+KEPT = {"default": (0.10, 24 * 2**20), "expandable": (0.01, 24 * 2**20)}
+BATCH = 64
+STAND_IN = torch.cuda.is_available() and torch.cuda.get_device_name() == "Stub CUDA device"
+MIB = 2**20
+
+Item = tuple[int, int, int]
+Batches = list[list[int]]
+
+
+def draw(kind: str, count: int) -> list[Item]:
+    """Draw (nodes, edges, line_edges) of crystals."""
+    mean, least, most = DATASETS[kind]
+    rng = np.random.default_rng(7)
+    nodes = np.clip(rng.lognormal(np.log(mean), 0.6, count), 1, 8 * mean).astype(int)
+    edges = np.ceil(nodes * rng.uniform(least, most, count)).astype(int)
+    line_edges = np.ceil(edges * rng.uniform(least, most, count)).astype(int)
+    return [*zip(nodes.tolist(), edges.tolist(), line_edges.tolist(), strict=True)]
+
+
+class Bench:
+    """One dataset on the device, with what a step on it takes."""
+
+    def __init__(self, kind: str, options: argparse.Namespace) -> None:
+        self.options = options
+        self.items = draw(kind, options.graphs)
+        self.sizes = SizeTable.from_counts(*(list(column) for column in zip(*self.items, strict=True)))
+        self.samples = [self.make().sample(item) for item in self.items]
+
+    def make(self) -> LineGraphWorkload:
+        """Make the workload anew."""
+        return LineGraphWorkload("cuda:0", width=self.options.width)
+
+    def calibration(self) -> Calibration:
+        """Measure what a step takes."""
+        effort = Effort(probes=24, largest=BATCH)
+        found = calibrate(self.make(), self.items, self.sizes, open_probe("cuda:0"), effort=effort)
+        clear()
+        return found
+
+    def run(self, batches: Batches, memory: int | None = None) -> dict[str, Any]:
+        """Train on the batches with so much memory, from a clean start; say how it went."""
+        clear(memory)
+        before = torch.cuda.memory_stats().get("num_alloc_retries", 0)
+        survived = True
+        try:
+            self._train(batches)
+        except torch.OutOfMemoryError:
+            survived = False
+        found = torch.cuda.memory_stats()
+        clear()
+        return {
+            "survived": survived,
+            "retries": found["num_alloc_retries"] - before,
+            "allocated": found["allocated_bytes.all.peak"],
+            "reserved": found["reserved_bytes.all.peak"],
+        }
+
+    def _train(self, batches: Batches) -> None:
+        workload = self.make()
+        for batch in batches:
+            workload.step(workload.batch([self.samples[place] for place in batch]))
+
+
+def clear(memory: int | None = None) -> None:
+    """Give everything back to the device and bound what may be taken."""
+    gc.collect()
+    torch._C._cuda_clearCublasWorkspaces()
+    torch.cuda.empty_cache()
+    torch.cuda.reset_peak_memory_stats()
+    if STAND_IN:
+        # It looks up its memory with each request; a share of a device bounds expandable segments only roughly.
+        os.environ["STUBCUDA_BYTES"] = str(memory or 2**40)
+        return
+    total = torch.cuda.mem_get_info()[1]
+    torch.cuda.set_per_process_memory_fraction(1.0 if memory is None else memory / total)
+
+
+def least_device(bench: Bench, batches: Batches, step: int) -> dict[str, Any]:
+    """Bisect the smallest memory, to within `step` bytes, on which the batches survive."""
+    free = bench.run(batches)
+    fails, survives = 0, -(-free["reserved"] // step)
+    while survives - fails > 1:
+        middle = (survives + fails) // 2
+        if bench.run(batches, middle * step)["survived"]:
+            survives = middle
+        else:
+            fails = middle
+    return {"allocated": free["allocated"], "reserved": free["reserved"], "least_device": survives * step}
+
+
+def level(bench: Bench, calibration: Calibration, count: int) -> tuple[Batches, int]:
+    """Return batches of `NodeBudgetSampler` under the least memory that takes `count` of them, and that memory."""
+    room = float(calibration.graph_bytes(bench.sizes).sum()) / count
+    for slack in np.arange(1.001, 1.2, 0.002):
+        memory = int(calibration.fixed + room * slack)
+        sampler = NodeBudgetSampler(bench.sizes, calibration=calibration, memory=memory)
+        if len(sampler) <= count:
+            return [*sampler], memory
+    raise SystemExit("no budget takes so few batches")
+
+
+def compare(options: argparse.Namespace) -> dict[str, Any]:
+    """Fixed number of graphs against level batches."""
+    bench = Bench("crystals", options)
+    calibration = bench.calibration()
+    order = np.random.default_rng(0).permutation(len(bench.items))
+    fixed = [order[start : start + BATCH].tolist() for start in range(0, len(order), BATCH)]
+    batches = {"fixed": fixed, "level": level(bench, calibration, len(fixed))[0]}
+    found = {name: least_device(bench, dealt, options.step) for name, dealt in batches.items()}
+    return {**found, "batches": {name: len(dealt) for name, dealt in batches.items()}}
+
+
+def orders(loads: Sequence[float]) -> dict[str, list[int]]:
+    """Return orders of batches that are hard on a cache."""
+    up = np.argsort(loads, kind="stable").tolist()
+    turns = [place for pair in zip(up, up[::-1], strict=True) for place in pair][: len(up)]
+    return {"largest first": up[::-1], "smallest first": up, "in turns": turns}
+
+
+def planned(options: argparse.Namespace, setting: str) -> list[dict[str, Any]]:
+    """Plan each dataset for M bytes, and run it on M bytes."""
+    rows = []
+    for kind in DATASETS:
+        bench = Bench(kind, options)
+        calibration = bench.calibration()
+        batches, budget = level(bench, calibration, -(-options.graphs // BATCH))
+        part, more = KEPT[setting]
+        memory = int(budget * (1 + part)) + more
+        loads = [float(calibration.graph_bytes(bench.sizes)[batch].sum()) for batch in batches]
+        for order, places in orders(loads).items():
+            result = bench.run([batches[place] for place in places], memory)
+            rows.append({"dataset": kind, "order": order, "memory": memory, "batches": len(batches), **result})
+    return rows
+
+
+def in_own_process(setting: str) -> dict[str, Any]:
+    """Run with a setting of the allocator, which it reads once."""
+    environment = {**os.environ, "PYTORCH_ALLOC_CONF": SETTINGS[setting]}
+    # The allocator warns of each refusal; they are what is looked for.
+    environment["TORCH_CPP_LOG_LEVEL"] = "ERROR"
+    command = [sys.executable, "-W", "ignore", __file__, *sys.argv[1:], "--setting", setting]
+    done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=True)
+    return json.loads(done.stdout)
+
+
+def text(result: dict[str, Any]) -> str:
+    """Lay out both parts, MiB."""
+    lines = [f"an epoch of {result['graphs']} crystals on {result['where']} (torch {result['torch']}), MiB", ""]
+    lines.append(f"{'setting':12}{'batches':8}{'allocated':>10}{'reserved':>10}{'least device':>14}")
+    for setting, found in result["settings"].items():
+        for name in ("fixed", "level"):
+            row = found["compare"][name]
+            cells = f"{row['allocated'] / MIB:10.0f}{row['reserved'] / MIB:10.0f}{row['least_device'] / MIB:14.0f}"
+            lines.append(f"{setting:12}{name:8}{cells}")
+    lines += ["", f"{'setting':12}{'dataset':10}{'order':16}{'memory':>8}{'reserved':>10}{'used':>8}  retries"]
+    for setting, found in result["settings"].items():
+        for row in found["planned"]:
+            cells = f"{row['memory'] / MIB:8.0f}{row['reserved'] / MIB:10.0f}{row['reserved'] / row['memory']:8.1%}"
+            end = f"{row['retries']:9}" if row["survived"] else "  out of memory"
+            lines.append(f"{setting:12}{row['dataset']:10}{row['order']:16}{cells}{end}")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """Run both parts and print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--graphs", type=int, default=1280, help="crystals in an epoch")
+    parser.add_argument("--width", type=int, default=64, help="of the network's hidden layers")
+    parser.add_argument("--step", type=int, default=8 * MIB, help="bytes to which the least device is found")
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    parser.add_argument("--setting", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if not torch.cuda.is_available():
+        sys.exit("there is no CUDA device to run on; run it on one, or under a stand-in")
+    if options.setting:
+        print(json.dumps({"compare": compare(options), "planned": planned(options, options.setting)}))
+        return
+    where = "the stub device" if STAND_IN else torch.cuda.get_device_name()
+    found = {setting: in_own_process(setting) for setting in SETTINGS}
+    result = {"where": where, "torch": torch.__version__, "graphs": options.graphs, "settings": found}
+    print(json.dumps(result, indent=2) if options.json else text(result))
+
+
+if __name__ == "__main__":
+    main()
