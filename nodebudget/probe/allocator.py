@@ -29,7 +29,7 @@ LARGE_SEGMENT = 20 * MIB
 #: Segments of larger requests are multiples of it (kRoundLarge).
 ROUND_LARGE = 2 * MIB
 
-#: Addresses of an expandable segment: more than any device has, so one a pool does.
+#: Addresses of an expandable segment on a device whose memory is not known: more than any has.
 _RANGE = 2**46
 
 
@@ -169,9 +169,14 @@ class CachingAllocator:
             first = before if before is not None and not before.allocated else unmapped
             if _free_from(first, size) >= size:
                 return first
-        block = Block(pool, self._next_address, _RANGE, mapped=False)
-        self._start[pool] = self._next_address
-        self._next_address += _RANGE
+        # A segment has addresses for 9/8 of the device's memory. That bounds what its end counts as when the
+        # best fit is looked for, so how nearly full the device is changes which block is taken.
+        page = SMALL_SEGMENT if pool.small else LARGE_SEGMENT
+        wanted = _RANGE if self.capacity is None else _round_up(self.capacity + self.capacity // 8, page)
+        block = Block(pool, self._next_address, max(wanted, _round_up(size, page)), mapped=False)
+        # Two segments of a pool start a whole number of pages apart.
+        self._start.setdefault(pool, self._next_address)
+        self._next_address += _round_up(block.size, LARGE_SEGMENT)
         pool.add(block)
         return block
 
