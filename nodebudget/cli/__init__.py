@@ -16,6 +16,7 @@ _COMMANDS = {
     "plan": "nodebudget.cli.plan",
     "suggest": "nodebudget.cli.suggest",
     "quickstart": "nodebudget.cli.quickstart",
+    "tune": "nodebudget.cli.tune",
     "doctor": "nodebudget.cli.doctor",
 }
 

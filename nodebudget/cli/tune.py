@@ -1,0 +1,134 @@
+"""nodebudget tune."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from nodebudget.cli.common import Command, json_option, note, output_options, print_json, quiet_option
+from nodebudget.cli.devices import device_options, resolve_device
+from nodebudget.cli.progress import Steps
+
+
+@click.command("tune", cls=Command)
+@device_options
+@click.option(
+    "--workload",
+    default="alignn",
+    show_default=True,
+    help="alignn, module:attribute, or a file such as configs/alignn.toml.",
+)
+@click.option("--data", required=True, help="JARVIS-style JSON, folder with id_prop.csv, or DGL graph cache.")
+@click.option("--calibration", required=True, help="What 'nodebudget calibrate' wrote for this workload and device.")
+@click.option("--memory", help="The largest budget, such as 40GiB; without it 80% of what is free.")
+@click.option("--budgets", default=8, show_default=True, help="Budgets to try.")
+@click.option("--batches", default=3, show_default=True, help="Batches to time at each.")
+@click.option("--repeats", default=3, show_default=True, help="How often each batch is trained on.")
+@click.option(
+    "--longest", default=60.0, show_default=True, help="Seconds of a step after which no larger budget is tried."
+)
+@click.option("--seed", default=0, show_default=True, help="Seed of the batches.")
+@click.option("--plot", type=click.Path(), help="Where the picture goes, as PNG.")
+@output_options("Where the curve and the recommendation go, as JSON.")
+@json_option
+@quiet_option
+def command(
+    gpu: int | None,
+    device: str | None,
+    workload: str,
+    data: str,
+    calibration: str,
+    memory: str | None,
+    budgets: int,
+    batches: int,
+    repeats: int,
+    longest: float,
+    seed: int,
+    plot: str | None,
+    output: str | None,
+    force: bool,
+    as_json: bool,
+    quiet: bool,
+) -> None:
+    """Time training steps at several budgets and recommend the one to train with.
+
+    \b
+    Example:
+      nodebudget tune --device cpu --data crystals.json --calibration cal.json --memory 4GiB --plot tune.png
+    """
+    from nodebudget.costmodel import Calibration
+    from nodebudget.files import check_output
+    from nodebudget.probe import open_probe
+    from nodebudget.tune import Effort
+    from nodebudget.units import parse_bytes
+
+    for path in (output, plot):
+        if path is not None:
+            check_output(path, force=force)
+    place = resolve_device(gpu, device)
+    effort = Effort(budgets, batches, repeats, longest, seed)
+    known = Calibration.load(calibration)
+    room = None if memory is None else parse_bytes(memory)
+    probe = open_probe(place)
+    with Steps(quiet=quiet) as steps:
+        advice = _run(workload, data, place, probe, known, room, effort, steps)
+    _write(advice, output, plot, force=force, quiet=quiet)
+    if as_json:
+        print_json(advice.to_dict())
+    else:
+        from nodebudget.report.curves import curve_text
+
+        click.echo(curve_text(advice))
+
+
+def _run(
+    workload: str, data: str, place: str, probe: Any, calibration: Any, memory: int | None, effort: Any, steps: Steps
+) -> Any:
+    from dataclasses import replace
+
+    from nodebudget.errors import InputError
+    from nodebudget.measure import measure_path, open_data
+    from nodebudget.record import provenance
+    from nodebudget.tune import tune
+    from nodebudget.workload import load_workload
+
+    opened = open_data(data)
+    if opened.kind == "sizes":
+        raise InputError(
+            f"{data!r} holds sizes, not crystals",
+            hint="give the crystals or graphs that they were measured from",
+        )
+    made = load_workload(workload, place)
+    sizes = measure_path(
+        data,
+        graphs=getattr(made, "graphs", None),
+        progress=lambda done, total: steps.show("measuring sizes", done, total),
+    )
+    advice = tune(
+        made,
+        opened,
+        sizes,
+        probe,
+        calibration,
+        memory=memory,
+        effort=effort,
+        progress=lambda done, total: steps.show("timing budgets", done, total),
+    )
+    return replace(advice, context={"device": probe.describe(), "workload": workload, "data": data, **provenance()})
+
+
+def _write(advice: Any, output: str | None, plot: str | None, *, force: bool, quiet: bool) -> None:
+    if output is not None:
+        from nodebudget.record import write_record
+
+        write_record(output, "nodebudget.tune", 1, advice.to_dict(), force=force)
+        note(f"written: {output}", quiet=quiet)
+    if plot is not None:
+        from nodebudget.files import write_whole
+        from nodebudget.report.curves import draw_curve
+
+        device = advice.context["device"]
+        caption = f"{advice.context['workload']}, timed on {device['device']} ({device['name']})"
+        write_whole(plot, lambda file: draw_curve(advice, file, caption=caption), force=force)
+        note(f"written: {plot}", quiet=quiet)
