@@ -217,8 +217,10 @@ def _dgl(torch: Any, gpus: tuple[Gpu, ...]) -> Check:
         try:
             dgl.graph(([0], [0])).to("cuda:0")
         except Exception as error:  # DGL's own error type is where DGL is
+            without = "is not enabled" in str(error)
+            wrong = "it is built without CUDA" if without else f"not on the GPU: {_line(error)}"
             step = "install DGL's CUDA wheel for your torch, or measure with --device cpu"
-            return Check(name, BROKEN, f"{found}, but no CUDA: {_line(error)}", purpose, step, needed=True)
+            return Check(name, BROKEN, f"{found}, but {wrong}", purpose, step, needed=True)
     # DGL's wheels name their CUDA in the local part of the version; the others are built without.
     build = "works on the GPU" if gpus else "CUDA build" if "+cu" in (installed("dgl") or "") else "CPU build"
     return Check(name, OK, f"{found}, {build}", purpose, needed=True)

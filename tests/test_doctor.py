@@ -167,7 +167,7 @@ def test_a_gpu_that_this_torch_cannot_compute_on_is_broken_and_dgl_without_cuda_
     assert found.gpus == (doctor.Gpu("NVIDIA X", 40 * 2**30, 30 * 2**30),)
     assert "no kernel image" in check(found, "GPU 0").found
     if not torch.cuda.is_available():
-        assert "but no CUDA" in check(found, "DGL").found
+        assert check(found, "DGL").state == "broken"
         assert [entry.name for entry in found.blocking] == ["GPU 0", "DGL"]
 
 
@@ -186,6 +186,14 @@ def test_the_version_of_the_driver_comes_from_its_tool_where_the_kernel_does_not
     assert doctor._driver() == "580.65.06"
     tool.write_text("#!/bin/sh\nexit 9\n")
     assert doctor._driver() is None
+
+
+def test_brackets_in_messages_of_others_are_shown(light, monkeypatch):
+    def fails(module):
+        raise ValueError("[12:00:00] no [bold] move")
+
+    monkeypatch.setattr(doctor, "require", lambda name: torch if name == "torch" else fails(name))
+    assert "[bold]" in CliRunner().invoke(main, ["doctor"], env={"COLUMNS": "200"}).stdout
 
 
 def test_quiet_leaves_the_exit_code(light, monkeypatch):

@@ -36,13 +36,15 @@ def command(as_json: bool, quiet: bool) -> None:
 
 def _show(found: Examination) -> None:
     from rich.console import Console
+    from rich.markup import escape
     from rich.table import Table
 
     table = Table()
     for name in ("what", "state", "found", "for"):
         table.add_column(name)
     for check in found.checks:
-        table.add_row(check.name, check.state, check.found, check.purpose)
+        # Messages of others may hold brackets, which rich would take for its own marks.
+        table.add_row(*(escape(text) for text in (check.name, check.state, check.found, check.purpose)))
     Console().print(table)
     steps = [check for check in found.checks if check.next_step]
     if steps:
