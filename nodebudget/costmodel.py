@@ -30,6 +30,9 @@ SURE = 0.99
 #: Predictions over so many times the largest probe are warned of.
 _FAR = 2.0
 
+#: The lightest step is a floor, and no point of the line, when it takes so many times what the line says.
+_FLOOR = 1.02
+
 #: Coefficients that every record has, zero where the data has no such column.
 _ALWAYS = ("graphs", "nodes", "edges", "line_edges")
 
@@ -267,8 +270,8 @@ def fit_calibration(
     """Fit the coefficients to the observations of role "fit" and check them on those of role "holdout".
 
     Least squares on relative errors with non-negative coefficients (Lawson and Hanson's NNLS, as in SciPy):
-    a negative price of an edge would let a planner earn memory with edges. The floor is the largest observation
-    of role "floor".
+    a negative price of an edge would let a planner earn memory with edges. The floor is the observation of role
+    "floor" where that is above the line, else what is resident.
 
     Args:
         observations: Measured steps.
@@ -286,8 +289,9 @@ def fit_calibration(
             hint="allow more probes, or free memory for them",
         )
     resident = float(np.median([entry.resident for entry in fitted]))
-    floor = float(max((entry.peak for entry in observations if entry.role == "floor"), default=resident))
     solution = _solve(_weighted(fitted, names))
+    lightest = [entry for entry in observations if entry.role == "floor"]
+    floor = max([resident, *(float(entry.peak) for entry in lightest if _is_floor(entry, names, solution))])
     coefficients = {"fixed": float(solution[0])}
     coefficients |= {coefficient_name(name): 0.0 for name in _ALWAYS}
     coefficients |= dict(zip(coefficients_of(names), map(float, solution), strict=True))
@@ -331,6 +335,10 @@ def _solve(rows: Floats) -> Floats:
     scale = np.maximum(np.abs(rows).max(axis=0), 1e-300)
     solution, _ = nnls(rows / scale, np.ones(len(rows)))
     return np.asarray(solution / scale, dtype=np.float64)
+
+
+def _is_floor(entry: Observation, names: Sequence[str], solution: Floats) -> bool:
+    return bool(entry.peak > _FLOOR * (_design([entry], names) @ solution)[0])
 
 
 def _bound(observations: Sequence[Observation], names: Sequence[str], solution: Floats, floor: float) -> Bound:

@@ -62,7 +62,8 @@ def choose_fit_batches(sizes: SizeTable, count: int, largest: int, rng: np.rando
 def choose_holdout_batches(sizes: SizeTable, count: int, largest: int, rng: np.random.Generator) -> list[Indices]:
     """Draw batches to check on: shuffled ones, as training has them, from `largest` / 8 graphs up to `largest`."""
     most = min(largest, len(sizes))
-    counts = np.geomspace(max(1, most / 8), most, count).round().astype(int)
+    # Not single graphs, which may be lighter than anything that is trained on.
+    counts = np.geomspace(min(max(2, most / 8), most), most, count).round().astype(int)
     return [rng.choice(len(sizes), size=int(graphs), replace=False) for graphs in counts]
 
 

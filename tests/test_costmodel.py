@@ -65,6 +65,14 @@ def test_the_floor_holds_small_batches_up():
     assert calibration.predict_bytes(graphs=60, nodes=6000, edges=7e4, line_edges=9e5) > 4e9
 
 
+def test_a_light_step_on_the_line_is_no_floor():
+    light = observation({"graphs": 2, "nodes": 20, "edges": 240, "line_edges": 3000}, "floor")
+    calibration = fit_calibration([*(observation(s) for s in batches(20)), light], ("nodes", "edges", "line_edges"))
+    assert calibration.floor == RESIDENT
+    half = calibration.predict_bytes(graphs=1, nodes=10, edges=120, line_edges=1500)
+    assert half == pytest.approx(TRUE["fixed"] + (light.peak - TRUE["fixed"]) / 2, rel=0.01)
+
+
 @given(st.lists(st.tuples(*[st.integers(0, 10**6)] * 3), min_size=1, max_size=20))
 def test_a_batch_is_predicted_by_the_sum_of_its_graphs(rows):
     calibration = fitted()

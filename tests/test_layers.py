@@ -32,6 +32,7 @@ FLOW = [
     "budget",
     "batches",
     "plan",
+    "capacity",
     "sampler",
     "batcher",
     "integrations",

@@ -9,6 +9,7 @@ import click
 from nodebudget.cli.common import Command, json_option, note, output_options, print_json, quiet_option
 from nodebudget.cli.devices import device_options, resolve_device
 from nodebudget.cli.progress import Steps
+from nodebudget.units import parse_bytes
 
 
 @click.command(cls=Command)
@@ -33,6 +34,10 @@ from nodebudget.cli.progress import Steps
     help="What happens to a crystal that can't be read.",
 )
 @output_options("Where the calibration goes, as JSON.")
+@click.option(
+    "--predict-gpu",
+    help="With --device cpu: also work out what a step may take on a GPU of so much memory, such as 40GiB.",
+)
 @click.option("--resume", is_flag=True, help="Go on with the probes that an interrupted run left beside -o.")
 @json_option
 @quiet_option
@@ -49,6 +54,7 @@ def command(
     on_error: str,
     output: str | None,
     force: bool,
+    predict_gpu: str | None,
     resume: bool,
     as_json: bool,
     quiet: bool,
@@ -69,37 +75,50 @@ def command(
     elif resume:
         raise InputError("--resume without -o", hint="name the file that the interrupted run was to write")
     place = resolve_device(gpu, device)
+    capacity = None if predict_gpu is None else parse_bytes(predict_gpu)
+    if capacity is not None and place != "cpu":
+        raise InputError("--predict-gpu on a GPU", hint="it goes with --device cpu; here the GPU is measured")
     effort = Effort(probes=probes, largest=largest, seed=seed)
     probe = open_probe(place)
     # What was measured stays beside the output until that is written.
     keep = {"journal": None if output is None else f"{output}.probes.jsonl", "resume": resume}
     with Steps(quiet=quiet) as steps:
         how = {"workers": workers, "on_error": on_error}
-        calibration, sizes = _run(workload, data, place, probe, effort, how, keep, steps)
+        calibration, sizes = _run(workload, data, probe, effort, how, keep, steps, capacity is not None)
     if output is not None:
         calibration.save(output, force=force)
         note(f"written: {output}", quiet=quiet)
-    if as_json:
-        print_json(_as_record(calibration))
-    else:
-        from nodebudget.report.text import calibration_text
+    _show(calibration, sizes, batch_size, capacity, as_json)
 
-        click.echo(calibration_text(calibration, sizes, batch_size))
+
+def _show(calibration: Any, sizes: Any, batch_size: int, capacity: int | None, as_json: bool) -> None:
+    from nodebudget.capacity import SETTINGS, device_budget
+    from nodebudget.report.text import budget_text, calibration_text
+
+    budgets = [] if capacity is None else [device_budget(capacity, calibration, setting=name) for name in SETTINGS]
+    if as_json:
+        more = {"gpu_budget": {budget.setting: budget.to_dict() for budget in budgets}} if budgets else {}
+        print_json({**_as_record(calibration), **more})
+        return
+    click.echo(calibration_text(calibration, sizes, batch_size))
+    for budget in budgets:
+        click.echo(f"\n{budget_text(budget)}")
 
 
 def _run(
     workload: str,
     data: str,
-    place: str,
     probe: Any,
     effort: Any,
     how: dict[str, Any],
     keep: dict[str, Any],
     steps: Steps,
+    replay: bool,
 ) -> tuple[Any, Any]:
     from torch.utils.data import Subset
 
     from nodebudget.calibrate import calibrate
+    from nodebudget.capacity import with_overheads
     from nodebudget.errors import InputError
     from nodebudget.measure import measure_path, open_data
     from nodebudget.workload import load_workload
@@ -110,7 +129,7 @@ def _run(
             f"{data!r} holds sizes, not crystals",
             hint="give the crystals or graphs that they were measured from",
         )
-    made = load_workload(workload, place)
+    made = load_workload(workload, probe.device)
     sizes = measure_path(
         data,
         graphs=getattr(made, "graphs", None),
@@ -118,9 +137,10 @@ def _run(
         progress=lambda done, total: steps.show("measuring sizes", done, total),
     )
     kept = sizes.settings.get("indices")
+    dataset: Any = opened if kept is None else Subset(opened, kept)  # type: ignore[arg-type]
     calibration = calibrate(
         made,
-        opened if kept is None else Subset(opened, kept),  # type: ignore[arg-type]
+        dataset,
         sizes,
         probe,
         effort=effort,
@@ -128,6 +148,10 @@ def _run(
         **keep,
         progress=lambda done, total: steps.show("calibrating", done, total),
     )
+    if replay or probe.device != "cpu":
+        # The replay starts from a model that has done no step yet.
+        fresh = load_workload(workload, "cpu") if replay else made
+        calibration = with_overheads(calibration, fresh, dataset, sizes, probe.device)
     return calibration, sizes
 
 

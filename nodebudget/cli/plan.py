@@ -10,9 +10,11 @@ from rich.console import Console
 from nodebudget.cli.common import Command, json_option, note, output_options, print_json, quiet_option
 from nodebudget.errors import InputError
 from nodebudget.files import check_output
+from nodebudget.units import parse_bytes
 
 if TYPE_CHECKING:
     from nodebudget.budget import Limits
+    from nodebudget.costmodel import Calibration
     from nodebudget.plan import Plan
 
 _HELP = """Pack DATA into batches that keep to a budget, and say how even they are.
@@ -34,6 +36,7 @@ Example:
 @click.option("--max-graphs", type=float, help="Most graphs in a batch.")
 @click.option("--calibration", type=click.Path(), help="What 'nodebudget calibrate' wrote; goes with --memory.")
 @click.option("--memory", help="Bytes that a training step may take at its peak, such as 40GiB.")
+@click.option("--capacity", help="Instead of --memory: bytes of the whole GPU; what PyTorch keeps is subtracted.")
 @click.option(
     "--pack",
     type=click.Choice(["balanced", "dense", "sequential"]),
@@ -63,6 +66,7 @@ def command(
     max_graphs: float | None,
     calibration: str | None,
     memory: str | None,
+    capacity: str | None,
     pack: str,
     seed: int,
     epoch: int,
@@ -76,7 +80,7 @@ def command(
 ) -> None:
     """Pack DATA into batches."""
     caps = {"nodes": max_nodes, "edges": max_edges, "line_edges": max_line_edges, "graphs": max_graphs}
-    limits = _limits(caps, calibration, memory)
+    limits = _limits(caps, calibration, memory, capacity, quiet)
     if output is not None:
         _check(output, force)
     from nodebudget.measure import measure_path
@@ -101,7 +105,9 @@ def command(
         _show(plan)
 
 
-def _limits(caps: dict[str, Any], calibration: str | None, memory: str | None) -> Limits:
+def _limits(
+    caps: dict[str, Any], calibration: str | None, memory: str | None, capacity: str | None, quiet: bool
+) -> Limits:
     from nodebudget.budget import Limits
 
     for name, value in caps.items():
@@ -114,7 +120,19 @@ def _limits(caps: dict[str, Any], calibration: str | None, memory: str | None) -
 
         known = Calibration.load(calibration)
     given = {f"max_{name}": value for name, value in caps.items()}
-    return Limits.make(**given, calibration=known, memory=memory)
+    room = memory if capacity is None else _room(capacity, memory, known, quiet)
+    return Limits.make(**given, calibration=known, memory=room)
+
+
+def _room(capacity: str, memory: str | None, known: Calibration | None, quiet: bool) -> int:
+    from nodebudget.capacity import device_budget
+    from nodebudget.report.text import budget_text
+
+    if memory is not None or known is None:
+        raise InputError("--capacity goes with --calibration and without --memory", hint="give one of the two")
+    budget = device_budget(parse_bytes(capacity), known)
+    note(budget_text(budget), quiet=quiet)
+    return budget.memory
 
 
 def _check(output: str, force: bool) -> None:

@@ -10,6 +10,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
+from nodebudget.capacity import DeviceBudget
 from nodebudget.costmodel import SURE, Calibration, coefficient_name
 from nodebudget.sizes import SizeTable
 from nodebudget.suggest import Suggestion
@@ -78,6 +79,15 @@ def _batch_sentence(calibration: Calibration, sizes: SizeTable, batch_size: int,
         f"A batch of {batch_size} of {whose}: mean {format_bytes(mean)}, "
         f"typically {format_bytes(max(mean - 2 * spread, calibration.fixed))} to {format_bytes(mean + 2 * spread)}."
     )
+
+
+def budget_text(budget: DeviceBudget) -> str:
+    """Show line by line what is left of a device for a training step."""
+    rows = [["the device", format_bytes(budget.capacity)]]
+    rows += [[what, f"- {format_bytes(count)}"] for what, count in budget.lines]
+    rows.append(["left for a training step", format_bytes(budget.memory)])
+    text = render(table_of([f"{budget.setting} segments", "memory"], rows))
+    return f"{text}\n{budget.advice}" if budget.advice else text
 
 
 def suggestion_text(suggestion: Suggestion) -> str:

@@ -1,0 +1,227 @@
+"""From the memory of a device to the memory that a training step may take."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+
+from nodebudget.budget import Limits
+from nodebudget.costmodel import Calibration
+from nodebudget.design import Indices
+from nodebudget.errors import DoesNotFitError
+from nodebudget.plan import make_plan
+from nodebudget.pool import Dataset, Pool
+from nodebudget.probe.allocator import CachingAllocator
+from nodebudget.probe.replay import CUBLAS_WORKSPACES_HOPPER, replay, trace_resident, trace_steps
+from nodebudget.sizes import SizeTable
+from nodebudget.units import format_bytes
+from nodebudget.workload import Workload
+
+#: Settings of PyTorch's allocator: as it comes, and with `expandable_segments:True`.
+SETTINGS = ("default", "expandable")
+
+#: Kept at least for what the allocator reserves and does not use: a part of what a step takes, and bytes (the last
+#: segments or pages of both pools). Found by running planned epochs on a full stand-in device, in any order, until none
+#: ran out of memory: `scripts/benchmarks/survival.py`.
+LEAST = {"default": (0.10, 24 * 2**20), "expandable": (0.01, 44 * 2**20)}
+
+#: Taken for what a CUDA process holds outside PyTorch (context, libraries), where it was not measured: an assumption,
+#: on the safe side of the 300 to 500 MiB that NVIDIA's data-centre GPUs are known for.
+CONTEXT = 600 * 2**20
+
+#: Expandable segments are recommended where they free more than this part of the memory.
+_WORTH = 0.05
+
+#: Batches of a planned epoch that are run to see how the reserved memory grows.
+STRETCH = 6
+
+
+@dataclass(frozen=True)
+class Overhead:
+    """What the allocator reserved for a stretch of a planned epoch, the largest batches first.
+
+    Attributes:
+        allocated: Peak bytes of live tensors.
+        reserved: Peak bytes held from the device.
+        retries: How often the cache had to be given back.
+        how: "measured" on the device, or "replayed" from a trace of the CPU.
+    """
+
+    allocated: int
+    reserved: int
+    retries: int
+    how: str
+
+    @property
+    def part(self) -> float:
+        """Bytes reserved and not used, as a part of the allocated ones."""
+        return self.reserved / max(self.allocated, 1) - 1
+
+
+@dataclass(frozen=True)
+class DeviceBudget:
+    """How much of a device a training step may take, line by line.
+
+    Attributes:
+        capacity: Bytes of the device.
+        lines: (what, bytes) that are subtracted from it.
+        memory: Bytes that are left: what a plan takes as its `memory`.
+        setting: The allocator's setting that it holds for.
+        advice: One sentence where the other setting would free much, else "".
+    """
+
+    capacity: int
+    lines: tuple[tuple[str, int], ...]
+    memory: int
+    setting: str
+    advice: str = ""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values for JSON."""
+        return {**self.__dict__, "lines": [list(line) for line in self.lines]}
+
+
+def current_setting() -> str:
+    """Return the setting that PyTorch's allocator has in this process."""
+    settings = os.environ.get("PYTORCH_ALLOC_CONF") or os.environ.get("PYTORCH_CUDA_ALLOC_CONF") or ""
+    return "expandable" if "expandable_segments:true" in settings.lower().replace(" ", "") else "default"
+
+
+def stretch(pool: Pool, calibration: Calibration, seed: int = 0) -> list[Indices]:
+    """Return batches of an epoch planned for as much as the largest probe took, the largest first."""
+    memory = int(calibration.bound.reach)
+    plan = make_plan(pool.own_sizes, Limits.make(calibration=calibration, memory=memory), seed=seed, oversized="skip")
+    cost = calibration.graph_bytes(pool.own_sizes)
+    batches = [plan.batch(place).astype(np.intp) for place in range(min(len(plan), STRETCH))]
+    return sorted(batches, key=lambda batch: -float(cost[batch].sum()))
+
+
+def replayed_overheads(workload: Workload, pool: Pool, batches: Sequence[Indices]) -> dict[str, Overhead]:
+    """Predict without a GPU what its allocator would reserve, with either setting.
+
+    Args:
+        workload: On the CPU, with no step done yet.
+        pool: Where the samples are.
+        batches: What to run.
+    """
+    resident = trace_resident(workload)
+    steps = list(trace_steps(workload, [[pool.sample(int(index)) for index in batch] for batch in batches]))
+    found = {}
+    for setting in SETTINGS:
+        allocator = CachingAllocator(expandable=setting == "expandable")
+        runs = [replay(trace, allocator) for trace in (resident, *steps)]
+        found[setting] = Overhead(
+            max(run.peak_allocated for run in runs),
+            max(run.peak_reserved for run in runs),
+            sum(run.retries for run in runs),
+            "replayed",
+        )
+    return found
+
+
+def soak(workload: Workload, pool: Pool, batches: Sequence[Indices], device: str) -> dict[str, Overhead]:
+    """Measure on a CUDA device how much its allocator reserves over the batches, with the setting that it has."""
+    index = torch.device(device).index
+    torch.cuda.empty_cache()
+    torch.cuda.reset_peak_memory_stats(index)
+    before = torch.cuda.memory_stats(index).get("num_alloc_retries", 0)
+    for batch in batches:
+        workload.step(workload.batch([pool.sample(int(place)) for place in batch]))
+    torch.cuda.synchronize(index)
+    overhead = Overhead(
+        torch.cuda.max_memory_allocated(index),
+        torch.cuda.max_memory_reserved(index),
+        torch.cuda.memory_stats(index).get("num_alloc_retries", 0) - before,
+        "measured",
+    )
+    workload.optimizer.zero_grad(set_to_none=True)
+    torch.cuda.empty_cache()
+    return {current_setting(): overhead}
+
+
+def with_overheads(
+    calibration: Calibration, workload: Workload, dataset: Dataset, sizes: SizeTable, device: str
+) -> Calibration:
+    """Add to a calibration's record what the allocator reserves for a stretch of a planned epoch.
+
+    Args:
+        calibration: Its largest probe says how large the batches are.
+        workload: On the device; for the CPU one that has done no step yet.
+        dataset: Its items.
+        sizes: Their sizes.
+        device: "cpu", where a GPU's allocator is modelled, or "cuda:N", where it is measured.
+    """
+    pool = Pool(workload, dataset, sizes, np.random.default_rng(0))
+    batches = stretch(pool, calibration)
+    on_cpu = device == "cpu"
+    found = replayed_overheads(workload, pool, batches) if on_cpu else soak(workload, pool, batches, device)
+    known = {setting: asdict(overhead) for setting, overhead in found.items()}
+    return replace(calibration, context={**calibration.context, "allocator": known})
+
+
+def device_budget(
+    capacity: int, calibration: Calibration, *, setting: str | None = None, outside: int | None = None
+) -> DeviceBudget:
+    """Work out what a training step may take on a device.
+
+    Args:
+        capacity: Bytes of the device.
+        calibration: What its record knows of the allocator and of memory outside PyTorch is used.
+        setting: "default" or "expandable"; None: what this process has.
+        outside: Bytes held outside PyTorch; None: as measured with the calibration, else an assumption.
+
+    Raises:
+        DoesNotFitError: Nothing is left.
+    """
+    chosen = current_setting() if setting is None else setting
+    away, why = _outside(calibration, outside)
+    # Measured on a GPU they are in the resident bytes; on the CPU the largest that PyTorch takes is assumed.
+    on_cpu = calibration.context.get("device", {}).get("device") == "cpu"
+    workspaces = sum(CUBLAS_WORKSPACES_HOPPER) if on_cpu else 0
+    away += workspaces
+    memory = {name: _memory(capacity - away, _part(calibration, name), LEAST[name][1]) for name in SETTINGS}
+    part, more = _part(calibration, chosen), LEAST[chosen][1]
+    left = memory[chosen]
+    lines = (
+        (f"outside PyTorch ({why})", away - workspaces),
+        *([("workspaces of libraries (not known: cuBLAS's largest)", workspaces)] if workspaces else []),
+        (f"reserved and not used by the allocator, {part:.1%} ({chosen} segments)", capacity - away - more - left),
+        ("last segments of the allocator's pools", more),
+    )
+    if left <= 0:
+        raise DoesNotFitError(
+            f"nothing of {format_bytes(capacity)} is left for a training step",
+            limit=", ".join(f"{what}: {format_bytes(count)}" for what, count in lines),
+            hint="take a larger device",
+        )
+    gain = memory["expandable"] / left - 1
+    advice = (
+        f"PYTORCH_ALLOC_CONF=expandable_segments:True would leave {gain:.0%} more for a step."
+        if chosen == "default" and gain > _WORTH
+        else ""
+    )
+    return DeviceBudget(capacity, lines, left, chosen, advice)
+
+
+def _memory(usable: int, part: float, more: int) -> int:
+    return int((usable - more) / (1 + part))
+
+
+def _part(calibration: Calibration, setting: str) -> float:
+    known: Mapping[str, Any] = calibration.context.get("allocator") or {}
+    seen = known.get(setting)
+    least = LEAST[setting][0]
+    # The last segments are a line of their own: they do not grow with the batches.
+    return least if seen is None else max(least, (seen["reserved"] - LEAST[setting][1]) / max(seen["allocated"], 1) - 1)
+
+
+def _outside(calibration: Calibration, given: int | None) -> tuple[int, str]:
+    if given is not None:
+        return given, "as given"
+    seen = [entry.outside for entry in calibration.observations if entry.outside is not None]
+    return (max(seen), "as measured") if seen else (CONTEXT, "assumed: not measured")
