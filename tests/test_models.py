@@ -2,14 +2,16 @@
 
 import functools
 
+import numpy as np
 import pytest
 import torch
-from crystals import prototypes
+from crystals import entries, prototypes
 from models import Accumulating, Alignn, AtomWise, Pyg, adamw, crystal_graphs, momentum, pyg_graph, sgd
 
 from nodebudget.calibrate import Effort, calibrate
-from nodebudget.measure import measure_dataset
+from nodebudget.measure import GraphSettings, measure_dataset
 from nodebudget.probe import open_probe
+from nodebudget.workload import load_workload, resident_bytes
 
 EFFORT = Effort(probes=15, largest=16)
 
@@ -84,3 +86,41 @@ def test_gradients_that_are_zeroed_and_kept():
     kept = calibrated(Alignn, set_to_none=False)
     held(kept)
     assert kept.fixed > calibrated(Alignn).fixed
+
+
+SHAPE = {"hidden_features": 64, "alignn_layers": 2, "gcn_layers": 2}
+
+
+@pytest.fixture(scope="module")
+def dense():
+    """ALIGNN, and its calibration on small, dense crystals with 12 neighbours an atom and more."""
+    torch.manual_seed(0)
+    workload, crystals = load_workload("alignn", **SHAPE), entries(most=8, count=60)
+    effort = Effort(probes=21, largest=10)
+    return workload, calibrate(workload, crystals, measure_dataset(crystals), open_probe("cpu"), effort=effort)
+
+
+@pytest.mark.parametrize(
+    "graphs",
+    [
+        GraphSettings(neighbors=6),
+        GraphSettings(neighbors=9),
+        GraphSettings(neighbors=20),
+        GraphSettings(strategy="radius_graph", cutoff=4.0),
+    ],
+    ids=["6 neighbours", "9 neighbours", "20 neighbours", "within 4 angstrom"],
+)
+def test_another_dataset_with_other_degrees(dense, graphs):
+    """Large cells, and graphs of half to twice the degree, are predicted by what small dense ones cost."""
+    workload, calibration = dense
+    other, probe = load_workload("alignn", graphs=graphs, **SHAPE), open_probe("cpu")
+    large = [item for item in entries(most=40, count=400) if len(item["atoms"]["elements"]) >= 12]
+    rng, relative = np.random.default_rng(0), []
+    for count in (3, 5, 7, 9):
+        samples = [other.sample(large[index]) for index in rng.choice(len(large), count, replace=False)]
+        resident = resident_bytes(workload)
+        above = probe.measure(lambda samples=samples: workload.step(workload.batch(samples))).allocated
+        sizes = measure_dataset(samples).totals(np.arange(count))
+        relative.append((calibration.predict_bytes(**sizes) - resident - above) / above)
+    assert np.abs(relative).mean() <= MEAN
+    assert min(relative) >= -UNDER
