@@ -203,12 +203,13 @@ def test_sizes_of_another_dataset_and_steps_that_raise(calibration):
 def files(tmp_path, calibration):
     (tmp_path / "crystals.json").write_text(json.dumps(CRYSTALS))
     calibration.save(tmp_path / "cal.json")
+    (tmp_path / "wide.toml").write_text('workload = "workloads:Linear"\n[arguments]\nwidth = 4096\n')
     return tmp_path
 
 
-def invoke(files, *more, data="crystals.json", record="cal.json"):
+def invoke(files, *more, data="crystals.json", record="cal.json", workload=None):
     given = ["--data", str(files / data), "--calibration", str(files / record)]
-    return CliRunner().invoke(main, ["tune", *given, "--workload", "workloads:Linear", *more])
+    return CliRunner().invoke(main, ["tune", *given, "--workload", workload or str(files / "wide.toml"), *more])
 
 
 QUICK = ["--device", "cpu", "--memory", "64MiB", "--budgets", "4", "--batches", "2", "--repeats", "1"]
@@ -270,3 +271,13 @@ def test_files_that_cannot_be_tuned_with(files, monkeypatch):
         result = invoke(files, *QUICK, **options)
         assert result.exit_code == 2
         assert words in result.stderr
+
+
+def test_a_calibration_of_another_model_is_refused_or_noted(files, monkeypatch):
+    monkeypatch.chdir(HERE)
+    result = invoke(files, *QUICK, workload="workloads:Linear")
+    assert result.exit_code == 2
+    assert "the calibration is of another model: model parameters was 8192, is 16" in result.stderr
+    allowed = invoke(files, *QUICK, "--allow-mismatch", workload="workloads:Linear")
+    assert allowed.exit_code == 0, allowed.output
+    assert "nodebudget: the calibration was made elsewhere: model parameters was 8192" in allowed.stderr

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+from dataclasses import replace
 from typing import Any
 
 import click
@@ -29,6 +31,7 @@ from nodebudget.cli.progress import Steps
     "--longest", default=60.0, show_default=True, help="Seconds of a step after which no larger budget is tried."
 )
 @click.option("--seed", default=0, show_default=True, help="Seed of the batches.")
+@click.option("--allow-mismatch", is_flag=True, help="Take a calibration of another model.")
 @click.option("--plot", type=click.Path(), help="Where the picture goes, as PNG.")
 @output_options("Where the curve and the recommendation go, as JSON.")
 @json_option
@@ -45,6 +48,7 @@ def command(
     repeats: int,
     longest: float,
     seed: int,
+    allow_mismatch: bool,
     plot: str | None,
     output: str | None,
     force: bool,
@@ -71,8 +75,10 @@ def command(
     known = Calibration.load(calibration)
     room = None if memory is None else parse_bytes(memory)
     probe = open_probe(place)
+    made = _workload(workload, place, known, probe, allow_mismatch=allow_mismatch, quiet=quiet)
     with Steps(quiet=quiet) as steps:
-        advice = _run(workload, data, place, probe, known, room, effort, steps)
+        advice = _run(made, data, probe, known, room, effort, steps)
+    advice = replace(advice, context={"workload": workload, "data": data, **advice.context})
     _write(advice, output, plot, force=force, quiet=quiet)
     if as_json:
         print_json(advice.to_dict())
@@ -82,16 +88,24 @@ def command(
         click.echo(curve_text(advice))
 
 
-def _run(
-    workload: str, data: str, place: str, probe: Any, calibration: Any, memory: int | None, effort: Any, steps: Steps
-) -> Any:
-    from dataclasses import replace
+def _workload(spec: str, place: str, calibration: Any, probe: Any, *, allow_mismatch: bool, quiet: bool) -> Any:
+    from nodebudget.applicable import check_applicable
+    from nodebudget.workload import load_workload
 
+    made = load_workload(spec, place)
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        check_applicable(calibration, workload=made, probe=probe, allow_mismatch=allow_mismatch)
+    for entry in said:
+        note(f"nodebudget: {entry.message}", quiet=quiet)
+    return made
+
+
+def _run(made: Any, data: str, probe: Any, calibration: Any, memory: int | None, effort: Any, steps: Steps) -> Any:
     from nodebudget.errors import InputError
     from nodebudget.measure import measure_path, open_data
     from nodebudget.record import provenance
     from nodebudget.tune import tune
-    from nodebudget.workload import load_workload
 
     opened = open_data(data)
     if opened.kind == "sizes":
@@ -99,7 +113,6 @@ def _run(
             f"{data!r} holds sizes, not crystals",
             hint="give the crystals or graphs that they were measured from",
         )
-    made = load_workload(workload, place)
     sizes = measure_path(
         data,
         graphs=getattr(made, "graphs", None),
@@ -115,7 +128,7 @@ def _run(
         effort=effort,
         progress=lambda done, total: steps.show("timing budgets", done, total),
     )
-    return replace(advice, context={"device": probe.describe(), "workload": workload, "data": data, **provenance()})
+    return replace(advice, context={"device": probe.describe(), **provenance()})
 
 
 def _write(advice: Any, output: str | None, plot: str | None, *, force: bool, quiet: bool) -> None:
