@@ -15,6 +15,7 @@ _COMMANDS = {
     "calibrate": "nodebudget.cli.calibrate",
     "plan": "nodebudget.cli.plan",
     "suggest": "nodebudget.cli.suggest",
+    "compare": "nodebudget.cli.compare",
     "quickstart": "nodebudget.cli.quickstart",
     "tune": "nodebudget.cli.tune",
     "doctor": "nodebudget.cli.doctor",

@@ -1,0 +1,84 @@
+"""nodebudget compare."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from nodebudget.cli.common import Command, json_option, note, print_json, quiet_option
+from nodebudget.cli.progress import Steps
+
+if TYPE_CHECKING:
+    from nodebudget.sizes import SizeTable
+
+
+@click.command("compare", cls=Command)
+@click.argument("data", type=click.Path(), nargs=-1, required=True)
+@click.option("--batch-size", required=True, type=int, help="Graphs a batch.")
+@click.option("--calibration", type=click.Path(), help="A calibration, to compare and explain predicted bytes.")
+@click.option("--plot", type=click.Path(), help="Draw the distributions into this PNG.")
+@click.option("--force", is_flag=True, help="Overwrite an existing picture.")
+@click.option("--seed", default=0, show_default=True, type=click.IntRange(0), help="Of the simulated epochs.")
+@json_option
+@quiet_option
+def command(
+    data: tuple[str, ...],
+    batch_size: int,
+    calibration: str | None,
+    plot: str | None,
+    force: bool,
+    seed: int,
+    as_json: bool,
+    quiet: bool,
+) -> None:
+    """Say why one dataset takes more memory than another at the same batch size.
+
+    Each DATA is what 'nodebudget measure' takes, sizes measured before (.npz, .csv, .parquet) among it; the first is
+    what the others are compared with.
+
+    \b
+    Example:
+      nodebudget compare a.json b.json --batch-size 64 --plot sizes.png
+    """
+    from nodebudget.compare import compare
+    from nodebudget.files import check_output, write_whole
+    from nodebudget.totals import check_batch_size
+
+    check_batch_size(batch_size)
+    if plot is not None:
+        check_output(plot, force=force)
+    known = None
+    if calibration is not None:
+        from nodebudget.costmodel import Calibration
+
+        known = Calibration.load(calibration)
+    with Steps(quiet=quiet) as steps:
+        found = compare(_measured(data, steps), batch_size, calibration=known, seed=seed)
+    if plot is not None:
+        from nodebudget.report.compare import draw_comparison
+
+        write_whole(plot, lambda file: draw_comparison(found, file), force=force)
+        note(f"written: {plot}", quiet=quiet)
+    if as_json:
+        print_json(found.to_dict())
+    else:
+        from nodebudget.report.compare import compare_text
+
+        click.echo(compare_text(found))
+
+
+def _measured(data: tuple[str, ...], steps: Steps) -> list[tuple[str, SizeTable]]:
+    from nodebudget.measure import measure_path
+
+    def measure(path: str) -> SizeTable:
+        return measure_path(path, progress=lambda done, total: steps.show(f"measuring {path}", done, total))
+
+    return [(name, measure(path)) for name, path in zip(_names(data), data, strict=True)]
+
+
+def _names(data: tuple[str, ...]) -> list[str]:
+    """Name datasets by their files where that tells them apart, else by their whole paths."""
+    short = [Path(path).stem or path for path in data]
+    return short if len(set(short)) == len(short) else list(data)

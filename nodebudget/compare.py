@@ -1,0 +1,183 @@
+"""Datasets side by side: why one takes more memory than another at the same batch size."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from nodebudget.causes import GRAPHS, Cause, Measure, explain, mean_sizes
+from nodebudget.costmodel import Calibration
+from nodebudget.errors import InputError
+from nodebudget.sizes import SizeTable
+from nodebudget.totals import Totals, check_batch_size, describe_totals, draw_totals
+
+Floats = npt.NDArray[np.float64]
+
+#: Batches drawn for the picture of their totals.
+_DRAWN = 4000
+
+#: Changes under this are none.
+_SAME = 0.005
+
+#: Names of sizes as people read them.
+LABELS = {"nodes": "nodes", "edges": "edges", "line_edges": "line-graph edges", "bytes": "predicted bytes"}
+
+
+@dataclass(frozen=True, eq=False)
+class Row:
+    """One dataset.
+
+    Attributes:
+        name: What the user calls it.
+        statistics: `graphs` and statistics by column, as `SizeTable.statistics` gives them.
+        totals: Column → what a batch holds of it.
+        predicted_bytes: Peak of a training step, or None without a calibration.
+        difference: Change against the first dataset, as a fraction of what that has: `graphs`, each column's
+            mean a batch, and `bytes` with a calibration; None where the first has nothing of it.
+        causes: What the change of the measure is made of, the largest first: the shares add up to it.
+        measure: What the causes explain.
+        sizes: Its table.
+        drawn: The measure of random batches, shape (batches,), for a picture.
+    """
+
+    name: str
+    statistics: Mapping[str, Any]
+    totals: Mapping[str, Totals]
+    predicted_bytes: Totals | None
+    difference: Mapping[str, float | None]
+    causes: tuple[Cause, ...]
+    measure: str
+    sizes: SizeTable
+    drawn: Floats
+
+    @property
+    def sentence(self) -> str:
+        """What explains the difference from the first dataset, in one sentence."""
+        what = f"{LABELS[self.measure]} a batch"
+        if not self.causes:
+            return f"{self.name} is what the others are compared with."
+        change = self.difference[self.measure] or 0.0
+        if abs(change) < _SAME:
+            return f"{self.name}: as many {what}, within half a percent."
+        parts = [
+            f"{cause.share:+.1%} by {cause.name} ({cause.first:.3g} → {cause.here:.3g})"
+            for cause in self.causes
+            if abs(cause.share) >= _SAME
+        ]
+        small = any(cause.name == GRAPHS for cause in self.causes)
+        samples = "one has less than a batch" if small else "the number of samples has no part in it"
+        return f"{self.name}: {change:+.1%} {what}: {', '.join(parts)}; {samples}."
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values for JSON."""
+        predicted = self.predicted_bytes
+        return {
+            "name": self.name,
+            **self.statistics,
+            "a_batch": {name: totals.to_dict() for name, totals in self.totals.items()},
+            "predicted_bytes": None if predicted is None else predicted.to_dict(),
+            "difference": dict(self.difference),
+            "measure": self.measure,
+            "causes": [dict(cause.__dict__) for cause in self.causes],
+            "sentence": self.sentence,
+        }
+
+
+@dataclass(frozen=True, eq=False)
+class Comparison:
+    """Datasets side by side.
+
+    Attributes:
+        batch_size: Graphs a batch.
+        rows: One a dataset; the first is what the others are compared with.
+    """
+
+    batch_size: int
+    rows: tuple[Row, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values for JSON."""
+        return {"batch_size": self.batch_size, "datasets": [row.to_dict() for row in self.rows]}
+
+
+def compare(
+    tables: Sequence[tuple[str, SizeTable]], batch_size: int, *, calibration: Calibration | None = None, seed: int = 0
+) -> Comparison:
+    """Compare datasets at one batch size.
+
+    Args:
+        tables: Name and sizes of each dataset; the first is what the others are compared with.
+        batch_size: Graphs a batch; a smaller dataset makes one batch.
+        calibration: With it, the memory of a training step is predicted, and explained instead of a size.
+        seed: Of the simulated epochs, 0 or more.
+
+    Raises:
+        InputError: No dataset, an empty one, a batch size under 1, or sizes without a column that the calibration
+            depends on.
+    """
+    size = check_batch_size(batch_size)
+    if not tables:
+        raise InputError("no dataset to compare", hint="name one or more")
+    for name, table in tables:
+        if not len(table):
+            raise InputError(f"{name} has no crystals", hint="give a dataset that has")
+    first = tables[0][1]
+    return Comparison(size, tuple(_row(name, table, first, size, calibration, seed) for name, table in tables))
+
+
+def _row(
+    name: str, table: SizeTable, first: SizeTable, batch_size: int, calibration: Calibration | None, seed: int
+) -> Row:
+    totals, predicted = _totals(table, batch_size, calibration, seed)
+    measure = Measure.of(first, table, calibration)
+    values = table[measure.name].astype(np.float64) if calibration is None else calibration.graph_bytes(table)
+    drawn = draw_totals(values, batch_size, _DRAWN, np.random.default_rng(seed))
+    return Row(
+        name,
+        table.statistics(),
+        totals,
+        predicted,
+        _difference(table, first, batch_size, calibration),
+        () if table is first else explain(table, first, batch_size, measure),
+        measure.name,
+        table,
+        drawn if calibration is None else np.maximum(drawn + calibration.fixed, calibration.floor),
+    )
+
+
+def _totals(
+    table: SizeTable, batch_size: int, calibration: Calibration | None, seed: int
+) -> tuple[dict[str, Totals], Totals | None]:
+    columns = [table[name].astype(np.float64) for name in table.columns]
+    if calibration is not None:
+        columns.append(calibration.graph_bytes(table))
+    found = describe_totals(np.stack(columns, axis=1), batch_size, seed=seed)
+    predicted = None if calibration is None else _with_fixed(found.pop(), calibration)
+    return dict(zip(table.columns, found, strict=True)), predicted
+
+
+def _with_fixed(graphs: Totals, calibration: Calibration) -> Totals:
+    def whole(value: float) -> float:
+        return max(value + calibration.fixed, calibration.floor)
+
+    return Totals(
+        whole(graphs.mean), graphs.std, whole(graphs.worst), graphs.worst_error, whole(graphs.worst_by_distribution)
+    )
+
+
+def _difference(
+    table: SizeTable, first: SizeTable, batch_size: int, calibration: Calibration | None
+) -> dict[str, float | None]:
+    names = [name for name in table.columns if name in first]
+    measures = [Measure(name) for name in names]
+    if calibration is not None:
+        measures.append(Measure("bytes", calibration))
+    changes: dict[str, float | None] = {"graphs": len(table) / len(first) - 1}
+    for measure in measures:
+        there, here = (measure(min(batch_size, len(data)), mean_sizes(data)) for data in (first, table))
+        changes[measure.name] = here / there - 1 if there else None
+    return changes
