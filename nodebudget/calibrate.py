@@ -99,9 +99,8 @@ def calibrate(
     jobs.sort(key=lambda job: session.weight(job.batch))
     kept = None if journal is None else Journal(journal, _identity(session, plan), resume=resume)
     observations = _observe(session, jobs, kept, progress)
-    calibration = fit_calibration(
-        observations, size_columns(sizes), context={**session.describe(), **provenance(), **(context or {})}
-    )
+    about = {**session.describe(), "noise": _noise(observations), **provenance(), **(context or {})}
+    calibration = fit_calibration(observations, size_columns(sizes), context=about)
     if kept is not None:
         kept.remove()
     return calibration
@@ -109,12 +108,14 @@ def calibrate(
 
 def _jobs(pool: Pool, effort: Effort, rng: np.random.Generator) -> list[_Job]:
     held_out = effort.probes // 3
-    to_fit = _batches_to_fit(pool, effort.probes - held_out - 1, effort.largest, rng)
+    to_fit = _batches_to_fit(pool, effort.probes - held_out - 2, effort.largest, rng)
     to_check = choose_holdout_batches(pool.own_sizes, held_out, effort.largest, rng)
     return [
         _Job("floor", lightest_batch(pool.own_sizes)),
         *(_Job("fit", batch) for batch in to_fit),
         *(_Job("holdout", batch) for batch in to_check),
+        # The same step once more: what differs is noise, which no model can predict.
+        _Job("repeat", to_check[0]),
     ]
 
 
@@ -134,6 +135,15 @@ def _identity(session: Session, effort: Effort) -> dict[str, Any]:
     device = {key: about["device"].get(key) for key in ("device", "name")}
     model = {key: about["model"].get(key) for key in ("name", "parameters", "dtype", "optimizer")}
     return {"device": device, "model": model, "data": about["data"]["fingerprint"], "effort": asdict(effort)}
+
+
+def _noise(observations: list[Observation]) -> float | None:
+    """Return how far two measurements of the same step are apart, a fraction; None where one was not made."""
+    for repeated in (entry for entry in observations if entry.role == "repeat"):
+        for first in observations:
+            if first.role == "holdout" and first.sizes == repeated.sizes:
+                return abs(repeated.peak / first.peak - 1)
+    return None
 
 
 def _observe(

@@ -53,8 +53,8 @@ class Observation:
         reserved: Bytes that the allocator held from the device at the highest; None on the CPU.
         outside: Bytes of the device that PyTorch did not hold; None on the CPU.
         seconds: Wall-clock time of the step while it was measured.
-        role: "fit", "holdout", "floor" (the smallest step), or "out-of-memory" (then `peak` is what was free: a
-            lower bound).
+        role: "fit", "holdout", "floor" (the lightest step), "repeat" (of a held-out one), or "out-of-memory" (then
+            `peak` is what was free: a lower bound).
     """
 
     sizes: Mapping[str, float]

@@ -60,6 +60,9 @@ def calibration_text(
     text.append(
         f"Held-out error over {held.n} batches: {held.mape:.2%} mean, never under by more than {held.max_under:.2%}."
     )
+    noise = calibration.context.get("noise")
+    if noise is not None:
+        text.append(f"The same step measured twice differs by {noise:.2%}.")
     sure = float(calibration.bound.margin(0.0, SURE))
     text.append(f"Budgets add {sure:.2%} to be {SURE:.0%} sure, more beyond {format_bytes(calibration.bound.reach)}.")
     if weak:
