@@ -103,10 +103,14 @@ class Plan:
     @cached_property
     def predicted_bytes(self) -> Floats | None:
         """Predicted peak of each batch in bytes, shape (batches,); None without a calibration."""
-        if self.limits.calibration is None:
+        known = self.limits.calibration
+        if known is None:
             return None
-        sums = self.loads(self.limits.calibration.graph_bytes(self.sizes)) + self.limits.calibration.fixed
-        return np.maximum(sums, getattr(self.limits.calibration, "floor", 0.0))
+        sums = [
+            self.loads(known.graph_bytes(self.sizes, place)) + piece["fixed"]
+            for place, piece in enumerate(known.affine)
+        ]
+        return np.asarray(np.maximum(np.max(sums, axis=0), known.floor), dtype=np.float64)
 
     @cached_property
     def balance(self) -> npt.NDArray[Any]:

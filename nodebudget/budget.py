@@ -82,13 +82,18 @@ class Limits:
 
     @property
     def graph_room(self) -> int | None:
-        """Bytes that the graphs of one batch may add to what is fixed, or None without a calibration.
+        """Bytes that the graphs of one batch may add to what is fixed, by the main piece; None without a calibration.
 
         Such that the upper bound of the prediction, not its mean, is within the memory.
         """
         if self.calibration is None or self.memory is None:
             return None
-        return math.floor(self.calibration.room(self.memory) - self.calibration.fixed)
+        return self._room(self.calibration.fixed)
+
+    def _room(self, fixed: float) -> int:
+        assert self.calibration is not None
+        assert self.memory is not None
+        return math.floor(self.calibration.room(self.memory) - fixed)
 
     def describe(self) -> str:
         """Say the caps in one line."""
@@ -101,7 +106,7 @@ class Limits:
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values for JSON and fingerprints; the calibration by its coefficients."""
-        coefficients = None if self.calibration is None else dict(self.calibration.coefficients)
+        coefficients = None if self.calibration is None else [dict(piece) for piece in self.calibration.affine]
         return {
             "caps": dict(self.caps),
             "max_graphs": self.max_graphs,
@@ -121,8 +126,12 @@ class Limits:
             InputError: The sizes lack a column.
         """
         found: dict[str, tuple[npt.NDArray[np.int64], int | None]] = {}
-        if self.graph_room is not None and self.calibration is not None:
-            found[BYTES] = (np.ceil(self.calibration.graph_bytes(sizes)).astype(np.int64), self.graph_room)
+        if self.calibration is not None and self.memory is not None:
+            for place, piece in enumerate(self.calibration.affine):
+                # Each affine piece is a cap of its own: their maximum keeps to the memory when each of them does.
+                name = BYTES if place == 0 else f"{BYTES}, piece {place + 1}"
+                needs = np.ceil(self.calibration.graph_bytes(sizes, place)).astype(np.int64)
+                found[name] = (needs, self._room(piece["fixed"]))
         for name, cap in self.caps.items():
             found[name] = _whole_column(sizes[name], cap)
         first = balance or self._to_balance(sizes, found)
@@ -176,7 +185,7 @@ def _memory(calibration: Calibration | None, memory: int | str | None) -> int | 
     if calibration is None or memory is None:
         return None
     room = parse_bytes(memory)
-    least = max(calibration.fixed, getattr(calibration, "floor", 0.0))
+    least = max(calibration.floor, *(piece["fixed"] for piece in calibration.affine))
     if room <= least:
         raise DoesNotFitError(
             f"a training step takes {format_bytes(least)} without any graph",

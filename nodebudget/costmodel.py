@@ -12,9 +12,9 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from scipy.optimize import nnls
 
 from nodebudget.errors import InputError, RecordError
+from nodebudget.pieces import fit_affine, fit_two, maximum
 from nodebudget.record import read_record, write_record
 from nodebudget.sizes import SizeTable
 from nodebudget.uncertainty import Bound, Determination, determine
@@ -29,6 +29,9 @@ SURE = 0.99
 
 #: Predictions over so many times the largest probe are warned of.
 _FAR = 2.0
+
+#: Two pieces are taken where they lower the mean held-out error by at least this fraction, and by half.
+_WORTH = 5e-4
 
 #: The lightest step is a floor, and no point of the line, when it takes so many times what the line says.
 _FLOOR = 1.02
@@ -87,12 +90,14 @@ class ErrorSummary:
 
 @dataclass(frozen=True)
 class Calibration:
-    """bytes = max(floor, fixed + Σ coefficient × size), with its error and where it came from.
+    """bytes = max(floor, fixed + Σ coefficient × size, further pieces), with its error and where it came from.
 
     Attributes:
         coefficients: Bytes: `fixed` (parameters, gradients, optimizer state and all else that does not
             depend on the batch) and one a unit of each column (`per_graph`, `per_node`, …).
         columns: Size columns that the prediction needs, `graphs` among them.
+        pieces: Further affine pieces, with the same names as `coefficients`: the peak is a maximum over moments of the
+            step, and the data may show more than one of them. The first piece is the one that holds for most batches.
         floor: Bytes of the smallest step: small batches peak in the optimizer, whatever their size.
         resident: Bytes that live between steps; part of `fixed`.
         holdout: Error on batches that the fit has not seen.
@@ -109,6 +114,7 @@ class Calibration:
     resident: float
     holdout: ErrorSummary
     fit: ErrorSummary
+    pieces: tuple[Mapping[str, float], ...] = ()
     bound: Bound = field(default_factory=lambda: Bound(0.0, 0, 0.0))
     determination: Determination | None = None
     observations: tuple[Observation, ...] = ()
@@ -152,22 +158,31 @@ class Calibration:
             InputError: A size that the prediction depends on is not given, or a quantile outside (0, 1).
         """
         given = {"graphs": graphs, "nodes": nodes, "edges": edges, "line_edges": line_edges, **further}
-        total: Any = self.fixed
-        for column in self.columns:
-            weight = self.coefficient(column)
-            if given.get(column) is None:
-                if weight:
-                    raise InputError(
-                        f"the prediction depends on {column}, which is not given",
-                        limit=f"this calibration knows {', '.join(self.columns)}",
-                        hint=f"pass {column}=…",
-                    )
-                continue
-            total = total + weight * np.asarray(given[column], dtype=np.float64)
-        bytes_ = np.maximum(total, self.floor)
+        bytes_: Any = self.floor
+        for piece in self.affine:
+            bytes_ = np.maximum(bytes_, self._total(piece, given))
         if quantile is not None:
             bytes_ = self._upper(bytes_, quantile)
         return bytes_ if np.ndim(bytes_) else float(bytes_)
+
+    @property
+    def affine(self) -> tuple[Mapping[str, float], ...]:
+        """All affine pieces, the main one first."""
+        return (self.coefficients, *self.pieces)
+
+    def _total(self, piece: Mapping[str, float], given: Mapping[str, Any]) -> Any:
+        total: Any = piece["fixed"]
+        for column in self.columns:
+            weight = piece.get(coefficient_name(column), 0.0)
+            if weight and given.get(column) is None:
+                raise InputError(
+                    f"the prediction depends on {column}, which is not given",
+                    limit=f"this calibration knows {', '.join(self.columns)}",
+                    hint=f"pass {column}=…",
+                )
+            if weight:
+                total = total + weight * np.asarray(given[column], dtype=np.float64)
+        return total
 
     def _upper(self, bytes_: Floats, quantile: float) -> Floats:
         if not 0 < quantile < 1:
@@ -185,16 +200,18 @@ class Calibration:
         """Return the largest mean prediction, bytes, whose upper bound is within `memory`, bytes."""
         return self.bound.room(memory, quantile)
 
-    def graph_bytes(self, sizes: SizeTable) -> Floats:
-        """Return the bytes that each graph adds to a batch, shape (graphs,).
+    def graph_bytes(self, sizes: SizeTable, piece: int = 0) -> Floats:
+        """Return the bytes that each graph adds to a batch, by one affine piece, shape (graphs,).
 
         Raises:
             InputError: The sizes lack a column that the calibration depends on.
         """
-        total = np.full(len(sizes), self.coefficient("graphs"))
+        chosen = self.affine[piece]
+        total = np.full(len(sizes), float(chosen.get(coefficient_name("graphs"), 0.0)))
         for column in self.columns:
-            if column != "graphs" and self.coefficient(column):
-                total += self.coefficient(column) * sizes[column]
+            weight = chosen.get(coefficient_name(column), 0.0)
+            if column != "graphs" and weight:
+                total += weight * sizes[column]
         return total
 
     def save(self, path: str | os.PathLike[str], *, force: bool = False) -> Path:
@@ -226,6 +243,7 @@ class Calibration:
         return {
             "coefficients": dict(self.coefficients),
             "columns": list(self.columns),
+            "pieces": [dict(piece) for piece in self.pieces],
             "floor": self.floor,
             "resident": self.resident,
             "holdout": dict(self.holdout.__dict__),
@@ -239,12 +257,9 @@ class Calibration:
     @classmethod
     def _from_dict(cls, record: dict[str, Any]) -> Calibration:
         own = set(cls.__dataclass_fields__) - {"context"}
-        coefficients = {str(name): float(value) for name, value in record["coefficients"].items()}
-        numbers = [*coefficients.values(), float(record["floor"]), float(record["resident"])]
-        if not all(math.isfinite(number) for number in numbers) or min(coefficients.values()) < 0:
-            raise ValueError("coefficients must be finite and not negative")
-        if "fixed" not in coefficients:
-            raise KeyError("fixed")
+        coefficients = _piece(record["coefficients"])
+        if not all(math.isfinite(float(record[name])) for name in ("floor", "resident")):
+            raise ValueError("floor and resident must be finite")
         return cls(
             coefficients=coefficients,
             columns=tuple(str(column) for column in record["columns"]),
@@ -252,6 +267,7 @@ class Calibration:
             resident=float(record["resident"]),
             holdout=ErrorSummary(**record["holdout"]),
             fit=ErrorSummary(**record["fit"]),
+            pieces=tuple(_piece(piece) for piece in record["pieces"]),
             bound=Bound(**record["bound"]),
             determination=record["determination"] and Determination.from_dict(record["determination"]),
             observations=tuple(Observation(**entry) for entry in record["observations"]),
@@ -269,9 +285,8 @@ def fit_calibration(
 ) -> Calibration:
     """Fit the coefficients to the observations of role "fit" and check them on those of role "holdout".
 
-    Least squares on relative errors with non-negative coefficients (Lawson and Hanson's NNLS, as in SciPy):
-    a negative price of an edge would let a planner earn memory with edges. The floor is the observation of role
-    "floor" where that is above the line, else what is resident.
+    One affine piece (`nodebudget.pieces.fit_affine`), or two where the held-out steps demand them. The floor is the
+    observation of role "floor" where that is above the pieces, else what is resident.
 
     Args:
         observations: Measured steps.
@@ -289,26 +304,27 @@ def fit_calibration(
             hint="allow more probes, or free memory for them",
         )
     resident = float(np.median([entry.resident for entry in fitted]))
-    solution = _solve(_weighted(fitted, names))
+    held = [entry for entry in observations if entry.role == "holdout"]
+    solutions = _solve(fitted, held, names)
     lightest = [entry for entry in observations if entry.role == "floor"]
-    floor = max([resident, *(float(entry.peak) for entry in lightest if _is_floor(entry, names, solution))])
-    coefficients = {"fixed": float(solution[0])}
-    coefficients |= {coefficient_name(name): 0.0 for name in _ALWAYS}
-    coefficients |= dict(zip(coefficients_of(names), map(float, solution), strict=True))
+    floor = max([resident, *(float(entry.peak) for entry in lightest if _is_floor(entry, names, solutions))])
+    zeros = {coefficient_name(name): 0.0 for name in _ALWAYS}
+    pieces = [zeros | dict(zip(coefficients_of(names), map(float, solution), strict=True)) for solution in solutions]
 
     def summary(role: str) -> ErrorSummary:
         chosen = [entry for entry in observations if entry.role == role]
-        return _errors(chosen, names, solution, floor)
+        return _errors(chosen, names, solutions, floor)
 
     return Calibration(
-        coefficients=coefficients,
+        coefficients=pieces[0],
         columns=names,
+        pieces=tuple(pieces[1:]),
         floor=floor,
         resident=resident,
         holdout=summary("holdout"),
         fit=summary("fit"),
-        bound=_bound(observations, names, solution, floor),
-        determination=determine(_weighted(fitted, names), solution, list(coefficients_of(names))),
+        bound=_bound(observations, names, solutions, floor),
+        determination=_determination(fitted, names, solutions),
         observations=tuple(observations),
         context=context or {},
     )
@@ -323,42 +339,74 @@ def coefficients_of(names: Sequence[str]) -> tuple[str, ...]:
     return ("fixed", *(coefficient_name(name) for name in names))
 
 
-def _weighted(observations: Sequence[Observation], names: Sequence[str]) -> Floats:
+def _piece(values: Mapping[str, Any]) -> dict[str, float]:
+    piece = {str(name): float(value) for name, value in values.items()}
+    if not all(math.isfinite(value) and value >= 0 for value in piece.values()):
+        raise ValueError("coefficients must be finite and not negative")
+    if "fixed" not in piece:
+        raise KeyError("fixed")
+    return piece
+
+
+def _peaks(observations: Sequence[Observation]) -> Floats:
     # The whole peak is fitted, not what is above the resident bytes: a step first releases the last gradients,
     # so the line of the large steps may start below what is resident.
-    target = np.array([float(entry.peak) for entry in observations])
-    return np.asarray(_design(observations, names) / target[:, None], dtype=np.float64)
+    return np.array([float(entry.peak) for entry in observations])
 
 
-def _solve(rows: Floats) -> Floats:
-    # Columns differ by orders of magnitude; NNLS is better behaved when they do not.
-    scale = np.maximum(np.abs(rows).max(axis=0), 1e-300)
-    solution, _ = nnls(rows / scale, np.ones(len(rows)))
-    return np.asarray(solution / scale, dtype=np.float64)
+def _solve(fitted: Sequence[Observation], held: Sequence[Observation], names: Sequence[str]) -> list[Floats]:
+    """Fit one affine piece, or two where those predict the held-out steps clearly better: the simpler wins ties."""
+    design, target = _design(fitted, names), _peaks(fitted)
+    one = [fit_affine(design, target)]
+    two = fit_two(design, target, np.random.default_rng(0))
+    if two is None or not held:
+        return one
+    checks = _design(held, names)
+    errors = [float(np.abs(maximum(checks, pieces) / _peaks(held) - 1).mean()) for pieces in (one, two)]
+    if errors[0] - errors[1] < _WORTH or errors[1] > 0.5 * errors[0]:
+        return one
+    # The main piece is the one that holds for most batches of the user's own data.
+    first = (checks @ two[0] >= checks @ two[1]).mean() >= 0.5
+    return two if first else two[::-1]
 
 
-def _is_floor(entry: Observation, names: Sequence[str], solution: Floats) -> bool:
-    return bool(entry.peak > _FLOOR * (_design([entry], names) @ solution)[0])
+def _determination(fitted: Sequence[Observation], names: Sequence[str], solutions: Sequence[Floats]) -> Determination:
+    design = _design(fitted, names)
+    main = design @ solutions[0] >= maximum(design, solutions)
+    rows = design[main] / _peaks(fitted)[main, None]
+    return determine(np.asarray(rows, dtype=np.float64), solutions[0], list(coefficients_of(names)))
 
 
-def _bound(observations: Sequence[Observation], names: Sequence[str], solution: Floats, floor: float) -> Bound:
+def _is_floor(entry: Observation, names: Sequence[str], solutions: Sequence[Floats]) -> bool:
+    return bool(entry.peak > _FLOOR * maximum(_design([entry], names), solutions)[0])
+
+
+def _predictions(
+    observations: Sequence[Observation], names: Sequence[str], solutions: Sequence[Floats], floor: float
+) -> Floats:
+    return np.maximum(maximum(_design(observations, names), solutions), floor)
+
+
+def _bound(
+    observations: Sequence[Observation], names: Sequence[str], solutions: Sequence[Floats], floor: float
+) -> Bound:
     checked = [entry for entry in observations if entry.role == "holdout"]
     checked = checked or [entry for entry in observations if entry.role == "fit"]
-    predicted = np.maximum(_design(checked, names) @ solution, floor)
-    peak = np.array([float(entry.peak) for entry in checked])
+    relative = _peaks(checked) / _predictions(checked, names, solutions, floor) - 1
     reach = max(float(entry.peak) for entry in observations if entry.role in ("fit", "holdout"))
-    return Bound(float(np.sqrt(np.mean((peak / predicted - 1) ** 2))), len(checked), reach)
+    return Bound(float(np.sqrt(np.mean(relative**2))), len(checked), reach)
 
 
-def _errors(observations: Sequence[Observation], names: Sequence[str], solution: Floats, floor: float) -> ErrorSummary:
+def _errors(
+    observations: Sequence[Observation], names: Sequence[str], solutions: Sequence[Floats], floor: float
+) -> ErrorSummary:
     if not observations:
         return ErrorSummary(mape=0.0, max_under=0.0, n=0)
-    predicted = np.maximum(_design(observations, names) @ solution, floor)
-    peak = np.array([float(entry.peak) for entry in observations])
     above = np.array([max(entry.peak - entry.resident, 1.0) for entry in observations])
-    relative = (predicted - peak) / above
+    relative = (_predictions(observations, names, solutions, floor) - _peaks(observations)) / above
     return ErrorSummary(
         mape=float(np.abs(relative).mean()),
-        max_under=float(max(-relative.min(), 0.0)),
+        # Adding zero turns -0.0 into 0.0.
+        max_under=float(max(-relative.min(), 0.0) + 0.0),
         n=len(observations),
     )

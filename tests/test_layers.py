@@ -21,6 +21,7 @@ FLOW = [
     "workload",
     "probe",
     "uncertainty",
+    "pieces",
     "costmodel",
     "design",
     "pool",
