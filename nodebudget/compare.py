@@ -13,7 +13,7 @@ from nodebudget.causes import GRAPHS, Cause, Measure, explain, mean_sizes
 from nodebudget.costmodel import Calibration
 from nodebudget.errors import InputError
 from nodebudget.sizes import SizeTable
-from nodebudget.totals import Totals, check_batch_size, describe_totals, draw_totals
+from nodebudget.totals import GraphBytes, Totals, check_batch_size, describe_totals, draw_totals
 
 Floats = npt.NDArray[np.float64]
 
@@ -132,40 +132,25 @@ def compare(
 def _row(
     name: str, table: SizeTable, first: SizeTable, batch_size: int, calibration: Calibration | None, seed: int
 ) -> Row:
-    totals, predicted = _totals(table, batch_size, calibration, seed)
+    columns = np.stack([table[column].astype(np.float64) for column in table.columns], axis=1)
+    totals = describe_totals(columns, batch_size, seed=seed)
+    graphs = None if calibration is None else GraphBytes.of(calibration, table)
     measure = Measure.of(first, table, calibration)
-    values = table[measure.name].astype(np.float64) if calibration is None else calibration.graph_bytes(table)
-    drawn = draw_totals(values, batch_size, _DRAWN, np.random.default_rng(seed))
+    rng = np.random.default_rng(seed)
+    if graphs is None:
+        drawn = draw_totals(table[measure.name].astype(np.float64)[:, None], batch_size, _DRAWN, rng)[:, 0]
+    else:
+        drawn = graphs.peaks(draw_totals(graphs.values, batch_size, _DRAWN, rng))
     return Row(
         name,
         table.statistics(),
-        totals,
-        predicted,
+        dict(zip(table.columns, totals, strict=True)),
+        None if graphs is None else graphs.describe(batch_size, seed=seed),
         _difference(table, first, batch_size, calibration),
         () if table is first else explain(table, first, batch_size, measure),
         measure.name,
         table,
-        drawn if calibration is None else np.maximum(drawn + calibration.fixed, calibration.floor),
-    )
-
-
-def _totals(
-    table: SizeTable, batch_size: int, calibration: Calibration | None, seed: int
-) -> tuple[dict[str, Totals], Totals | None]:
-    columns = [table[name].astype(np.float64) for name in table.columns]
-    if calibration is not None:
-        columns.append(calibration.graph_bytes(table))
-    found = describe_totals(np.stack(columns, axis=1), batch_size, seed=seed)
-    predicted = None if calibration is None else _with_fixed(found.pop(), calibration)
-    return dict(zip(table.columns, found, strict=True)), predicted
-
-
-def _with_fixed(graphs: Totals, calibration: Calibration) -> Totals:
-    def whole(value: float) -> float:
-        return max(value + calibration.fixed, calibration.floor)
-
-    return Totals(
-        whole(graphs.mean), graphs.std, whole(graphs.worst), graphs.worst_error, whole(graphs.worst_by_distribution)
+        drawn,
     )
 
 

@@ -9,6 +9,8 @@ from typing import Any
 
 from nodebudget.costmodel import Calibration
 from nodebudget.errors import InputError
+from nodebudget.risk import Risk as Risk
+from nodebudget.risk import largest_safe_batch_size as largest_safe_batch_size
 from nodebudget.sizes import STANDARD, SizeTable
 
 #: What a suggestion can rest on, the best first.
@@ -52,6 +54,62 @@ class Suggestion:
             "by": dict(self.by),
             "sentence": self.sentence,
         }
+
+
+@dataclass(frozen=True)
+class LearningRate:
+    """What to do with the learning rate when the number of graphs a step changes.
+
+    Attributes:
+        ratio: New graphs a step over the old ones.
+    """
+
+    ratio: float
+
+    @property
+    def linear(self) -> float:
+        """Factor by the linear rule."""
+        return self.ratio
+
+    @property
+    def square_root(self) -> float:
+        """Factor by the square-root rule."""
+        return math.sqrt(self.ratio)
+
+    @property
+    def sentences(self) -> tuple[str, str]:
+        """Each rule in one sentence, with its source."""
+        return (
+            f"Linear rule, for SGD: multiply the learning rate by {self.linear:.3g}, warming up over the first epochs "
+            "where it grows (Goyal et al. 2017, arXiv:1706.02677).",
+            f"Square-root rule, which keeps the noise of a step as it was: multiply it by {self.square_root:.3g} "
+            "(Krizhevsky 2014, arXiv:1404.5997; Hoffer et al. 2017, arXiv:1705.08741).",
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values for JSON."""
+        return {
+            "ratio": self.ratio,
+            "linear": self.linear,
+            "square_root": self.square_root,
+            "sentences": list(self.sentences),
+        }
+
+
+def advise_learning_rate(before: float, after: float) -> LearningRate:
+    """Say what to do with the learning rate.
+
+    Args:
+        before: Graphs a step that it was chosen at.
+        after: Graphs a step from now on; a mean where batches differ.
+
+    Raises:
+        InputError: One of them is not positive.
+    """
+    for graphs in (before, after):
+        if isinstance(graphs, bool) or not math.isfinite(graphs) or graphs <= 0:
+            raise InputError(f"{graphs!r} graphs a step", limit="a positive number")
+    return LearningRate(after / before)
 
 
 def suggest_batch_size(

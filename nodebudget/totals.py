@@ -11,7 +11,9 @@ import numpy.typing as npt
 from scipy.integrate import trapezoid
 from scipy.signal import fftconvolve
 
+from nodebudget.costmodel import Calibration
 from nodebudget.errors import InputError
+from nodebudget.sizes import SizeTable
 
 Floats = npt.NDArray[np.float64]
 
@@ -68,7 +70,7 @@ def describe_totals(columns: npt.ArrayLike, batch_size: int, *, seed: int = 0) -
         One entry a column.
     """
     values = np.asarray(columns, dtype=np.float64)
-    epochs = int(np.clip(_DRAWS // max(len(values), 1), _FEWEST, _MOST))
+    epochs = _epochs(len(values))
     seen = simulate_worst(values, batch_size, epochs, np.random.default_rng(seed))
     error = seen.std(axis=0, ddof=1) / epochs**0.5
     found = []
@@ -77,6 +79,58 @@ def describe_totals(columns: npt.ArrayLike, batch_size: int, *, seed: int = 0) -
         expected = expected_worst(values[:, place], batch_size)
         found.append(Totals(mean, std, float(seen[:, place].mean()), float(error[place]), expected))
     return found
+
+
+@dataclass(frozen=True, eq=False)
+class GraphBytes:
+    """What each graph adds to the peak of a step, by each affine piece of a calibration.
+
+    The peak of a batch is the largest over the pieces of what is fixed and what its graphs add, and the worst peak of
+    an epoch the largest over the pieces of the worst totals.
+
+    Attributes:
+        values: Bytes, shape (graphs, pieces).
+        fixed: Bytes of a step without any graph, shape (pieces,).
+        floor: Bytes of the smallest step.
+    """
+
+    values: Floats
+    fixed: Floats
+    floor: float
+
+    @classmethod
+    def of(cls, calibration: Calibration, sizes: SizeTable) -> GraphBytes:
+        """Work it out.
+
+        Raises:
+            InputError: The sizes lack a column that the calibration depends on.
+        """
+        values = [calibration.graph_bytes(sizes, place) for place in range(len(calibration.affine))]
+        fixed = np.array([piece["fixed"] for piece in calibration.affine])
+        return cls(np.stack(values, axis=1), fixed, calibration.floor)
+
+    def peaks(self, totals: Floats) -> Floats:
+        """Return the peak of each batch, shape (batches,), of its totals by piece, shape (batches, pieces)."""
+        return np.asarray(np.maximum((totals + self.fixed).max(axis=1), self.floor), dtype=np.float64)
+
+    def describe(self, batch_size: int, *, seed: int = 0) -> Totals:
+        """Describe the peaks of batches: mean and spread by the piece that holds for a mean batch."""
+        epochs = _epochs(len(self.values))
+        seen = self.peaks(simulate_worst(self.values, batch_size, epochs, np.random.default_rng(seed)))
+        means, stds = zip(*(moments(column, batch_size) for column in self.values.T), strict=True)
+        main = int(np.argmax(np.array(means) + self.fixed))
+        return Totals(
+            float(self.peaks(np.array([means]))[0]),
+            stds[main],
+            float(seen.mean()),
+            float(seen.std(ddof=1) / epochs**0.5),
+            self.expected_worst(batch_size),
+        )
+
+    def expected_worst(self, batch_size: int) -> float:
+        """Return the mean of the worst peak of an epoch, from the distribution of sums of each piece."""
+        worst = [[expected_worst(column, batch_size) for column in self.values.T]]
+        return float(self.peaks(np.array(worst))[0])
 
 
 def moments(values: Floats, batch_size: int) -> tuple[float, float]:
@@ -132,7 +186,7 @@ def expected_worst(values: Floats, batch_size: int) -> float:
     free = float(trapezoid(1 - below ** (graphs // drawn), dx=top / _CELLS))
     # No batch is larger than the largest graphs together.
     largest = float(np.partition(values, graphs - drawn)[graphs - drawn :].sum())
-    return min(mean + (free - mean) * narrow, largest)
+    return max(mean, min(mean + (free - mean) * narrow, largest))
 
 
 def simulate_worst(columns: Floats, batch_size: int, epochs: int, rng: np.random.Generator) -> Floats:
@@ -150,14 +204,19 @@ def simulate_worst(columns: Floats, batch_size: int, epochs: int, rng: np.random
     )
 
 
-def draw_totals(values: Floats, batch_size: int, count: int, rng: np.random.Generator) -> Floats:
-    """Return the totals of at least `count` full batches of shuffled epochs, for a picture."""
-    drawn = min(batch_size, len(values))
-    whole = len(values) // drawn
+def draw_totals(columns: Floats, batch_size: int, count: int, rng: np.random.Generator) -> Floats:
+    """Return totals of at least `count` full batches of shuffled epochs, shape (batches, columns)."""
+    drawn = min(batch_size, len(columns))
+    whole = len(columns) // drawn
     epochs = [
-        rng.permutation(values)[: whole * drawn].reshape(whole, drawn).sum(axis=1) for _ in range(-(-count // whole))
+        rng.permutation(columns)[: whole * drawn].reshape(whole, drawn, -1).sum(axis=1)
+        for _ in range(-(-count // whole))
     ]
     return np.concatenate(epochs)
+
+
+def _epochs(graphs: int) -> int:
+    return int(np.clip(_DRAWS // graphs, _FEWEST, _MOST))
 
 
 def _finite(graphs: int, drawn: int) -> float:

@@ -2,46 +2,119 @@
 
 from __future__ import annotations
 
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from nodebudget.cli.common import Command, json_option, print_json, quiet_option
+from nodebudget.cli.common import Command, json_option, note, print_json, quiet_option
+from nodebudget.errors import InputError
+
+if TYPE_CHECKING:
+    from nodebudget.report.suggest import Answer
 
 
-@click.command(cls=Command)
+@click.command("suggest", cls=Command)
 @click.option("--reference", required=True, help="The dataset whose batch size is known, or its mean number of nodes.")
 @click.option("--batch-size", required=True, type=int, help="Graphs a batch there.")
-@click.option("--target", required=True, help="The other dataset, or its mean number of nodes.")
+@click.option(
+    "--target", "targets", required=True, multiple=True, help="Another dataset, or its mean nodes; may be repeated."
+)
 @click.option("--calibration", help="A calibration, to go by bytes.")
+@click.option("--memory", help="With a calibration: also the largest fixed batch size that is safe in it (40GiB).")
+@click.option(
+    "--probability", default=0.999, show_default=True, help="With which all batches of an epoch shall fit --memory."
+)
+@click.option("--format", "style", type=click.Choice(["md", "csv", "latex"]), help="A table for a paper's appendix.")
 @json_option
 @quiet_option
-def command(reference: str, batch_size: int, target: str, calibration: str | None, as_json: bool, quiet: bool) -> None:
+def command(
+    reference: str,
+    batch_size: int,
+    targets: tuple[str, ...],
+    calibration: str | None,
+    memory: str | None,
+    probability: float,
+    style: str | None,
+    as_json: bool,
+    quiet: bool,
+) -> None:
     """Suggest the batch size on one dataset that equals a known one on another.
+
+    With --calibration and --memory also by risk: the largest fixed batch size whose worst batch of a shuffled epoch
+    fits, beside what a budget gets out of the same memory.
 
     \b
     Example:
       nodebudget suggest --reference 35 --batch-size 64 --target 20
     """
-    from nodebudget.report.text import suggestion_text
-    from nodebudget.suggest import suggest_batch_size
+    from nodebudget.report.suggest import answers_table, answers_text
 
-    known = None
-    if calibration is not None:
-        from nodebudget.costmodel import Calibration
-
-        known = Calibration.load(calibration)
-    answer = suggest_batch_size(_data(reference), batch_size, _data(target), calibration=known)
+    if as_json and style is not None:
+        raise InputError("--json and --format together", hint="give one of them")
+    answers = _answers(reference, batch_size, targets, calibration, (memory, probability), quiet)
     if as_json:
-        print_json(answer.to_dict())
+        records = [answer.to_dict() for answer in answers]
+        print_json({**records[0], "targets": records})
     else:
-        click.echo(suggestion_text(answer))
+        click.echo(answers_text(answers) if style is None else answers_table(answers, style))
+
+
+def _answers(
+    reference: str,
+    batch_size: int,
+    targets: tuple[str, ...],
+    calibration: str | None,
+    risk: tuple[str | None, float],
+    quiet: bool,
+) -> list[Answer]:
+    from nodebudget.report.suggest import Answer
+    from nodebudget.sizes import SizeTable
+    from nodebudget.suggest import advise_learning_rate, largest_safe_batch_size, suggest_batch_size
+
+    memory, probability = risk
+    known = _calibration(calibration, memory)
+    first = _data(reference)
+    answers = []
+    for target in targets:
+        sizes = _data(target)
+        found = suggest_batch_size(first, batch_size, sizes, calibration=known)
+        safe = None
+        if known is not None and memory is not None:
+            if not isinstance(sizes, SizeTable):
+                raise InputError(f"--memory with a mean of {target}", hint="name a dataset, whose sizes differ")
+            note(f"simulating epochs of {target}", quiet=quiet)
+            safe = largest_safe_batch_size(sizes, known, memory, probability)
+        rate = advise_learning_rate(batch_size, found.batch_size)
+        answers.append(Answer(_name(target), found, rate, safe))
+    return answers
+
+
+def _calibration(path: str | None, memory: str | None) -> Any:
+    if path is None:
+        if memory is not None:
+            raise InputError("--memory without --calibration", hint="make one with 'nodebudget calibrate'")
+        return None
+    from nodebudget.costmodel import Calibration
+
+    return Calibration.load(path)
+
+
+def _name(text: str) -> str:
+    return text if _number(text) is not None else Path(text).stem or text
 
 
 def _data(text: str) -> Any:
+    number = _number(text)
+    if number is not None:
+        return number
+    from nodebudget.measure import measure_path
+
+    return measure_path(text)
+
+
+def _number(text: str) -> float | None:
     try:
         return float(text)
     except ValueError:
-        from nodebudget.measure import measure_path
-
-        return measure_path(text)
+        return None
