@@ -10,9 +10,10 @@ from typing import Any
 
 import numpy as np
 
-from nodebudget.costmodel import Calibration, Observation, fit_calibration
+from nodebudget.costmodel import Calibration, Observation
 from nodebudget.design import Indices, choose_fit_batches, choose_holdout_batches, lightest_batch, size_columns
 from nodebudget.errors import InputError
+from nodebudget.fitting import fit_calibration
 from nodebudget.journal import Journal
 from nodebudget.pool import Dataset, Pool
 from nodebudget.probe import Probe

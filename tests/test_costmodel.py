@@ -8,8 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nodebudget import Calibration, SizeTable
-from nodebudget.costmodel import Observation, fit_calibration
+from nodebudget.costmodel import Observation
 from nodebudget.errors import InputError, RecordError
+from nodebudget.fitting import fit_calibration
 
 TRUE = {"fixed": 5e7, "graphs": 1000.0, "nodes": 24e3, "edges": 13.5e3, "line_edges": 5.5e3}
 RESIDENT = 10_000_000

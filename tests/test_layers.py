@@ -23,6 +23,7 @@ FLOW = [
     "uncertainty",
     "pieces",
     "costmodel",
+    "fitting",
     "design",
     "pool",
     "session",

@@ -7,7 +7,8 @@ import pytest
 from test_costmodel import RESIDENT, batches
 
 from nodebudget import Calibration, NodeBudgetSampler, SizeTable
-from nodebudget.costmodel import Observation, fit_calibration
+from nodebudget.costmodel import Observation
+from nodebudget.fitting import fit_calibration
 from nodebudget.pieces import fit_two
 
 NAMES = ("graphs", "nodes", "edges", "line_edges")

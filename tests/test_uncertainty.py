@@ -6,8 +6,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from test_costmodel import batches, fitted, observation
 
-from nodebudget.costmodel import Observation, fit_calibration
+from nodebudget.costmodel import Observation
 from nodebudget.errors import InputError
+from nodebudget.fitting import fit_calibration
 from nodebudget.uncertainty import Bound, determine
 
 NAMES = ("graphs", "nodes", "edges", "line_edges")

@@ -4,8 +4,8 @@
 
 Calibrates real ALIGNN on the CPU on DATA (a JARVIS-style JSON; by default the large cells among pymatgen's AFLOW
 prototypes) and measures further training steps: of the same data, and of the small cells with other graph settings
-(6 and 20 neighbours, all neighbours within 4 and 5 Å), as another dataset would have them. Beside it the fits that others use:
-two points and nodes only; nodes; nodes and edges. Errors are relative to the measured peak of live tensors.
+(6 and 20 neighbours, all neighbours within 4 and 5 Å), as another dataset would have them. Beside it the fits that
+others use: two points and nodes only; nodes; nodes and edges. Errors are relative to the measured peak of live tensors.
 """
 
 from __future__ import annotations
@@ -20,7 +20,8 @@ from typing import Any
 import numpy as np
 
 from nodebudget.calibrate import Effort, calibrate
-from nodebudget.costmodel import Calibration, Observation, fit_calibration
+from nodebudget.costmodel import Calibration, Observation
+from nodebudget.fitting import fit_calibration
 from nodebudget.measure import GraphSettings, measure_dataset, open_data
 from nodebudget.probe import Probe, open_probe
 from nodebudget.quickstart import prototype_datasets
