@@ -15,6 +15,7 @@ _HOMES = {
     "Plan": "nodebudget.plan",
     "NodeBudgetSampler": "nodebudget.sampler",
     "suggest_batch_size": "nodebudget.suggest",
+    "MemoryMonitor": "nodebudget.monitor",
     "NodeBudgetError": "nodebudget.errors",
 }
 
@@ -23,6 +24,7 @@ __all__ = [*_HOMES, "__version__"]
 if TYPE_CHECKING:
     from nodebudget.costmodel import Calibration as Calibration
     from nodebudget.errors import NodeBudgetError as NodeBudgetError
+    from nodebudget.monitor import MemoryMonitor as MemoryMonitor
     from nodebudget.plan import Plan as Plan
     from nodebudget.sampler import NodeBudgetSampler as NodeBudgetSampler
     from nodebudget.sizes import SizeTable as SizeTable

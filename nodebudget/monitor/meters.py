@@ -1,0 +1,145 @@
+"""What a device tells about a stretch of code, at next to no cost."""
+
+from __future__ import annotations
+
+import os
+import resource
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+
+from nodebudget.probe.trace import peak_of
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What a step took.
+
+    Attributes:
+        measured: Highest bytes of live tensors, resident ones included; None where the device can't tell.
+        resident: Bytes of live tensors before the step; None where that is not known.
+        reserved: Bytes that PyTorch's allocator held from the device at the highest; None on the CPU.
+        retries: How often the allocator had to give its cache back to get memory; None on the CPU.
+        rss: Resident set of this process after the step, bytes: tensors, libraries and all.
+    """
+
+    measured: int | None = None
+    resident: int | None = None
+    reserved: int | None = None
+    retries: int | None = None
+    rss: int | None = None
+
+
+class Meter(Protocol):
+    """Reads a device before and after a step."""
+
+    @property
+    def method(self) -> str | None:
+        """How peaks are measured, for the log; None where they are not."""
+        ...
+
+    def start(self) -> None:
+        """Begin a step."""
+        ...
+
+    def stop(self) -> Reading:
+        """End it."""
+        ...
+
+
+class CudaMeter:
+    """Reads the counters of PyTorch's CUDA allocator. They live on the host: the device is not waited for.
+
+    Args:
+        index: Number of the device.
+    """
+
+    method = "allocator"
+
+    def __init__(self, index: int) -> None:
+        self._index, self._retries, self._resident = index, self._count()["num_alloc_retries"], 0
+
+    def _count(self) -> Any:
+        return torch.cuda.memory_stats_as_nested_dict(self._index) or {"num_alloc_retries": 0}
+
+    def start(self) -> None:
+        """Set the peaks back."""
+        torch.cuda.reset_peak_memory_stats(self._index)
+        self._resident = torch.cuda.memory_allocated(self._index)
+
+    def stop(self) -> Reading:
+        """Read the peaks."""
+        found = self._count()
+        before, self._retries = self._retries, int(found["num_alloc_retries"])
+        return Reading(
+            measured=int(found["allocated_bytes"]["all"]["peak"]),
+            resident=self._resident,
+            reserved=int(found["reserved_bytes"]["all"]["peak"]),
+            retries=self._retries - before,
+            rss=resident_set(),
+        )
+
+
+class HostMeter:
+    """The CPU's allocator keeps no peak: only the resident set of the process is read."""
+
+    method = None
+
+    def start(self) -> None:
+        """Do nothing."""
+
+    def stop(self) -> Reading:
+        """Read the resident set."""
+        return Reading(rss=resident_set())
+
+
+class TraceMeter:
+    """Counts live tensors on the CPU with PyTorch's profiler, which slows a step down.
+
+    Args:
+        resident: Returns the bytes that live between steps; None where that is not known, and then neither
+            is the peak.
+    """
+
+    method = "trace"
+
+    def __init__(self, resident: Callable[[], int | None]) -> None:
+        self._resident, self._at_start = resident, resident()
+        self._profiler: Any = None
+
+    def start(self) -> None:
+        """Start the profiler."""
+        os.environ.setdefault("KINETO_LOG_LEVEL", "99")
+        self._at_start = self._resident()
+        self._profiler = torch.profiler.profile(
+            activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True, acc_events=False
+        )
+        self._profiler.start()
+
+    def stop(self) -> Reading:
+        """Stop it and add up what it saw."""
+        self._profiler.stop()
+        found = [
+            (event.start_ns(), event.nbytes())
+            for event in self._profiler.profiler.kineto_results.events()
+            if event.name() == "[memory]" and event.device_type().name == "CPU"
+        ]
+        trace = np.array([nbytes for _, nbytes in sorted(found, key=lambda pair: pair[0])], dtype=np.int64)
+        self._profiler, resident = None, self._at_start
+        measured = None if resident is None else resident + peak_of(trace)
+        return Reading(measured=measured, resident=resident, rss=resident_set())
+
+
+def resident_set() -> int:
+    """Return the resident set of this process, bytes; where the system does not tell, its highest so far."""
+    try:
+        with Path("/proc/self/statm").open("rb", buffering=0) as file:
+            return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    except (OSError, IndexError, ValueError):
+        # Kilobytes, but bytes on macOS.
+        unit = 1 if os.uname().sysname == "Darwin" else 1024
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
