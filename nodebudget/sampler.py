@@ -19,6 +19,7 @@ from nodebudget.sizes import SizeTable
 
 if TYPE_CHECKING:
     from nodebudget.costmodel import Calibration
+    from nodebudget.throughput import TimeModel
 
 STATE_VERSION = 1
 
@@ -64,6 +65,8 @@ class NodeBudgetSampler(Sampler[list[int]]):
         rank: int | None = None,
         pack: str = "balanced",
         max_columns: Mapping[str, int | float] | None = None,
+        balance: str | None = None,
+        time_model: TimeModel | None = None,
     ) -> None:
         """Plan for a dataset.
 
@@ -84,6 +87,10 @@ class NodeBudgetSampler(Sampler[list[int]]):
             pack: "balanced" (default), "dense" or "sequential"; see `nodebudget.plan.make_plan` for what each
                 costs and what it does to training.
             max_columns: Caps on further columns of the sizes, by name.
+            balance: Column that is balanced between batches and ranks; by default predicted bytes, or the cap that
+                asks for the most batches. "time" balances what `time_model` predicts, so that ranks wait less for
+                each other; the caps are kept all the same.
+            time_model: Seconds of a step, as `nodebudget tune` fits them (`nodebudget.throughput.TimeModel`).
 
         Raises:
             OversizedError: A graph is over a cap, and `oversized` is "raise".
@@ -96,7 +103,11 @@ class NodeBudgetSampler(Sampler[list[int]]):
         self.num_replicas, self.rank = world_and_rank(num_replicas, rank)
         known = isinstance(sizes_or_dataset, SizeTable)
         sizes = sizes_or_dataset if known else SizeTable.from_dataset(sizes_or_dataset)
-        self._planner = Planner(sizes, limits, pack, shuffle, seed, oversized, self.num_replicas)
+        if (balance == "time") != (time_model is not None):
+            raise InputError("balance='time' and a time_model go together", hint="make one with 'nodebudget tune'")
+        if time_model is not None:
+            sizes, balance = sizes.with_column("seconds", time_model.graph_seconds(sizes)), "seconds"
+        self._planner = Planner(sizes, limits, pack, shuffle, seed, oversized, self.num_replicas, balance)
         self._length = len(self._planner) // self.num_replicas
         self._plan: Plan | None = None
         self._consumed = self._resume = 0

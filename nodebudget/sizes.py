@@ -125,6 +125,14 @@ class SizeTable:
         ids = None if self.ids is None else self.ids[chosen]
         return SizeTable({k: v[chosen] for k, v in self.columns.items()}, ids, self.settings)
 
+    def with_column(self, name: str, values: npt.ArrayLike) -> SizeTable:
+        """Return the table with one more column, or another one of that name.
+
+        Raises:
+            InputError: The values are no sizes of these graphs.
+        """
+        return SizeTable({**self.columns, name: cast(Column, values)}, self.ids, self.settings)
+
     def totals(self, indices: npt.ArrayLike) -> dict[str, float]:
         """Return the sizes of the batch that `indices` make: sums, plus `graphs`."""
         chosen = np.asarray(indices, dtype=np.intp)

@@ -13,6 +13,7 @@ from scipy.optimize import nnls
 
 from nodebudget.costmodel import coefficient_name
 from nodebudget.errors import DoesNotFitError, InputError
+from nodebudget.sizes import SizeTable
 from nodebudget.units import format_bytes
 
 #: A budget is as good as the best one if its throughput is at least this share of the best.
@@ -66,6 +67,19 @@ class TimeModel:
         return self.coefficients["fixed"] + sum(
             self.coefficients[coefficient_name(column)] * value for column, value in sizes.items()
         )
+
+    def graph_seconds(self, sizes: SizeTable) -> npt.NDArray[np.float64]:
+        """Return the seconds that each graph adds to a step, shape (graphs,).
+
+        Raises:
+            InputError: The sizes lack a column that the model depends on.
+        """
+        total = np.full(len(sizes), float(self.coefficients.get(coefficient_name("graphs"), 0.0)))
+        for name, weight in self.coefficients.items():
+            column = f"{name.removeprefix('per_')}s"
+            if name != "fixed" and column != "graphs" and weight:
+                total += weight * sizes[column]
+        return total
 
 
 @dataclass(frozen=True)
