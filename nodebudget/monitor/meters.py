@@ -61,9 +61,11 @@ class CudaMeter:
     method = "allocator"
 
     def __init__(self, index: int) -> None:
-        self._index, self._retries, self._resident = index, self._count()["num_alloc_retries"], 0
+        self._index, self._resident = index, 0
+        self._retries = int(self._count()["num_alloc_retries"])
 
     def _count(self) -> Any:
+        # Before the first allocation there is nothing in it.
         return torch.cuda.memory_stats_as_nested_dict(self._index) or {"num_alloc_retries": 0}
 
     def start(self) -> None:
