@@ -17,6 +17,7 @@ _COMMANDS = {
     "suggest": "nodebudget.cli.suggest",
     "compare": "nodebudget.cli.compare",
     "quickstart": "nodebudget.cli.quickstart",
+    "monitor": "nodebudget.cli.monitor",
     "tune": "nodebudget.cli.tune",
     "doctor": "nodebudget.cli.doctor",
 }
