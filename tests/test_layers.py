@@ -45,6 +45,7 @@ FLOW = [
     "compare",
     "risk",
     "suggest",
+    "attribution",
     "breakdown",
     "tune",
     "report",

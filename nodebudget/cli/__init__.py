@@ -16,6 +16,7 @@ _COMMANDS = {
     "plan": "nodebudget.cli.plan",
     "suggest": "nodebudget.cli.suggest",
     "compare": "nodebudget.cli.compare",
+    "breakdown": "nodebudget.cli.breakdown",
     "quickstart": "nodebudget.cli.quickstart",
     "monitor": "nodebudget.cli.monitor",
     "tune": "nodebudget.cli.tune",
