@@ -15,6 +15,7 @@ _HOMES = {
     "Plan": "nodebudget.plan",
     "NodeBudgetSampler": "nodebudget.sampler",
     "suggest_batch_size": "nodebudget.suggest",
+    "largest_safe_batch_size": "nodebudget.suggest",
     "MemoryMonitor": "nodebudget.monitor",
     "NodeBudgetError": "nodebudget.errors",
 }
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from nodebudget.plan import Plan as Plan
     from nodebudget.sampler import NodeBudgetSampler as NodeBudgetSampler
     from nodebudget.sizes import SizeTable as SizeTable
+    from nodebudget.suggest import largest_safe_batch_size as largest_safe_batch_size
     from nodebudget.suggest import suggest_batch_size as suggest_batch_size
 
 

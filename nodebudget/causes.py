@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from nodebudget.costmodel import Calibration
@@ -47,11 +47,11 @@ class Measure:
     calibration: Calibration | None = None
 
     @classmethod
-    def of(cls, first: SizeTable, other: SizeTable, calibration: Calibration | None) -> Measure:
-        """Take bytes where there is a calibration, else the last size that both datasets have."""
+    def of(cls, tables: Sequence[SizeTable], calibration: Calibration | None) -> Measure:
+        """Take bytes where there is a calibration, else the last standard size that all datasets have."""
         if calibration is not None:
             return cls("bytes", calibration)
-        return cls([name for name in STANDARD if name in first and name in other][-1])
+        return cls([name for name in STANDARD if all(name in table for table in tables)][-1])
 
     def __call__(self, graphs: float, means: Mapping[str, float]) -> float:
         """Return it for a batch of `graphs` graphs of these mean sizes."""

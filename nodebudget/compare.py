@@ -41,7 +41,7 @@ class Row:
         causes: What the change of the measure is made of, the largest first: the shares add up to it.
         measure: What the causes explain.
         sizes: Its table.
-        drawn: The measure of random batches, shape (batches,), for a picture.
+        drawn: What random batches hold of the size that all datasets have, shape (batches,), for a picture.
     """
 
     name: str
@@ -93,10 +93,12 @@ class Comparison:
 
     Attributes:
         batch_size: Graphs a batch.
+        common: The size that all datasets have, for a picture: "bytes" with a calibration.
         rows: One a dataset; the first is what the others are compared with.
     """
 
     batch_size: int
+    common: str
     rows: tuple[Row, ...]
 
     def to_dict(self) -> dict[str, Any]:
@@ -126,19 +128,27 @@ def compare(
         if not len(table):
             raise InputError(f"{name} has no crystals", hint="give a dataset that has")
     first = tables[0][1]
-    return Comparison(size, tuple(_row(name, table, first, size, calibration, seed) for name, table in tables))
+    common = Measure.of([table for _, table in tables], calibration)
+    rows = [_row(name, table, first, common.name, size, calibration, seed) for name, table in tables]
+    return Comparison(size, common.name, tuple(rows))
 
 
 def _row(
-    name: str, table: SizeTable, first: SizeTable, batch_size: int, calibration: Calibration | None, seed: int
+    name: str,
+    table: SizeTable,
+    first: SizeTable,
+    common: str,
+    batch_size: int,
+    calibration: Calibration | None,
+    seed: int,
 ) -> Row:
     columns = np.stack([table[column].astype(np.float64) for column in table.columns], axis=1)
     totals = describe_totals(columns, batch_size, seed=seed)
     graphs = None if calibration is None else GraphBytes.of(calibration, table)
-    measure = Measure.of(first, table, calibration)
+    measure = Measure.of([first, table], calibration)
     rng = np.random.default_rng(seed)
     if graphs is None:
-        drawn = draw_totals(table[measure.name].astype(np.float64)[:, None], batch_size, _DRAWN, rng)[:, 0]
+        drawn = draw_totals(table[common].astype(np.float64)[:, None], batch_size, _DRAWN, rng)[:, 0]
     else:
         drawn = graphs.peaks(draw_totals(graphs.values, batch_size, _DRAWN, rng))
     return Row(

@@ -179,6 +179,14 @@ def test_the_picture_is_a_png_of_a_readable_size(calibration):
     assert height > 400
 
 
+def test_the_picture_shows_the_size_that_all_datasets_have():
+    tables = [*SMALL, ("nodes alone", SizeTable.from_counts([5, 10] * 50))]
+    found = compare(tables, 16)
+    assert found.common == "nodes"
+    assert [row.measure for row in found.rows] == ["line_edges", "line_edges", "nodes"]
+    assert found.rows[0].drawn.max() <= 16 * 30
+
+
 def test_the_command(tmp_path):
     HSE.save(tmp_path / "hse.npz")
     DFT_3D.save(tmp_path / "dft.csv")

@@ -95,14 +95,14 @@ def draw_comparison(comparison: Comparison, file: BinaryIO) -> None:
     left.set_title("graphs", fontsize=11)
     left.set_xlabel("nodes a graph")
     left.set_ylabel("share of the graphs")
-    measure, scale, unit = _scale(rows)
+    scale, unit = _scale(comparison)
     drawn = [row.drawn / scale for row in rows]
     _curves(right, rows, drawn, np.linspace(*_range(drawn), _BINS + 1))
     for place, row in enumerate(rows):
-        worst = row.predicted_bytes or row.totals[measure]
+        worst = row.predicted_bytes or row.totals[comparison.common]
         right.axvline(worst.worst / scale, color=_colour(place), linestyle=":", linewidth=1.4)
     right.set_title(f"batches of {comparison.batch_size}; dotted: the worst of an epoch, on average", fontsize=11)
-    right.set_xlabel(f"{LABELS[measure]} a batch{unit}")
+    right.set_xlabel(f"{LABELS[comparison.common]} a batch{unit}")
     right.set_ylabel("share of the batches")
     if not unit:
         right.xaxis.set_major_formatter("{x:,.0f}")
@@ -111,12 +111,11 @@ def draw_comparison(comparison: Comparison, file: BinaryIO) -> None:
     pyplot.close(figure)
 
 
-def _scale(rows: Sequence[Row]) -> tuple[str, float, str]:
-    measure = rows[-1].measure if len({row.measure for row in rows}) == 1 else "nodes"
-    if measure != "bytes":
-        return measure, 1.0, ""
-    large = max(float(row.drawn.max()) for row in rows) >= 2**30
-    return measure, 2.0**30 if large else 2.0**20, ", GiB" if large else ", MiB"
+def _scale(comparison: Comparison) -> tuple[float, str]:
+    if comparison.common != "bytes":
+        return 1.0, ""
+    large = max(float(row.drawn.max()) for row in comparison.rows) >= 2**30
+    return 2.0**30 if large else 2.0**20, ", GiB" if large else ", MiB"
 
 
 def _range(values: Sequence[Any]) -> tuple[float, float]:

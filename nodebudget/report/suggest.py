@@ -111,9 +111,9 @@ def _risk_table(answers: Sequence[Answer]) -> str:
         risk = answer.risk
         assert risk is not None
         mean, std = risk.budget_graphs
-        rows.append([f"{answer.name}, fixed", str(risk.batch_size), format_bytes(risk.mean_bytes)])
+        rows.append([f"{answer.name}, fixed", f"{risk.batch_size:,}", format_bytes(risk.mean_bytes)])
         rows[-1].append(format_bytes(risk.worst_bytes))
-        rows.append([f"{answer.name}, budget", f"{mean:.1f} ± {std:.1f}", format_bytes(risk.budget_bytes)])
+        rows.append([f"{answer.name}, budget", f"{mean:,.1f} ± {std:.1f}", format_bytes(risk.budget_bytes)])
         rows[-1].append(format_bytes(risk.budget_worst))
     return render(table_of(["batches", "graphs a batch", "mean batch takes", "worst of an epoch"], rows), width=120)
 
@@ -133,9 +133,9 @@ def _risk_sentence(name: str, risk: Risk) -> str:
         )
     return (
         f"{name}: in {format_bytes(risk.memory)} every batch of an epoch fits with probability {risk.probability:g} "
-        f"up to a fixed batch size of {risk.batch_size} ({shown}); a normal approximation would have said "
-        f"{risk.by_normal}. A budget of the same memory has {mean:.1f} graphs a batch, {risk.gain:.2f} times as many, "
-        "and never goes over."
+        f"up to a fixed batch size of {risk.batch_size:,} ({shown}); a normal approximation would have said "
+        f"{risk.by_normal:,}. A budget of the same memory has {mean:,.1f} graphs a batch, {risk.gain:.2f} times as "
+        "many, and none of them is predicted to go over."
     )
 
 
