@@ -18,6 +18,9 @@ _EXTRAS = {
     "lmdb": ("lmdb", "alignn"),
     "matplotlib": ("matplotlib", "plot"),
     "torch_geometric": ("torch-geometric", "pyg"),
+    "lightning": ("lightning", "lightning"),
+    "pytorch_lightning": ("pytorch-lightning", "lightning"),
+    "transformers": ("transformers", "transformers"),
 }
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from nodebudget.costmodel import Calibration
 from nodebudget.errors import InputError
 from nodebudget.measure.graphs import count_graph, is_graph
 from nodebudget.sizes import SizeTable
@@ -132,6 +133,25 @@ def _graph_count(graph: Any) -> int:
     name = "num_graphs" if hasattr(graph, "edge_index") else "batch_size"
     value = getattr(graph, name, 1)
     return value if isinstance(value, int) else 1
+
+
+def needs_line_edges(calibration: Calibration | None) -> bool:
+    """Say whether a calibration can't do without line-graph edges."""
+    if calibration is None:
+        return False
+    known = dict.fromkeys(calibration.columns, 1.0)
+    known.pop("line_edges", None)
+    return predict(calibration, known) is None
+
+
+def predict(calibration: Calibration | None, sizes: Mapping[str, float]) -> float | None:
+    """Return the predicted bytes of a batch; None without a calibration, or without a size that it depends on."""
+    if calibration is None:
+        return None
+    try:
+        return float(calibration.predict_bytes(**sizes))
+    except InputError:
+        return None
 
 
 def describe_sizes(sizes: Mapping[str, float]) -> str:

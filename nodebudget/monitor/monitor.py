@@ -15,7 +15,7 @@ import torch
 from nodebudget.applicable import check_applicable
 from nodebudget.costmodel import Calibration
 from nodebudget.errors import DoesNotFitError, InputError
-from nodebudget.monitor.counting import SizeOfBatch, sizes_of
+from nodebudget.monitor.counting import SizeOfBatch, needs_line_edges, predict, sizes_of
 from nodebudget.monitor.drift import WARM_UP, DriftWatch, LeakWatch, fragmentation
 from nodebudget.monitor.header import facts_of_model, header_of, path_of_rank
 from nodebudget.monitor.log import RunWriter
@@ -109,8 +109,8 @@ class MemoryMonitor:
         self._seen = Seen()
         self._drift = None if calibration is None else DriftWatch(calibration)
         self._leak = LeakWatch(of_process=self._meter.method is None)
-        self._line_edges = calibration is not None and calibration.coefficient("line_edges") > 0
-        self._epoch, self.steps = 0, 0
+        self._line_edges = needs_line_edges(calibration)
+        self._epoch, self.steps = -1, 0
         self._open: Step | None = None
         self._told: set[str] = set()
 
@@ -123,8 +123,7 @@ class MemoryMonitor:
 
     def watch(self, loader: Iterable[T]) -> Iterator[T]:
         """Iterate over a loader, an epoch; what is done with each batch is a step."""
-        length = len(loader) if isinstance(loader, Sized) else None
-        self.log("epoch", epoch=self._epoch, batches=length)
+        self.begin_epoch(len(loader) if isinstance(loader, Sized) else None)
         asked = time.perf_counter()
         for batch in loader:
             waited = time.perf_counter() - asked
@@ -137,7 +136,11 @@ class MemoryMonitor:
                     step.finish("left")
                     raise
             asked = time.perf_counter()
+
+    def begin_epoch(self, batches: int | None = None) -> None:
+        """Begin an epoch of so many batches, in a loop that calls `step` itself."""
         self._epoch += 1
+        self.log("epoch", epoch=self._epoch, batches=batches)
 
     def step(self, batch: Any = None, *, indices: Any = None, waited: float | None = None) -> Step:
         """Measure what runs inside.
@@ -154,15 +157,8 @@ class MemoryMonitor:
         if (self.steps - 1) % self._every:
             return Step(None)
         sizes = sizes_of(batch, self._sizes, indices=indices, line_edges=self._line_edges)
-        self._open = Step(self._meter, sizes, self._predict(sizes), waited, self._record)
+        self._open = Step(self._meter, sizes, predict(self._calibration, sizes), waited, self._record)
         return self._open
-
-    def _predict(self, sizes: Mapping[str, float]) -> float | None:
-        if self._calibration is None:
-            return None
-        if any(self._calibration.coefficient(name) and name not in sizes for name in self._calibration.columns):
-            return None
-        return float(self._calibration.predict_bytes(**sizes))
 
     def _record(self, step: Step, reading: Reading, seconds: float, status: str) -> None:
         self._open = None
@@ -171,7 +167,7 @@ class MemoryMonitor:
             {
                 "event": "step",
                 "step": self.steps,
-                "epoch": self._epoch,
+                "epoch": max(self._epoch, 0),
                 "status": status,
                 "time": round(time.time(), 3),
                 "seconds": round(seconds, 6),

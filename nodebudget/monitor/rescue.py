@@ -16,7 +16,7 @@ import torch
 
 from nodebudget.costmodel import Calibration
 from nodebudget.errors import DoesNotFitError, InputError
-from nodebudget.monitor.counting import SizeOfBatch, describe_sizes, name_sample, sizes_of
+from nodebudget.monitor.counting import SizeOfBatch, describe_sizes, name_sample, needs_line_edges, predict, sizes_of
 from nodebudget.probe import open_probe
 from nodebudget.probe.base import is_out_of_memory
 from nodebudget.sizes import SizeTable
@@ -55,7 +55,7 @@ def oom_guard(
         if not is_out_of_memory(error):
             raise
         _let_go(error)
-        found = sizes_of(batch, sizes, indices=indices, line_edges=calibration is not None)
+        found = sizes_of(batch, sizes, indices=indices, line_edges=needs_line_edges(calibration))
         raise _does_not_fit(found, calibration, device, error) from error
 
 
@@ -68,7 +68,7 @@ def _let_go(error: BaseException) -> None:
 def _does_not_fit(
     sizes: Mapping[str, float], calibration: Calibration | None, device: str, error: BaseException
 ) -> DoesNotFitError:
-    predicted = _prediction(sizes, calibration)
+    predicted = predict(calibration, sizes)
     there = _there(device)
     asked = re.search(r"tried to allocate ([\d.]+ ?\w+)", str(error), re.IGNORECASE)
     known = [
@@ -81,13 +81,6 @@ def _does_not_fit(
         limit=", ".join(part for part in known if part),
         hint=_next(sizes, predicted, there if device != "cpu" else None, calibration),
     )
-
-
-def _prediction(sizes: Mapping[str, float], calibration: Calibration | None) -> float | None:
-    if calibration is None:
-        return None
-    lacks = any(calibration.coefficient(name) and name not in sizes for name in calibration.columns)
-    return None if lacks else float(calibration.predict_bytes(**sizes))
 
 
 def _there(device: str) -> int:

@@ -1,0 +1,62 @@
+"""The monitor in Lightning's training loop."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+from nodebudget.frameworks import require
+from nodebudget.monitor import MemoryMonitor
+
+
+def lightning_callback(monitor: MemoryMonitor) -> Any:
+    """Return a Lightning callback that monitors each training batch.
+
+        trainer = Trainer(callbacks=[lightning_callback(MemoryMonitor("run.jsonl"))])
+
+    A step lasts from `on_train_batch_start` to `on_train_batch_end`: forward, backward and optimizer. Batches are
+    counted as they come out of the loader. Works with `lightning` and with `pytorch_lightning`, whichever was imported.
+
+    Args:
+        monitor: Closed with the end of training.
+
+    Raises:
+        MissingError: Lightning is not there.
+    """
+    older = "pytorch_lightning" in sys.modules and "lightning.pytorch" not in sys.modules
+    module = require("pytorch_lightning" if older else "lightning.pytorch")
+
+    class MemoryCallback(module.Callback):  # type: ignore[misc, name-defined]
+        """Monitors each training batch."""
+
+        def __init__(self) -> None:
+            self._step: Any = None
+
+        def on_train_epoch_start(self, trainer: Any, pl_module: Any) -> None:
+            """Log the epoch."""
+            monitor.begin_epoch(_whole(trainer.num_training_batches))
+
+        def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
+            """Begin a step."""
+            self._step = monitor.step(batch).__enter__()
+
+        def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+            """End it."""
+            self._step.finish("done")
+
+        def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
+            """End the step and the log with what went wrong."""
+            if self._step is not None:
+                self._step.__exit__(type(exception), exception, None)
+            monitor.__exit__(type(exception), exception, None)
+
+        def on_train_end(self, trainer: Any, pl_module: Any) -> None:
+            """End the log."""
+            monitor.close()
+
+    return MemoryCallback()
+
+
+def _whole(count: float) -> int | None:
+    # Infinite for a stream.
+    return int(count) if count != float("inf") else None
