@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -237,3 +238,17 @@ def test_run_text_needs_no_device(log):
     summary = summarize(read_run(log))
     summary["device"] = {}
     assert "a device (unknown)" in run_text(summary)
+
+
+def test_the_overhead_benchmark_runs():
+    root = Path(__file__).parents[1]
+    script = str(root / "scripts" / "benchmarks" / "monitor_overhead.py")
+    command = [sys.executable, script, "--steps", "3", "--hidden", "8", "--layers", "1", "--batch", "4", "--json"]
+    done = subprocess.run(
+        command, capture_output=True, text=True, check=False, env={**os.environ, "PYTHONPATH": str(root)}
+    )
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert found["steps"] == 3
+    # No bounds here: on steps this small and few they would be those of the machine.
+    assert found["alone_share_of_step"] > 0
