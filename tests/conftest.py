@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import os
 
+# Before torch is imported: the steps here are so small that threads of two libraries waiting for each other cost more
+# than they bring, a hundred times more on a busy machine.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 from hypothesis import settings
 
 # Examples a law is tried on: NODEBUDGET_EXAMPLES=1000, or --hypothesis-profile=thorough, for a long look.
