@@ -17,8 +17,8 @@ from nodebudget.fitting import fit_calibration
 from nodebudget.journal import Journal
 from nodebudget.pool import Dataset, Pool
 from nodebudget.probe import Probe
+from nodebudget.prober import Prober
 from nodebudget.record import provenance
-from nodebudget.session import Session
 from nodebudget.sizes import SizeTable
 from nodebudget.workload import Workload
 
@@ -94,13 +94,13 @@ def calibrate(
     plan = effort or Effort()
     rng = np.random.default_rng(plan.seed)
     pool = Pool(workload, dataset, sizes, rng)
-    session = Session(workload, pool, probe)
+    prober = Prober(workload, pool, probe)
     jobs = _jobs(pool, plan, rng)
     # From small to large: what a large probe needs is foretold by the smaller ones before it.
-    jobs.sort(key=lambda job: session.weight(job.batch))
-    kept = None if journal is None else Journal(journal, _identity(session, plan), resume=resume)
-    observations = _observe(session, jobs, kept, progress)
-    about = {**session.describe(), "noise": _noise(observations), **provenance(), **(context or {})}
+    jobs.sort(key=lambda job: prober.weight(job.batch))
+    kept = None if journal is None else Journal(journal, _identity(prober, plan), resume=resume)
+    observations = _observe(prober, jobs, kept, progress)
+    about = {**prober.describe(), "noise": _noise(observations), **provenance(), **(context or {})}
     calibration = fit_calibration(observations, size_columns(sizes), context=about)
     if kept is not None:
         kept.remove()
@@ -131,8 +131,8 @@ def _batches_to_fit(pool: Pool, count: int, largest: int, rng: np.random.Generat
     ]
 
 
-def _identity(session: Session, effort: Effort) -> dict[str, Any]:
-    about = session.describe()
+def _identity(prober: Prober, effort: Effort) -> dict[str, Any]:
+    about = prober.describe()
     device = {key: about["device"].get(key) for key in ("device", "name")}
     model = {key: about["model"].get(key) for key in ("name", "parameters", "dtype", "optimizer")}
     return {"device": device, "model": model, "data": about["data"]["fingerprint"], "effort": asdict(effort)}
@@ -147,18 +147,16 @@ def _noise(observations: list[Observation]) -> float | None:
     return None
 
 
-def _observe(
-    session: Session, jobs: list[_Job], journal: Journal | None, progress: Progress | None
-) -> list[Observation]:
+def _observe(prober: Prober, jobs: list[_Job], journal: Journal | None, progress: Progress | None) -> list[Observation]:
     seen = {} if journal is None else dict(journal.seen)
     if not all(job.key in seen for job in jobs):
-        session.warm_up(jobs[0].batch)
+        prober.warm_up(jobs[0].batch)
     found: list[Observation | None] = []
     for done, job in enumerate(jobs, start=1):
         if job.key in seen:
-            session.recall(job.batch, seen[job.key])
+            prober.recall(job.batch, seen[job.key])
         else:
-            seen[job.key] = session.observe(job.batch, job.role)
+            seen[job.key] = prober.observe(job.batch, job.role)
             if journal is not None:
                 journal.add(job.key, seen[job.key])
         found.append(seen[job.key])

@@ -20,7 +20,7 @@ from nodebudget.errors import InputError, NodeBudgetError, WorkloadError
 from nodebudget.plan import make_plan
 from nodebudget.probe import Probe
 from nodebudget.probe.base import is_out_of_memory
-from nodebudget.session import SAFE_SHARE
+from nodebudget.prober import SAFE_SHARE
 from nodebudget.sizes import SizeTable
 from nodebudget.throughput import Advice, Point, TimedStep, analyse
 from nodebudget.workload import Workload, to_sample

@@ -26,7 +26,7 @@ FLOW = [
     "fitting",
     "design",
     "pool",
-    "session",
+    "prober",
     "journal",
     "calibrate",
     "applicable",

@@ -176,7 +176,7 @@ class _CpuRecorder:
     """PyTorch's CPU profiler; marks are empty ranges of it."""
 
     def __enter__(self) -> _CpuRecorder:
-        # Otherwise each session writes two lines to stderr.
+        # Otherwise each use writes two lines to stderr.
         os.environ.setdefault("KINETO_LOG_LEVEL", "99")
         self._profiler = profile(activities=[ProfilerActivity.CPU], profile_memory=True, acc_events=False)
         self._profiler.__enter__()  # type: ignore[no-untyped-call]

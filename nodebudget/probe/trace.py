@@ -51,7 +51,7 @@ def trace_blocks(run: Callable[[], Any]) -> BlockTrace:
     Args:
         run: What to trace; what it raises passes through.
     """
-    # Otherwise each session writes two lines to stderr; unset, no message of that library is of use here.
+    # Otherwise each use writes two lines to stderr; unset, no message of that library is of use here.
     os.environ.setdefault("KINETO_LOG_LEVEL", "99")
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True, acc_events=False) as profiler:
         run()

@@ -28,7 +28,7 @@ def _shortage(free: int, error: BaseException) -> str:
     return f"{format_bytes(free)} were free{more}"
 
 
-class Session:
+class Prober:
     """One workload on one device, and what its steps took so far."""
 
     def __init__(self, workload: Workload, pool: Pool, probe: Probe) -> None:
@@ -61,7 +61,7 @@ class Session:
                 ) from error
 
     def recall(self, batch: Indices, seen: Observation | None) -> None:
-        """Learn from what an earlier session saw of this batch."""
+        """Learn from what an earlier run saw of this batch."""
         if seen is None:
             return
         if seen.role == "out-of-memory":
