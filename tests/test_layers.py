@@ -48,6 +48,7 @@ FLOW = [
     "attribution",
     "breakdown",
     "tune",
+    "diagnose",
     "report",
     "quickstart",
     "doctor",

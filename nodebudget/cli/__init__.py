@@ -17,6 +17,7 @@ _COMMANDS = {
     "suggest": "nodebudget.cli.suggest",
     "compare": "nodebudget.cli.compare",
     "breakdown": "nodebudget.cli.breakdown",
+    "diagnose": "nodebudget.cli.diagnose",
     "quickstart": "nodebudget.cli.quickstart",
     "monitor": "nodebudget.cli.monitor",
     "tune": "nodebudget.cli.tune",
