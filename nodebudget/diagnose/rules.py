@@ -72,7 +72,8 @@ RULES = (
     Rule(
         ("hidden_features", "hidden_dim", "hidden_size", "hidden_channels"),
         True,
-        "the width of every layer: activations scale about as the ratio of widths, {ratio}",
+        "the width of every hidden layer: activations scale about as the ratio of widths, {ratio}, a little less since "
+        "the input layers stay (measured on ALIGNN of 2 + 2 layers, 64 → 128: 1.78 times)",
         power=1.0,
         effect="width",
     ),
