@@ -125,8 +125,21 @@ def replayed_overheads(workload: Workload, pool: Pool, batches: Sequence[Indices
 
 
 def soak(workload: Workload, pool: Pool, batches: Sequence[Indices], device: str) -> dict[str, Overhead]:
-    """Measure on a CUDA device how much its allocator reserves over the batches, with the setting that it has."""
-    index = torch.device(device).index
+    """Measure on a CUDA device how much its allocator reserves over the batches, with either setting.
+
+    Only with the setting that the process has where this PyTorch can't change it.
+    """
+    chosen, found = current_setting(), {}
+    try:
+        for setting in SETTINGS:
+            if _apply(setting) or setting == chosen:
+                found[setting] = _run(workload, pool, batches, torch.device(device).index)
+    finally:
+        _apply(chosen)
+    return found
+
+
+def _run(workload: Workload, pool: Pool, batches: Sequence[Indices], index: int | None) -> Overhead:
     torch.cuda.empty_cache()
     torch.cuda.reset_peak_memory_stats(index)
     before = torch.cuda.memory_stats(index).get("num_alloc_retries", 0)
@@ -141,7 +154,17 @@ def soak(workload: Workload, pool: Pool, batches: Sequence[Indices], device: str
     )
     workload.optimizer.zero_grad(set_to_none=True)
     torch.cuda.empty_cache()
-    return {current_setting(): overhead}
+    return overhead
+
+
+def _apply(setting: str) -> bool:
+    """Change the allocator's setting for segments that it takes from now on; tell whether this PyTorch can."""
+    # The environment variable is read once, at the start; this is what PyTorch's own tests change it with.
+    change = getattr(torch._C, "_accelerator_setAllocatorSettings", None)
+    if change is None:
+        return False
+    change(f"expandable_segments:{setting == 'expandable'}")
+    return True
 
 
 def with_overheads(

