@@ -194,6 +194,14 @@ def test_yaml_is_read_where_its_reader_is_there(tmp_path):
     assert read_run(tmp_path / "a.yaml").flat == {"batch_size": 8}
 
 
+@pytest.mark.skipif(bool(importlib.util.find_spec("yaml")), reason="PyYAML is there")
+def test_yaml_without_its_reader_names_what_to_install(tmp_path):
+    (tmp_path / "a.yaml").write_text("batch_size: 8\n")
+    result = CliRunner().invoke(main, ["diagnose", str(tmp_path / "a.yaml"), str(tmp_path / "a.yaml")])
+    assert result.exit_code == 3
+    assert "pip install pyyaml" in result.stderr
+
+
 @pytest.mark.parametrize("name", ["diagnose", "diagnose_bytes"])
 def test_text_is_as_it_was_looked_at(name, data):
     options = {}

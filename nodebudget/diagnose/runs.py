@@ -118,7 +118,11 @@ def _read(path: Path) -> dict[str, Any]:
 
 def _parser(kind: str) -> Callable[[str], Any]:
     if kind == "YAML":
-        parse: Callable[[str], Any] = require("yaml").safe_load
+        try:
+            parse: Callable[[str], Any] = require("yaml").safe_load
+        except MissingError as error:
+            # No extra of this package brings it.
+            raise MissingError("YAML needs PyYAML, which does not import", hint="pip install pyyaml") from error
         return parse
     return tomllib.loads if kind == "TOML" else json.loads
 
