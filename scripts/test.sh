@@ -3,4 +3,5 @@
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/setup.sh"
 install all test
-exec "$venv/bin/python" -m pytest "$@"
+# One process a core; what one file sets up stays in one process.
+exec "$venv/bin/python" -m pytest -n auto --dist loadfile "$@"

@@ -143,7 +143,13 @@ def test_following_ends_with_the_run(tmp_path):
 def follow(path):
     command = [sys.executable, "-m", "nodebudget", "monitor", str(path), "--follow"]
     return subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=Path(__file__).parents[1]
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=Path(__file__).parents[1],
+        # Tests that run in the background of a shell inherit an ignored interrupt; a terminal's programs do not.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
 
 
@@ -177,7 +183,10 @@ def test_ctrl_c_ends_following_with_a_summary(tmp_path):
     process = follow(path)
     _wait_until_asleep(process)
     process.send_signal(signal.SIGINT)
-    out, _ = process.communicate(timeout=60)
+    try:
+        out, _ = process.communicate(timeout=60)
+    finally:
+        process.kill()
     assert process.returncode == 0
     assert "2 of 8 batches" in out
     monitor.close()
