@@ -14,6 +14,7 @@ _HOMES = {
     "Calibration": "nodebudget.costmodel",
     "Plan": "nodebudget.plan",
     "NodeBudgetSampler": "nodebudget.sampler",
+    "NodeBudgetBatcher": "nodebudget.batcher",
     "suggest_batch_size": "nodebudget.suggest",
     "largest_safe_batch_size": "nodebudget.suggest",
     "MemoryMonitor": "nodebudget.monitor",
@@ -23,6 +24,7 @@ _HOMES = {
 __all__ = [*_HOMES, "__version__"]
 
 if TYPE_CHECKING:
+    from nodebudget.batcher import NodeBudgetBatcher as NodeBudgetBatcher
     from nodebudget.costmodel import Calibration as Calibration
     from nodebudget.errors import NodeBudgetError as NodeBudgetError
     from nodebudget.monitor import MemoryMonitor as MemoryMonitor

@@ -70,7 +70,10 @@ class Limits:
         """
         given = {"nodes": max_nodes, "edges": max_edges, "line_edges": max_line_edges}
         caps: dict[str, int | float] = {k: _whole(f"max_{k}", v) for k, v in given.items() if v is not None}
-        caps |= {name: _positive(name, value) for name, value in (max_columns or {}).items()}
+        for name, value in (max_columns or {}).items():
+            if name in caps:
+                raise InputError(f"two caps on {name}: {caps[name]} and {value}", hint="give one of them")
+            caps[name] = _positive(name, value)
         most = None if max_graphs is None else _whole("max_graphs", max_graphs)
         room = _memory(calibration, memory)
         if not caps and most is None and room is None:
@@ -106,12 +109,14 @@ class Limits:
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values for JSON and fingerprints; the calibration by its coefficients."""
-        coefficients = None if self.calibration is None else [dict(piece) for piece in self.calibration.affine]
+        known = self.calibration
+        coefficients = None if known is None else [dict(piece) for piece in known.affine]
         return {
             "caps": dict(self.caps),
             "max_graphs": self.max_graphs,
             "memory": self.memory,
             "coefficients": coefficients,
+            "bound": None if known is None else known.bound.to_dict(),
         }
 
     def columns(self, sizes: SizeTable, balance: str | None = None) -> tuple[tuple[str, ...], Items]:

@@ -95,6 +95,7 @@ def calibrate(
     rng = np.random.default_rng(plan.seed)
     pool = Pool(workload, dataset, sizes, rng)
     prober = Prober(workload, pool, probe)
+    _check_effort(plan, len(size_columns(pool.sizes)))
     jobs = _jobs(pool, plan, rng)
     # From small to large: what a large probe needs is foretold by the smaller ones before it.
     jobs.sort(key=lambda job: prober.weight(job.batch))
@@ -118,6 +119,16 @@ def _jobs(pool: Pool, effort: Effort, rng: np.random.Generator) -> list[_Job]:
         # The same step once more: what differs is noise, which no model can predict.
         _Job("repeat", to_check[0]),
     ]
+
+
+def _check_effort(effort: Effort, columns: int) -> None:
+    to_fit, needed = effort.probes - effort.probes // 3 - 2, columns + 1
+    if to_fit <= columns:
+        raise InputError(
+            f"{effort.probes} probes leave {to_fit} to fit {needed} coefficients to",
+            limit="at least as many as coefficients",
+            hint="24 probes are usual",
+        )
 
 
 def _batches_to_fit(pool: Pool, count: int, largest: int, rng: np.random.Generator) -> list[Indices]:

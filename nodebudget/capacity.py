@@ -209,11 +209,14 @@ def device_budget(
     away += workspaces
     memory = {name: _memory(capacity - away, _part(calibration, name), LEAST[name][1]) for name in SETTINGS}
     part, more = _part(calibration, chosen), LEAST[chosen][1]
-    left = memory[chosen]
+    left = max(memory[chosen], 0)
     lines = (
         (f"outside PyTorch ({why})", away - workspaces),
         *([("workspaces of libraries (not known: cuBLAS's largest)", workspaces)] if workspaces else []),
-        (f"reserved and not used by the allocator, {part:.1%} ({chosen} segments)", capacity - away - more - left),
+        (
+            f"reserved and not used by the allocator, {part:.1%} ({chosen} segments)",
+            max(capacity - away - more - left, 0),
+        ),
         ("last segments of the allocator's pools", more),
     )
     if left <= 0:

@@ -248,6 +248,8 @@ class Calibration:
     def _from_dict(cls, record: dict[str, Any]) -> Calibration:
         own = set(cls.__dataclass_fields__) - {"context"}
         coefficients = _piece(record["coefficients"])
+        if not isinstance(record["columns"], list) or min(float(record["floor"]), float(record["resident"])) < 0:
+            raise ValueError("columns must be a list, floor and resident not negative")
         if not all(math.isfinite(float(record[name])) for name in ("floor", "resident")):
             raise ValueError("floor and resident must be finite")
         return cls(

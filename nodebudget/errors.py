@@ -68,7 +68,7 @@ class CrystalError(InputError):
         label = f" ({name})" if name else ""
         super().__init__(
             f"crystal {index}{label} can't be read: {reason}",
-            hint="mend or remove it, or pass --on-error skip (on_error='skip') to leave such crystals out",
+            hint="mend or remove it, or leave such crystals out: nodebudget measure --on-error skip (on_error='skip')",
         )
 
 

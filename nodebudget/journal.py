@@ -55,8 +55,11 @@ class Journal:
                 f"{str(self._path)!r} belongs to another calibration (another {', '.join(different) or 'kind'})",
                 hint="run the same command as before, or start anew without --resume",
             )
-        for entry in entries[1:]:
-            self.seen[entry["key"]] = None if entry["seen"] is None else Observation(**entry["seen"])
+        try:
+            for entry in entries[1:]:
+                self.seen[entry["key"]] = None if entry["seen"] is None else Observation(**entry["seen"])
+        except (KeyError, TypeError) as error:
+            raise RecordError(f"{str(self._path)!r} is damaged: {error}", hint="start anew without --resume") from error
         if lines and _parse(lines[-1]) is None:
             whole = "".join(f"{line}\n" for line in lines[:-1])
             self._path.write_text(whole, encoding="utf-8")

@@ -81,6 +81,12 @@ def run_quickstart(options: Options, progress: Progress) -> dict[str, Any]:
         InputError: The folder can't be made.
         MissingError: A package or the device is not there.
     """
+    if options.limit is not None and options.limit < options.batch_size:
+        raise InputError(
+            f"{options.limit} crystals of each dataset",
+            limit=f"a fixed batch has {options.batch_size}",
+            hint="take more",
+        )
     probe = open_probe(options.device)
     load_dgl()
     folder = _make_folder(options.folder)

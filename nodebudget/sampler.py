@@ -160,15 +160,17 @@ class NodeBudgetSampler(Sampler[list[int]]):
         return self._batches(self.plan, start)
 
     def _batches(self, plan: Plan, start: int) -> Iterator[list[int]]:
+        # Where crystals were left out of the sizes, the dataset still has them: its indices are others.
+        kept = self.sizes.settings.get("indices")
         for place, batch in enumerate(plan.rank_batches(self.rank, start), start):
             self._consumed = place + 1
-            yield batch
+            yield batch if kept is None else [kept[row] for row in batch]
 
     @cached_property
     def _fingerprints(self) -> dict[str, str]:
         """Hashes of all that plans depend on beside seed, epoch and ranks; loaders ask for the state at every step."""
         planner = self._planner
-        facts = [planner.limits.to_dict(), planner.pack, planner.shuffle, planner.policy]
+        facts = [planner.limits.to_dict(), planner.pack, planner.shuffle, planner.policy, planner.names]
         settings = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
         return {"data": self.sizes.fingerprint(), "settings": settings}
 
@@ -206,7 +208,7 @@ class NodeBudgetSampler(Sampler[list[int]]):
         reasons = {
             "version": "was written by another version of nodebudget",
             "data": "belongs to another dataset",
-            "settings": "belongs to another budget, pack, shuffle or oversized",
+            "settings": "belongs to another budget, pack, shuffle, balance or oversized",
             "seed": f"belongs to seed {state_dict['seed']}, not {self._planner.seed}",
             "num_replicas": f"belongs to {state_dict['num_replicas']} ranks, not {self.num_replicas}",
         }
@@ -217,7 +219,9 @@ class NodeBudgetSampler(Sampler[list[int]]):
                 )
         self.epoch = check_count("epoch", state_dict["epoch"], 0)
         consumed = check_count("consumed", state_dict["consumed"], 0)
-        self._resume = self._consumed = min(consumed, len(self))
+        if consumed > len(self):
+            raise RecordError(f"the state has {consumed} batches consumed", limit=f"an epoch has {len(self)}")
+        self._resume = self._consumed = consumed
 
     def __getstate__(self) -> dict[str, Any]:
         # The plan is worked out again where it is needed; it may be larger than all else.

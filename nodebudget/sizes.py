@@ -55,6 +55,8 @@ class SizeTable:
 
     def __post_init__(self) -> None:
         clean = {name: _checked(name, values) for name, values in self.columns.items()}
+        for reserved in {"graphs", "id"} & clean.keys():
+            raise InputError(f"a column {reserved!r}", limit="that name means something else here", hint="rename it")
         if "nodes" not in clean:
             raise InputError("sizes without a column 'nodes'", hint="give the number of nodes of every graph")
         length = len(clean["nodes"])
@@ -123,7 +125,10 @@ class SizeTable:
         """Return the rows at `indices` (shape (k,)), in that order."""
         chosen = np.asarray(indices, dtype=np.intp)
         ids = None if self.ids is None else self.ids[chosen]
-        return SizeTable({k: v[chosen] for k, v in self.columns.items()}, ids, self.settings)
+        settings = dict(self.settings)
+        if "indices" in settings:
+            settings["indices"] = [settings["indices"][row] for row in chosen]
+        return SizeTable({k: v[chosen] for k, v in self.columns.items()}, ids, settings)
 
     def with_column(self, name: str, values: npt.ArrayLike) -> SizeTable:
         """Return the table with one more column, or another one of that name.

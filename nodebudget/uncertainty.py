@@ -12,6 +12,9 @@ from scipy.stats import t as student
 
 Floats = npt.NDArray[np.float64]
 
+#: Errors are taken to be at least this fraction: a handful of batches without any does not show that there is none.
+_LEAST_SPREAD = 5e-4
+
 #: A coefficient whose standard error is over this share of it is not told apart from the others.
 _TOLD_APART = 0.5
 
@@ -96,7 +99,8 @@ class Bound:
         """Return what to add to predicted bytes, as a fraction of them, of the shape of `bytes_`."""
         if self.n == 0:
             return np.zeros(np.shape(bytes_))
-        sure = float(student.ppf(quantile, self.n)) * self.spread * (1 + 1 / self.n) ** 0.5
+        spread = max(self.spread, _LEAST_SPREAD)
+        sure = float(student.ppf(quantile, self.n)) * spread * (1 + 1 / self.n) ** 0.5
         beyond = np.maximum(np.asarray(bytes_, dtype=np.float64) / max(self.reach, 1.0), 1.0)
         return np.asarray(sure * beyond, dtype=np.float64)
 

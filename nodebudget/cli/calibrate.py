@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stdout
 from typing import Any
 
 import click
@@ -24,7 +27,7 @@ from nodebudget.units import parse_bytes
 @click.option("--probes", default=24, show_default=True, help="Training steps to measure; a third is held out.")
 @click.option("--max-graphs", "largest", default=32, show_default=True, help="Most graphs in a probe.")
 @click.option("--batch-size", default=64, show_default=True, type=click.IntRange(1), help="To report the memory of.")
-@click.option("--seed", default=0, show_default=True, help="Seed of the choice of probes.")
+@click.option("--seed", default=0, show_default=True, type=click.IntRange(0), help="Seed of the choice of probes.")
 @click.option("--workers", default=0, show_default=True, type=click.IntRange(0), help="Processes that measure sizes.")
 @click.option(
     "--on-error",
@@ -81,8 +84,10 @@ def command(
     effort = Effort(probes=probes, largest=largest, seed=seed)
     probe = open_probe(place)
     # What was measured stays beside the output until that is written.
-    keep = {"journal": None if output is None else f"{output}.probes.jsonl", "resume": resume}
-    with Steps(quiet=quiet) as steps:
+    journal = None if output is None else f"{output}.probes.jsonl"
+    keep = {"journal": journal, "resume": resume}
+    # What the user's own code prints must not mix with our output.
+    with Steps(quiet=quiet) as steps, redirect_stdout(sys.stderr), _interrupts_named(journal, quiet):
         how = {"workers": workers, "on_error": on_error}
         calibration, sizes = _run(workload, data, probe, effort, how, keep, steps, capacity is not None)
     if output is not None:
@@ -151,8 +156,22 @@ def _run(
     if replay or probe.device != "cpu":
         # The replay starts from a model that has done no step yet.
         fresh = load_workload(workload, "cpu") if replay else made
-        calibration = with_overheads(calibration, fresh, dataset, sizes, probe.device)
+        try:
+            calibration = with_overheads(calibration, fresh, dataset, sizes, probe.device)
+        except Exception as error:
+            # The calibration is worth keeping without it: budgets then take what full devices were seen to need.
+            note(f"what the allocator reserves was not measured: {type(error).__name__}: {str(error)[:200]}")
     return calibration, sizes
+
+
+@contextmanager
+def _interrupts_named(journal: str | None, quiet: bool) -> Iterator[None]:
+    try:
+        yield
+    except KeyboardInterrupt:
+        if journal is not None:
+            note(f"what was measured is in {journal}; the same command with --resume goes on from it", quiet=quiet)
+        raise
 
 
 def _as_record(calibration: Any) -> dict[str, Any]:

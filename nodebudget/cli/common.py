@@ -31,10 +31,18 @@ class Command(click.Command):
         except NodeBudgetError as error:
             click.echo(f"nodebudget: {error}", err=True)
             ctx.exit(error.exit_code)
-        except BrokenPipeError:
-            # The reader of our output went away (head, say). Python would complain once more at exit.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            ctx.exit(0)
+        except OSError as error:
+            if isinstance(error, BrokenPipeError):
+                _silence(ctx)
+            # Folders that can't be read, disks that fail: the system's own words are the best there are.
+            click.echo(f"nodebudget: {error.strerror or error}: {error.filename or 'a file'}; check it", err=True)
+            ctx.exit(2)
+
+
+def _silence(ctx: click.Context) -> None:
+    # The reader of our output went away (head, say). Python would complain once more at exit.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    ctx.exit(0)
 
 
 def json_option(function: F) -> F:

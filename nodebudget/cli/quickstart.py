@@ -21,7 +21,7 @@ from nodebudget.units import format_bytes, parse_bytes
 @click.option("--probes", default=24, show_default=True, help="Training steps to calibrate with.")
 @click.option("--hidden-features", default=128, show_default=True, type=click.IntRange(1), help="Width of ALIGNN.")
 @click.option("--limit", type=click.IntRange(10), help="Most crystals of each dataset, for a shorter run.")
-@click.option("--seed", default=0, show_default=True)
+@click.option("--seed", default=0, show_default=True, type=click.IntRange(0))
 @json_option
 @quiet_option
 def command(

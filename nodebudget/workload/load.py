@@ -58,6 +58,13 @@ def load_workload(spec: str, device: str | torch.device = "cpu", **arguments: An
     if not isinstance(workload, Workload):
         lacking = [name for name in ("model", "optimizer", "batch", "step") if not hasattr(workload, name)]
         raise InputError(f"{spec!r} is no workload: it has no {', '.join(lacking)}", hint="see the README")
+    if not isinstance(workload.model, torch.nn.Module) or not isinstance(workload.optimizer, torch.optim.Optimizer):
+        kinds = f"{type(workload.model).__name__} and {type(workload.optimizer).__name__}"
+        raise InputError(
+            f"model and optimizer of {spec!r} are {kinds}",
+            limit="a torch.nn.Module and a torch.optim.Optimizer",
+            hint="put several models into a torch.nn.ModuleList, and their parameters into one optimizer",
+        )
     return workload
 
 
