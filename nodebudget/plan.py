@@ -223,7 +223,9 @@ class Planner:
             if size > caps[column]
         ]
         if calibration is not None:
-            needed = calibration.fixed + float(calibration.graph_bytes(self.sizes.take([graph]))[0])
+            sizes = {name: values[graph].item() for name, values in self.sizes.columns.items()}
+            needed = calibration.predict_bytes(graphs=1, **sizes)
+            parts += [f"{sizes['nodes']:,} nodes"] if not parts else []
             parts.append(f"a step with it alone needs {format_bytes(needed)}")
         return f"{name}: {', '.join(parts)}"
 

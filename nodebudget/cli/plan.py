@@ -10,7 +10,7 @@ from rich.console import Console
 from nodebudget.cli.common import Command, json_option, note, output_options, print_json, quiet_option
 from nodebudget.errors import InputError
 from nodebudget.files import check_output
-from nodebudget.units import parse_bytes
+from nodebudget.units import format_bytes, parse_bytes
 
 if TYPE_CHECKING:
     from nodebudget.budget import Limits
@@ -119,9 +119,20 @@ def _limits(
         from nodebudget.costmodel import Calibration
 
         known = Calibration.load(calibration)
+        _warn(known, memory or capacity, quiet)
     given = {f"max_{name}": value for name, value in caps.items()}
     room = memory if capacity is None else _room(capacity, memory, known, quiet)
     return Limits.make(**given, calibration=known, memory=room)
+
+
+def _warn(known: Calibration, memory: str | None, quiet: bool) -> None:
+    from nodebudget.applicable import differences
+
+    for difference in differences(known):
+        note(f"the calibration was made elsewhere: {difference}; calibrate again to be sure", quiet=quiet)
+    if memory is not None and parse_bytes(memory) > 2 * known.bound.reach:
+        reach = format_bytes(known.bound.reach)
+        note(f"the largest step that was measured took {reach}; calibrate with a larger --max-graphs", quiet=quiet)
 
 
 def _room(capacity: str, memory: str | None, known: Calibration | None, quiet: bool) -> int:
