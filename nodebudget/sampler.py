@@ -116,7 +116,7 @@ class NodeBudgetSampler(Sampler[list[int]]):
 
     def _report_oversized(self) -> None:
         many, policy = len(self._planner.oversized), self._planner.policy
-        if many:
+        if many and self.rank == 0:
             done = "left out" if policy == "skip" else f"in a batch of their own ({self._planner.say_oversized()})"
             caps = self._planner.limits.describe()
             _log.warning("oversized graphs: %d of %d, over a cap (%s), %s", many, len(self._planner.sizes), caps, done)

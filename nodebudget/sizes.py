@@ -163,7 +163,7 @@ class SizeTable:
             MissingError: `.parquet` without pyarrow.
         """
         writers = {".npz": _write_npz, ".csv": _write_csv, ".parquet": _write_parquet}
-        writer = writers.get(Path(path).suffix)
+        writer = writers.get(Path(path).suffix.lower())
         if writer is None:
             raise _unknown_suffix(path)
         return write_whole(path, lambda file: writer(self, file), force=force)
@@ -177,7 +177,7 @@ class SizeTable:
             MissingError: `.parquet` without pyarrow.
         """
         readers = {".npz": _read_npz, ".csv": _read_csv, ".parquet": _read_parquet}
-        reader = readers.get(Path(path).suffix)
+        reader = readers.get(Path(path).suffix.lower())
         if reader is None:
             raise _unknown_suffix(path)
         if not Path(path).is_file():

@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from nodebudget.cli.common import Command, json_option, note, output_options, print_json, quiet_option
+from nodebudget.cli.common import Command, json_option, note, output_options, pickle_option, print_json, quiet_option
 from nodebudget.cli.devices import device_options, resolve_device
 from nodebudget.cli.progress import Steps
 from nodebudget.units import parse_bytes
@@ -42,6 +42,7 @@ from nodebudget.units import parse_bytes
     help="With --device cpu: also work out what a step may take on a GPU of so much memory, such as 40GiB.",
 )
 @click.option("--resume", is_flag=True, help="Go on with the probes that an interrupted run left beside -o.")
+@pickle_option
 @json_option
 @quiet_option
 def command(
@@ -59,6 +60,7 @@ def command(
     force: bool,
     predict_gpu: str | None,
     resume: bool,
+    allow_pickle: bool,
     as_json: bool,
     quiet: bool,
 ) -> None:
@@ -88,7 +90,7 @@ def command(
     keep = {"journal": journal, "resume": resume}
     # What the user's own code prints must not mix with our output.
     with Steps(quiet=quiet) as steps, redirect_stdout(sys.stderr), _interrupts_named(journal, quiet):
-        how = {"workers": workers, "on_error": on_error}
+        how = {"workers": workers, "on_error": on_error, "allow_pickle": allow_pickle}
         calibration, sizes = _run(workload, data, probe, effort, how, keep, steps, capacity is not None)
     if output is not None:
         calibration.save(output, force=force)
@@ -128,7 +130,7 @@ def _run(
     from nodebudget.measure import measure_path, open_data
     from nodebudget.workload import load_workload
 
-    opened = open_data(data)
+    opened = open_data(data, allow_pickle=how["allow_pickle"])
     if opened.kind == "sizes":
         raise InputError(
             f"{data!r} holds sizes, not crystals",

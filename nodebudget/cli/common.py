@@ -55,6 +55,12 @@ def quiet_option(function: F) -> F:
     return click.option("-q", "--quiet", is_flag=True, help="Show no progress and no notes.")(function)
 
 
+def pickle_option(function: F) -> F:
+    """Add `--allow-pickle`."""
+    text = "Read an LMDB of pickled graphs, which can run any code that its maker put there."
+    return click.option("--allow-pickle", is_flag=True, help=text)(function)
+
+
 def output_options(help_text: str) -> Callable[[F], F]:
     """Add `-o FILE` and `--force`."""
 

@@ -9,7 +9,16 @@ import click
 from rich.console import Console
 from rich.table import Table
 
-from nodebudget.cli.common import Command, json_option, note, output_options, print_json, progress, quiet_option
+from nodebudget.cli.common import (
+    Command,
+    json_option,
+    note,
+    output_options,
+    pickle_option,
+    print_json,
+    progress,
+    quiet_option,
+)
 from nodebudget.errors import InputError
 from nodebudget.files import check_output
 from nodebudget.measure.settings import STRATEGIES, GraphSettings
@@ -52,7 +61,7 @@ Example:
     show_default=True,
     help="What happens to a crystal that can't be read; skipped ones are listed.",
 )
-@click.option("--allow-pickle", is_flag=True, help="Read an LMDB of pickles, which can run any code in it.")
+@pickle_option
 @json_option
 @quiet_option
 def command(

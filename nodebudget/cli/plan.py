@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 from rich.console import Console
 
-from nodebudget.cli.common import Command, json_option, note, output_options, print_json, quiet_option
+from nodebudget.cli.common import Command, json_option, note, output_options, pickle_option, print_json, quiet_option
 from nodebudget.errors import InputError
 from nodebudget.files import check_output
 from nodebudget.units import format_bytes, parse_bytes
@@ -56,6 +56,7 @@ Example:
     help="What happens to a graph that is over a cap on its own.",
 )
 @output_options("Write the batches here: .json or .npz.")
+@pickle_option
 @json_option
 @quiet_option
 def command(
@@ -75,6 +76,7 @@ def command(
     oversized: str,
     output: str | None,
     force: bool,
+    allow_pickle: bool,
     as_json: bool,
     quiet: bool,
 ) -> None:
@@ -87,7 +89,7 @@ def command(
     from nodebudget.plan import make_plan
 
     plan = make_plan(
-        measure_path(data),
+        measure_path(data, allow_pickle=allow_pickle),
         limits,
         pack=pack,
         shuffle=shuffle,

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from nodebudget.cli.common import Command, json_option, note, print_json, quiet_option
+from nodebudget.cli.common import Command, json_option, note, pickle_option, print_json, quiet_option
 from nodebudget.errors import InputError
 
 if TYPE_CHECKING:
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     "--probability", default=0.999, show_default=True, help="With which all batches of an epoch shall fit --memory."
 )
 @click.option("--format", "style", type=click.Choice(["md", "csv", "latex"]), help="A table for a paper's appendix.")
+@pickle_option
 @json_option
 @quiet_option
 def command(
@@ -36,6 +37,7 @@ def command(
     memory: str | None,
     probability: float,
     style: str | None,
+    allow_pickle: bool,
     as_json: bool,
     quiet: bool,
 ) -> None:
@@ -52,7 +54,7 @@ def command(
 
     if as_json and style is not None:
         raise InputError("--json and --format together", hint="give one of them")
-    answers = _answers(reference, batch_size, targets, calibration, (memory, probability), quiet)
+    answers = _answers(reference, batch_size, targets, calibration, (memory, probability), allow_pickle, quiet)
     if as_json:
         records = [answer.to_dict() for answer in answers]
         print_json({**records[0], "targets": records})
@@ -66,6 +68,7 @@ def _answers(
     targets: tuple[str, ...],
     calibration: str | None,
     risk: tuple[str | None, float],
+    allow_pickle: bool,
     quiet: bool,
 ) -> list[Answer]:
     from nodebudget.report.suggest import Answer
@@ -74,10 +77,10 @@ def _answers(
 
     memory, probability = risk
     known = _calibration(calibration, memory)
-    first = _data(reference)
+    first = _data(reference, allow_pickle)
     answers = []
     for target in targets:
-        sizes = _data(target)
+        sizes = _data(target, allow_pickle)
         found = suggest_batch_size(first, batch_size, sizes, calibration=known)
         safe = None
         if known is not None and memory is not None:
@@ -104,13 +107,13 @@ def _name(text: str) -> str:
     return text if _number(text) is not None else Path(text).stem or text
 
 
-def _data(text: str) -> Any:
+def _data(text: str, allow_pickle: bool) -> Any:
     number = _number(text)
     if number is not None:
         return number
     from nodebudget.measure import measure_path
 
-    return measure_path(text)
+    return measure_path(text, allow_pickle=allow_pickle)
 
 
 def _number(text: str) -> float | None:
