@@ -14,7 +14,7 @@ import torch
 
 from nodebudget.batches import Plan
 from nodebudget.budget import Limits
-from nodebudget.costmodel import Calibration
+from nodebudget.costmodel import SURE, Calibration
 from nodebudget.design import size_columns
 from nodebudget.errors import InputError, NodeBudgetError, WorkloadError
 from nodebudget.plan import make_plan
@@ -76,8 +76,11 @@ def ladder(sizes: SizeTable, calibration: Calibration, memory: int, count: int) 
     room = items.caps[0]
     assert room is not None
     least, most = int(needs.max()), min(room, int(needs.sum()))
-    rooms = np.geomspace(least, max(most, least), count)
-    return sorted({memory - room + int(np.ceil(value)) for value in rooms})
+    rooms = np.ceil(np.geomspace(least, max(most, least), count))
+    predicted = rooms + calibration.fixed
+    # The memory whose upper bound leaves so much room; a few bytes more, so that no rounding leaves less.
+    bounds = predicted * (1 + calibration.bound.margin(predicted, SURE)) + 16
+    return sorted({min(int(bound), memory) for bound in bounds})
 
 
 def tune(
