@@ -170,7 +170,9 @@ class _Buffer:
     def add(self, sample: Any, sizes: Mapping[str, float]) -> None:
         if self.rows and sizes.keys() != self.rows[0].keys():
             raise InputError(
-                f"a sample has the sizes {', '.join(sizes)}", limit=f"those before it: {', '.join(self.rows[0])}"
+                f"a sample has the sizes {', '.join(sizes)}",
+                limit=f"those before it: {', '.join(self.rows[0])}",
+                hint="give every sample the same sizes",
             )
         self.samples.append(sample)
         self.rows.append(sizes)
@@ -193,5 +195,9 @@ def _count(sample: Any) -> Mapping[str, float]:
 
 def _checked(sizes: Any, place: int) -> Mapping[str, float]:
     if not isinstance(sizes, Mapping) or "nodes" not in sizes:
-        raise InputError(f"size_of gave {sizes!r} for sample {place}", limit='sizes by name, "nodes" among them')
+        raise InputError(
+            f"size_of gave {sizes!r} for sample {place}",
+            limit='sizes by name, "nodes" among them',
+            hint="return a dict such as {'nodes': 12, 'edges': 144}",
+        )
     return sizes

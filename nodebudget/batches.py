@@ -83,7 +83,9 @@ class Plan:
             InputError: There is no such rank.
         """
         if not 0 <= rank < self.num_replicas:
-            raise InputError(f"rank {rank}", limit=f"ranks are 0 to {self.num_replicas - 1}")
+            raise InputError(
+                f"rank {rank}", limit=f"ranks are 0 to {self.num_replicas - 1}", hint="give the rank of this process"
+            )
         first = rank + start * self.num_replicas
         return (self.batch(place).tolist() for place in range(first, len(self), self.num_replicas))
 
@@ -216,7 +218,9 @@ class Plan:
         if suffix == ".json":
             return write_whole(path, lambda file: file.write(self.to_json().encode()), force=force)
         if suffix != ".npz":
-            raise InputError(f"{str(path)!r} is no file of a plan", limit="suffix .json, .npz")
+            raise InputError(
+                f"{str(path)!r} is no file of a plan", limit="suffix .json, .npz", hint="choose one of these suffixes"
+            )
         about = np.frombuffer(json.dumps(self.statistics()).encode(), dtype=np.uint8)
         arrays: dict[str, Any] = {
             "indices": self.indices,

@@ -43,7 +43,7 @@ class Effort:
         if not 9 <= self.probes <= 1000:
             raise InputError(f"{self.probes} probes", limit="9 to 1000", hint="24 is usual")
         if not 1 <= self.largest <= 100_000:
-            raise InputError(f"a largest probe of {self.largest} graphs", limit="1 to 100,000")
+            raise InputError(f"a largest probe of {self.largest} graphs", limit="1 to 100,000", hint="32 is usual")
 
 
 @dataclass(frozen=True)

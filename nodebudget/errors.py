@@ -21,18 +21,18 @@ class NodeBudgetError(Exception):
     Args:
         what: What was wrong, with the offending value in it, without a full stop.
         limit: What would have been right.
-        hint: What to do next.
+        hint: What to do next. Every error has one.
     """
 
     exit_code = 2
 
-    def __init__(self, what: str, *, limit: str = "", hint: str = "") -> None:
+    def __init__(self, what: str, *, limit: str = "", hint: str) -> None:
         self.what, self.limit, self.hint = what, limit, hint
         super().__init__(what, limit, hint)
 
     def __str__(self) -> str:
         head = f"{self.what} ({self.limit})" if self.limit else self.what
-        return f"{head}; {self.hint}" if self.hint else head
+        return f"{head}; {self.hint}"
 
     def __reduce__(self) -> tuple[object, ...]:
         # Exceptions cross process borders (worker pools), where the default protocol forgets keywords.
@@ -89,7 +89,7 @@ class OversizedError(DoesNotFitError):
         indices: Positions of all oversized graphs, ascending.
     """
 
-    def __init__(self, what: str, *, indices: list[int], limit: str = "", hint: str = "") -> None:
+    def __init__(self, what: str, *, indices: list[int], limit: str = "", hint: str) -> None:
         self.indices = indices
         super().__init__(what, limit=limit, hint=hint)
 

@@ -16,7 +16,7 @@ class Journal:
     """One line an observation, each on disk before the next probe starts.
 
     Args:
-        path: The file.
+        path: The file. It is there from the first observation on, so that a run that saw nothing leaves nothing.
         identity: What the observations belong to (data, model, device, effort): must be the same to go on.
         resume: Go on with what is there; otherwise start anew.
 
@@ -31,15 +31,20 @@ class Journal:
     def __init__(self, path: str | os.PathLike[str], identity: Mapping[str, Any], *, resume: bool) -> None:
         self._path = Path(path)
         self.seen: dict[str, Observation | None] = {}
+        self._head: str | None = json.dumps(dict(identity))
         if resume and self._path.exists():
             self._read(identity)
-        else:
-            self._write(json.dumps(dict(identity)), "w")
+            self._head = None
 
     def add(self, key: str, observation: Observation | None) -> None:
         """Keep an observation."""
         self.seen[key] = observation
-        self._write(json.dumps({"key": key, "seen": None if observation is None else observation.to_dict()}), "a")
+        line = json.dumps({"key": key, "seen": None if observation is None else observation.to_dict()})
+        if self._head is not None:
+            self._write(f"{self._head}\n{line}", "w")
+            self._head = None
+        else:
+            self._write(line, "a")
 
     def remove(self) -> None:
         """Remove the file: the record holds the observations now."""

@@ -284,7 +284,7 @@ def _reordered(graphs: Ints, offsets: npt.NDArray[np.int64], order: npt.NDArray[
 def check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
     """Refuse a value that is none of the choices."""
     if value not in choices:
-        raise InputError(f"{name} is {value!r}", limit=f"one of {', '.join(choices)}")
+        raise InputError(f"{name} is {value!r}", limit=f"one of {', '.join(choices)}", hint="give one of them")
 
 
 def check_count(name: str, value: Any, least: int) -> int:
@@ -294,5 +294,5 @@ def check_count(name: str, value: Any, least: int) -> int:
     except TypeError:
         number = least - 1
     if isinstance(value, bool) or number < least:
-        raise InputError(f"{name} is {value!r}", limit=f"a whole number, {least} or more")
+        raise InputError(f"{name} is {value!r}", limit=f"a whole number, {least} or more", hint="give such a number")
     return number

@@ -186,7 +186,11 @@ class NodeBudgetSampler(Sampler[list[int]]):
         """
         done = self._consumed if consumed is None else check_count("consumed", consumed, 0)
         if done > len(self):
-            raise InputError(f"consumed is {done}", limit=f"an epoch has {len(self)} batches")
+            raise InputError(
+                f"consumed is {done}",
+                limit=f"an epoch has {len(self)} batches",
+                hint="go on with the next epoch instead",
+            )
         return {
             "version": STATE_VERSION,
             "epoch": self.epoch,
@@ -220,7 +224,11 @@ class NodeBudgetSampler(Sampler[list[int]]):
         self.epoch = check_count("epoch", state_dict["epoch"], 0)
         consumed = check_count("consumed", state_dict["consumed"], 0)
         if consumed > len(self):
-            raise RecordError(f"the state has {consumed} batches consumed", limit=f"an epoch has {len(self)}")
+            raise RecordError(
+                f"the state has {consumed} batches consumed",
+                limit=f"an epoch has {len(self)}",
+                hint="load the state into the sampler that it was taken from",
+            )
         self._resume = self._consumed = consumed
 
     def __getstate__(self) -> dict[str, Any]:
@@ -248,5 +256,9 @@ def world_and_rank(num_replicas: int | None, rank: int | None) -> tuple[int, int
     world = check_count("num_replicas", num_replicas, 1)
     place = check_count("rank", rank, 0)
     if place >= world:
-        raise InputError(f"rank is {place}", limit=f"num_replicas is {world}, so ranks are 0 to {world - 1}")
+        raise InputError(
+            f"rank is {place}",
+            limit=f"num_replicas is {world}, so ranks are 0 to {world - 1}",
+            hint="give the rank of this process",
+        )
     return world, place

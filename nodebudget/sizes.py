@@ -62,9 +62,13 @@ class SizeTable:
         length = len(clean["nodes"])
         for name, values in clean.items():
             if len(values) != length:
-                raise InputError(f"column {name!r} has {len(values)} rows", limit=f"column 'nodes' has {length}")
+                raise InputError(
+                    f"column {name!r} has {len(values)} rows",
+                    limit=f"column 'nodes' has {length}",
+                    hint="give every column one row a graph",
+                )
         if self.ids is not None and len(self.ids) != length:
-            raise InputError(f"{len(self.ids)} ids", limit=f"{length} graphs")
+            raise InputError(f"{len(self.ids)} ids", limit=f"{length} graphs", hint="give one id a graph, or none")
         object.__setattr__(self, "columns", clean)
 
     @classmethod
@@ -185,7 +189,7 @@ class SizeTable:
         try:
             return reader(Path(path))
         except InputError as error:
-            raise InputError(f"{str(path)!r} holds no sizes: {error}") from error
+            raise InputError(f"{str(path)!r} holds no sizes: {error}", hint="measure the dataset again") from error
         except _DAMAGE as error:
             raise InputError(
                 f"{str(path)!r} holds no sizes: {' '.join(str(error).split())[:200]}",
@@ -195,26 +199,40 @@ class SizeTable:
 
 
 def _unknown_suffix(path: object) -> InputError:
-    return InputError(f"{str(path)!r} is no file of sizes", limit=f"suffix {', '.join(SUFFIXES)}")
+    return InputError(
+        f"{str(path)!r} is no file of sizes", limit=f"suffix {', '.join(SUFFIXES)}", hint="choose one of these suffixes"
+    )
 
 
 def _checked(name: str, values: npt.ArrayLike) -> Column:
     array = np.asarray(values)
     if array.ndim != 1 or array.dtype.kind not in "iufb":
-        raise InputError(f"column {name!r} is not a list of numbers", limit="one number a graph")
+        raise InputError(
+            f"column {name!r} is not a list of numbers", limit="one number a graph", hint="give a one-dimensional array"
+        )
     if array.dtype.kind == "f":
         if not np.isfinite(array).all():
             row = int(np.flatnonzero(~np.isfinite(array))[0])
-            raise InputError(f"column {name!r}, row {row}: {array[row]}", limit="sizes are finite")
+            raise InputError(
+                f"column {name!r}, row {row}: {array[row]}",
+                limit="sizes are finite",
+                hint="measure that graph again, or leave it out",
+            )
         if (array == np.floor(array)).all() and (np.abs(array) < 2**53).all():
             array = array.astype(np.int64)
     elif array.size and array.max() > np.iinfo(np.int64).max:
-        raise InputError(f"column {name!r} has a value of {array.max()}", limit="at most 2^63 - 1")
+        raise InputError(
+            f"column {name!r} has a value of {array.max()}", limit="at most 2^63 - 1", hint="give it in a larger unit"
+        )
     else:
         array = array.astype(np.int64, copy=False)
     if array.size and array.min() < 0:
         row = int(np.argmin(array))
-        raise InputError(f"column {name!r}, row {row}: {array[row]}", limit="sizes are 0 or more")
+        raise InputError(
+            f"column {name!r}, row {row}: {array[row]}",
+            limit="sizes are 0 or more",
+            hint="measure that graph again, or leave it out",
+        )
     if array.size and array.sum(dtype=np.float64) >= 2.0**63:
         raise InputError(f"the total of column {name!r} is over 2^63", hint="check the unit of that column")
     array = array.view()

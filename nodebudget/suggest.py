@@ -108,7 +108,11 @@ def advise_learning_rate(before: float, after: float) -> LearningRate:
     """
     for graphs in (before, after):
         if isinstance(graphs, bool) or not math.isfinite(graphs) or graphs <= 0:
-            raise InputError(f"{graphs!r} graphs a step", limit="a positive number")
+            raise InputError(
+                f"{graphs!r} graphs a step",
+                limit="a positive number",
+                hint="give the graphs of a whole step, all ranks together",
+            )
     return LearningRate(after / before)
 
 
@@ -134,7 +138,11 @@ def suggest_batch_size(
         InputError: A batch size under 1, a mean that is not positive, or an empty dataset.
     """
     if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
-        raise InputError(f"a batch size of {batch_size!r}", limit="a whole number, 1 or more")
+        raise InputError(
+            f"a batch size of {batch_size!r}",
+            limit="a whole number, 1 or more",
+            hint="give the batch size of the reference run",
+        )
     ours, theirs = _means(reference, calibration), _means(target, calibration)
     by = {
         name: max(1, math.floor(batch_size * ours[name] / theirs[name] + 1e-9))
@@ -153,7 +161,11 @@ def suggest_batch_size(
 def _means(data: SizeTable | float, calibration: Calibration | None) -> dict[str, float]:
     if not isinstance(data, SizeTable):
         if isinstance(data, bool) or not math.isfinite(data) or data <= 0:
-            raise InputError(f"a mean of {data!r} nodes", limit="a positive number")
+            raise InputError(
+                f"a mean of {data!r} nodes",
+                limit="a positive number",
+                hint="give the mean number of nodes, or a dataset",
+            )
         return {"nodes": float(data)}
     if not len(data):
         raise InputError("the dataset has no crystals", hint="give one that has, or its mean number of nodes")

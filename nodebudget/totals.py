@@ -54,7 +54,9 @@ def check_batch_size(batch_size: object) -> int:
         InputError: It is no whole number, or under 1.
     """
     if isinstance(batch_size, bool) or not isinstance(batch_size, (int, np.integer)) or batch_size < 1:
-        raise InputError(f"a batch size of {batch_size!r}", limit="a whole number, 1 or more")
+        raise InputError(
+            f"a batch size of {batch_size!r}", limit="a whole number, 1 or more", hint="give the batch size of your run"
+        )
     return int(batch_size)
 
 

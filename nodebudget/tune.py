@@ -49,7 +49,9 @@ class Effort:
     def __post_init__(self) -> None:
         for name, least, most in (("budgets", 2, 100), ("batches", 1, 1000), ("repeats", 1, 1000)):
             if not least <= getattr(self, name) <= most:
-                raise InputError(f"{name} is {getattr(self, name)}", limit=f"{least} to {most}")
+                raise InputError(
+                    f"{name} is {getattr(self, name)}", limit=f"{least} to {most}", hint="give a number in that range"
+                )
 
 
 def ladder(sizes: SizeTable, calibration: Calibration, memory: int, count: int) -> list[int]:

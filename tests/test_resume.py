@@ -65,3 +65,11 @@ def test_another_calibration_is_refused(tmp_path):
     path.write_text(json.dumps([]) + "\n")
     with pytest.raises(RecordError, match="belongs to another"):
         calibrate(workload, CRYSTALS, SIZES, probe, effort=EFFORT, journal=path, resume=True)
+
+
+def test_a_calibration_that_saw_nothing_leaves_nothing(tmp_path):
+    path = tmp_path / "probes.jsonl"
+    workload = Linear(torch.device("cpu"))
+    with pytest.raises(RuntimeError, match="at once"):
+        calibrate(workload, CRYSTALS, SIZES, ScriptedProbe([RuntimeError("at once")]), effort=EFFORT, journal=path)
+    assert not path.exists()

@@ -8,6 +8,7 @@ import os
 import click
 
 from nodebudget import __version__
+from nodebudget.cli.common import refuse_usage
 
 #: Command → the module that holds it, as an attribute of the name `command`.
 _COMMANDS = {
@@ -35,6 +36,14 @@ class _LazyGroup(click.Group):
         command = importlib.import_module(_COMMANDS[cmd_name]).command
         assert isinstance(command, click.Command)
         return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        try:
+            return super().resolve_command(ctx, args)
+        except click.UsageError as error:
+            refuse_usage(ctx, error)
 
 
 @click.group(cls=_LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})

@@ -7,7 +7,7 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 import click
 from rich.console import Console
@@ -21,8 +21,21 @@ F = TypeVar("F", bound=Callable[..., Any])
 Report = Callable[[int, "int | None"], None]
 
 
+def refuse_usage(ctx: click.Context, error: click.UsageError) -> NoReturn:
+    """Say in one sentence what was wrong with the command line, and where to look; exit code 2."""
+    click.echo(f"nodebudget: {error.format_message().rstrip('.')}; see '{ctx.command_path} --help'", err=True)
+    ctx.exit(2)
+
+
 class Command(click.Command):
     """A command whose errors are one sentence on stderr and an exit code."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Read the command line; say in one sentence what is wrong with it."""
+        try:
+            return super().parse_args(ctx, args)
+        except click.UsageError as error:
+            refuse_usage(ctx, error)
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command; turn errors raised on purpose into exit codes."""

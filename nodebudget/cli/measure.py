@@ -109,7 +109,11 @@ def _settings(alignn_config: str | None, given: dict[str, Any]) -> GraphSettings
 
 def _check_suffix(output: str) -> None:
     if not output.endswith(SUFFIXES):
-        raise InputError(f"{output!r} is no file of sizes", limit=f"suffix {', '.join(SUFFIXES)}")
+        raise InputError(
+            f"{output!r} is no file of sizes",
+            limit=f"suffix {', '.join(SUFFIXES)}",
+            hint="choose one of these suffixes",
+        )
 
 
 def _measure(

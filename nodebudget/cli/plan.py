@@ -150,7 +150,9 @@ def _room(capacity: str, memory: str | None, known: Calibration | None, quiet: b
 
 def _check(output: str, force: bool) -> None:
     if not output.endswith((".json", ".npz")):
-        raise InputError(f"{output!r} is no file of a plan", limit="suffix .json, .npz")
+        raise InputError(
+            f"{output!r} is no file of a plan", limit="suffix .json, .npz", hint="choose one of these suffixes"
+        )
     check_output(output, force=force)
 
 

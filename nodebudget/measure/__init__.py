@@ -114,9 +114,11 @@ def _measure(
     settings: dict[str, Any],
 ) -> SizeTable:
     if on_error not in ("raise", "skip"):
-        raise InputError(f"on_error is {on_error!r}", limit="'raise' or 'skip'")
+        raise InputError(f"on_error is {on_error!r}", limit="'raise' or 'skip'", hint="give one of them")
     if isinstance(workers, bool) or not isinstance(workers, int) or workers < 0:
-        raise InputError(f"workers is {workers!r}", limit="a number of processes, 0 for none")
+        raise InputError(
+            f"workers is {workers!r}", limit="a number of processes, 0 for none", hint="give the number of cores, or 0"
+        )
     total = len(dataset)
     if not total:
         raise InputError("the dataset is empty", hint="give one with at least one graph or crystal")

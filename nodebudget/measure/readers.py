@@ -77,7 +77,9 @@ def open_data(path: str | os.PathLike[str], *, allow_pickle: bool = False) -> Da
         raise InputError(f"there is no file or folder {str(path)!r}", hint="check the path")
     data = _open_folder(place, allow_pickle) if place.is_dir() else _open_file(place)
     if not len(data):
-        raise InputError(f"{str(path)!r} is empty", limit="at least one crystal or graph")
+        raise InputError(
+            f"{str(path)!r} is empty", limit="at least one crystal or graph", hint="give a dataset that has some"
+        )
     return replace(data, source=str(path))
 
 
@@ -90,7 +92,9 @@ def _open_file(path: Path) -> Data:
         return _open_json(path)
     if name.endswith(".bin"):
         return _open_bin(path)
-    raise InputError(f"{str(path)!r} is no kind of dataset that can be read", limit=_KINDS)
+    raise InputError(
+        f"{str(path)!r} is no kind of dataset that can be read", limit=_KINDS, hint="turn it into one of these"
+    )
 
 
 def _ids_of(table: SizeTable) -> list[str]:
@@ -108,10 +112,16 @@ def _open_json(path: Path) -> Data:
         ) from error
     if not isinstance(entries, list):
         raise InputError(
-            f"{str(path)!r} holds a {type(entries).__name__}", limit="a list of dicts with 'atoms', as JARVIS has it"
+            f"{str(path)!r} holds a {type(entries).__name__}",
+            limit="a list of dicts with 'atoms', as JARVIS has it",
+            hint="turn it into such a list",
         )
     if entries and not any(isinstance(entry, dict) and "atoms" in entry for entry in entries):
-        raise InputError(f"no entry of {str(path)!r} has 'atoms'", limit="a list of dicts with 'atoms'")
+        raise InputError(
+            f"no entry of {str(path)!r} has 'atoms'",
+            limit="a list of dicts with 'atoms'",
+            hint="name the key of the structures 'atoms'",
+        )
     return Data(entries, [entry_id(entry) or str(index) for index, entry in enumerate(entries)], "crystals")
 
 
@@ -123,7 +133,11 @@ def _json_text(path: Path) -> bytes:
     with zipfile.ZipFile(path) as archive:
         names = [name for name in archive.namelist() if name.endswith(".json") and not name.startswith("__MACOSX")]
         if len(names) != 1:
-            raise InputError(f"{str(path)!r} holds {len(names)} .json files", limit="exactly one")
+            raise InputError(
+                f"{str(path)!r} holds {len(names)} .json files",
+                limit="exactly one",
+                hint="unpack it and name the file that you mean",
+            )
         return archive.read(names[0])
 
 
@@ -148,7 +162,11 @@ def _open_folder(path: Path, allow_pickle: bool) -> Data:
         return Data(_Files(path, names), names, "crystals")
     if (path / "data.mdb").is_file():
         return _open_lmdb(path, allow_pickle)
-    raise InputError(f"the folder {str(path)!r} has no id_prop.csv, id_prop.json or data.mdb", limit=_KINDS)
+    raise InputError(
+        f"the folder {str(path)!r} has no id_prop.csv, id_prop.json or data.mdb",
+        limit=_KINDS,
+        hint="name the folder that has one",
+    )
 
 
 def _names_in(path: Path) -> list[str]:

@@ -80,6 +80,7 @@ class Rows:
             raise InputError(
                 f"sample {index} has the sizes {', '.join(row)}",
                 limit=f"those before it have {', '.join(self._columns)}",
+                hint="give every sample the same sizes",
             )
         for name, value in row.items():
             self._columns.setdefault(name, []).append(value)

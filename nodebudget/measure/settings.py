@@ -51,11 +51,19 @@ class GraphSettings:
 
     def __post_init__(self) -> None:
         if self.strategy not in STRATEGIES:
-            raise InputError(f"no strategy {self.strategy!r}", limit=f"one of {', '.join(STRATEGIES)}")
+            raise InputError(
+                f"no strategy {self.strategy!r}",
+                limit=f"one of {', '.join(STRATEGIES)}",
+                hint="take the one that your training uses",
+            )
         if isinstance(self.neighbors, bool) or not isinstance(self.neighbors, int) or self.neighbors < 1:
-            raise InputError(f"neighbors is {self.neighbors!r}", limit="a whole number from 1")
+            raise InputError(
+                f"neighbors is {self.neighbors!r}", limit="a whole number from 1", hint="12 is alignn's usual number"
+            )
         if not isinstance(self.canonize, bool):
-            raise InputError(f"canonize is {self.canonize!r}", limit="true or false")
+            raise InputError(
+                f"canonize is {self.canonize!r}", limit="true or false", hint="alignn's usual setting is true"
+            )
         _check_length("cutoff", self.cutoff)
         _check_length("cutoff_extra", self.cutoff_extra)
         if self.three_body_cutoff is not None:
@@ -86,7 +94,7 @@ class GraphSettings:
 
 def _check_length(name: str, value: object) -> None:
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value) or value <= 0:
-        raise InputError(f"{name} is {value!r}", limit="a length in Å over 0")
+        raise InputError(f"{name} is {value!r}", limit="a length in Å over 0", hint="8 is alignn's usual cutoff")
 
 
 def _read_config(path: str | os.PathLike[str]) -> Mapping[str, Any]:

@@ -65,7 +65,11 @@ def _look_up(sizes: SizeTable | SizeOfBatch | None, indices: Any) -> dict[str, f
     places = np.asarray(indices, dtype=np.int64)
     outside = places[(places < 0) | (places >= len(sizes))]
     if len(outside):
-        raise InputError(f"index {outside[0]} of a batch is not in the table", limit=f"it has {len(sizes)} graphs")
+        raise InputError(
+            f"index {outside[0]} of a batch is not in the table",
+            limit=f"it has {len(sizes)} graphs",
+            hint="give the sizes of the dataset that is trained on",
+        )
     return sizes.totals(places)
 
 

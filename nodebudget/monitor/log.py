@@ -39,7 +39,9 @@ class RunWriter:
 
     def __init__(self, path: str | os.PathLike[str], existing: str = "raise") -> None:
         if existing not in EXISTING:
-            raise InputError(f"existing is {existing!r}", limit=" or ".join(map(repr, EXISTING)))
+            raise InputError(
+                f"existing is {existing!r}", limit=" or ".join(map(repr, EXISTING)), hint="give one of them"
+            )
         if existing == "raise" and Path(path).exists():
             raise InputError(
                 f"{str(path)!r} exists", hint="choose another name, or pass existing='append' or existing='overwrite'"

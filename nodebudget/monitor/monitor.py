@@ -90,7 +90,7 @@ class MemoryMonitor:
             MissingError: There is no such device.
         """
         if isinstance(every, bool) or not isinstance(every, int) or every < 1:
-            raise InputError(f"every is {every!r}", limit="a whole number, 1 or more")
+            raise InputError(f"every is {every!r}", limit="a whole number, 1 or more", hint="1 writes every step")
         self.device = _device(device, model)
         self._place = str(self.device)
         probe = open_probe(self._place)

@@ -21,7 +21,11 @@ def open_probe(device: str) -> Probe:
     if kind == "cpu" and not number:
         return CpuProbe()
     if kind != "cuda" or not (number == "" or number.isdecimal()):
-        raise InputError(f"{device!r} is no device that can be calibrated", limit="cpu or cuda:N")
+        raise InputError(
+            f"{device!r} is no device that can be calibrated",
+            limit="cpu or cuda:N",
+            hint="give --device cpu or --gpu 0",
+        )
     return CudaProbe(_existing(int(number or 0)))
 
 

@@ -80,7 +80,11 @@ def _resolve(spec: str) -> tuple[str, dict[str, Any]]:
         raise InputError(f"{spec!r} is not TOML: {_first_line(error)}", hint="mend that line") from error
     target, arguments = table.get("workload"), table.get("arguments", {})
     if not isinstance(target, str) or not isinstance(arguments, dict):
-        raise InputError(f"{spec!r} names no workload", limit='a line such as workload = "module:attribute"')
+        raise InputError(
+            f"{spec!r} names no workload",
+            limit='a line such as workload = "module:attribute"',
+            hint="add that line, or see configs/alignn.toml",
+        )
     return BUILT_IN.get(target, target), arguments
 
 
