@@ -12,7 +12,7 @@ _DEFAULT = "report.html"
 _HELP = """Write one page about any number of FILES that can be read without a network, on a phone too.
 
 FILES are runs (what a MemoryMonitor wrote), calibrations, plans (.json, .npz), sizes (.npz, .csv, .parquet) and the
-runs.json of a quickstart, in any order. A plan beside the sizes that it was made of is shown against a fixed batch size.
+runs.json of a quickstart, in any order. A plan with the sizes that it was made of is shown against a fixed batch size.
 The advice at the top of the page is printed too.
 
 \b

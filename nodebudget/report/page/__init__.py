@@ -136,7 +136,7 @@ def _section(
 
 @contextmanager
 def _damaged(entry: Input) -> Iterator[None]:
-    """Blame the file for what can't be made of its values: readers check the form of a record, not all that is in it."""
+    """Blame the file where its values are not what they must be: readers check the form of a record, not all of it."""
     try:
         yield
     except _DAMAGE as error:

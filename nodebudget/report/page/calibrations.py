@@ -81,7 +81,7 @@ def _share(calibration: Calibration, column: str | None) -> float | None:
     }
     if column is None or None in means.values():
         return None
-    parts = {name: calibration.coefficient(name) * float(mean) for name, mean in means.items()}
+    parts = {name: calibration.coefficient(name) * float(mean or 0.0) for name, mean in means.items()}
     return parts[column] / sum(parts.values()) if any(parts.values()) else None
 
 
@@ -211,15 +211,17 @@ def calibration_advice(values: Mapping[str, Any]) -> list[Advice]:
 
 
 def _quality(values: Mapping[str, Any]) -> Advice:
-    held = values["holdout"]
+    held, sure = values["holdout"], f"{values['sure']:.0%}"
     if not held["n"]:
         return Advice("warn", "No step was held out, so its error is not known: make it with 'nodebudget calibrate'.")
-    error = f"{percent(held['mape'])} on average and under by at most {percent(held['max_under'])}, on {held['n']} held-out steps"
+    text = (
+        f"Predictions are off by {percent(held['mape'])} on average and under by at most {percent(held['max_under'])}, "
+        f"on {held['n']} held-out steps. Budgets made with it add {percent(values['margin'])}"
+    )
     if held["mape"] <= _GOOD_MEAN and held["max_under"] <= _GOOD_UNDER:
-        more = f"Budgets made with it add {percent(values['margin'])}: each batch keeps to them with {values['sure']:.0%} probability."
-        return Advice("good", f"Predictions are off by {error}. {more}")
+        return Advice("good", f"{text}: each batch keeps to them with {sure} probability.")
     return Advice(
         "warn",
-        f"Predictions are off by {error}. Budgets add {values['margin']:.1%} for it, which is memory not used: calibrate "
-        "with more steps (nodebudget calibrate --probes 48), or with nothing else on the device.",
+        f"{text} to be {sure} sure, which is memory not used: calibrate with more steps (nodebudget calibrate "
+        "--probes 48), or with nothing else on the device.",
     )

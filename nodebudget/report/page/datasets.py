@@ -39,7 +39,7 @@ def describe_datasets(
     Raises:
         InputError: A dataset without graphs, or a batch size under 1.
     """
-    chosen = known if known is not None and _fits(known[1], tables) else None
+    chosen = known if known is not None and all(fits(known[1], table) for _, table in tables) else None
     calibration = None if chosen is None else chosen[1]
     found = compare(tables, batch_size, calibration=calibration)
     return {
@@ -52,10 +52,10 @@ def describe_datasets(
     }
 
 
-def _fits(calibration: Calibration, tables: Sequence[tuple[str, SizeTable]]) -> bool:
+def fits(calibration: Calibration, table: SizeTable) -> bool:
+    """Say whether a table has the sizes that a calibration depends on."""
     try:
-        for _, table in tables:
-            calibration.graph_bytes(table)
+        calibration.graph_bytes(table)
     except InputError:
         return False  # without the line graph, say
     return True
@@ -117,18 +117,8 @@ def _bars(names: Sequence[str], histograms: Sequence[Mapping[str, Any]]) -> list
 
 def datasets_advice(values: Mapping[str, Any]) -> list[Advice]:
     """Say what the spread of the sizes costs, why datasets differ, and which batch sizes are alike."""
-    size, found = values["batch_size"], []
-    for row in values["datasets"]:
-        totals, show = _measured(row, values["measure"])
-        if totals["mean"] and totals["worst"] > _LEVEL * totals["mean"]:
-            found.append(
-                Advice(
-                    "note",
-                    f"{row['name']}: at a fixed batch size of {size:,} a mean batch takes {show(totals['mean'])} and the "
-                    f"worst of an epoch {show(totals['worst'])}, {totals['worst'] / totals['mean'] - 1:.0%} more; "
-                    "memory has to be there for the worst.",
-                )
-            )
+    size = values["batch_size"]
+    found = [text for row in values["datasets"] if (text := _spread(row, values["measure"], size)) is not None]
     for row, equal in zip(values["datasets"][1:], values["equivalent"], strict=True):
         found.append(Advice("note", row["sentence"]))
         if equal["batch_size"] != size:
@@ -137,6 +127,18 @@ def datasets_advice(values: Mapping[str, Any]) -> list[Advice]:
                 Advice("note", f"What {size:,} graphs take on {first}, {equal['batch_size']:,} take on {row['name']}.")
             )
     return found
+
+
+def _spread(row: Mapping[str, Any], measure: str, size: int) -> Advice | None:
+    totals, show = _measured(row, measure)
+    mean, worst = totals["mean"], totals["worst"]
+    if not mean or worst <= _LEVEL * mean:
+        return None
+    return Advice(
+        "note",
+        f"{row['name']}: at a fixed batch size of {size:,} a mean batch takes {show(mean)}, the worst of an epoch "
+        f"{show(worst)}, {worst / mean - 1:.0%} more; memory has to be there for the worst.",
+    )
 
 
 def _measured(row: Mapping[str, Any], measure: str) -> tuple[Mapping[str, float], Any]:

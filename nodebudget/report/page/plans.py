@@ -13,6 +13,7 @@ from nodebudget.compare import LABELS
 from nodebudget.costmodel import Calibration, ErrorSummary
 from nodebudget.planfile import SavedPlan
 from nodebudget.report.page.charts import Axis, Chart, Series, lines, thin
+from nodebudget.report.page.datasets import fits
 from nodebudget.report.page.words import Advice, percent
 from nodebudget.sizes import SizeTable
 from nodebudget.units import format_bytes
@@ -22,7 +23,9 @@ Floats = npt.NDArray[np.float64]
 #: Entries of a plan's file that a page has no use for.
 _LEFT_OUT = ("kind", "schema_version", "oversized_graphs")
 
-_FIXED = "Fixed: one shuffled epoch of the same data, without its last, incomplete batch, which most loaders for training drop."
+_FIXED = (
+    "Fixed: one shuffled epoch of the same data; its last, incomplete batch is dropped, as loaders for training do."
+)
 
 #: Under so many graphs a batch gradients are rough.
 _FEW = 4
@@ -47,13 +50,11 @@ def describe_plan(
         tables: Sizes that are there: those that the plan was made of are known by their fingerprint.
         calibrations: Those that are there; the one that the plan was made with is known by its coefficients.
         batch_size: Graphs of the fixed batches to compare with; None for as many as the plan's have on average.
-
-    Raises:
-        InputError: A calibration needs a size that the table lacks.
     """
     limits = plan.about["limits"]
     found = next(((name, table) for name, table in tables if table.fingerprint() == plan.about["data"]), None)
-    known = _calibration(limits, calibrations)
+    usable = [entry for entry in calibrations if found is None or fits(entry[1], found[1])]
+    known = _calibration(limits, usable)
     values = {
         **{key: value for key, value in plan.about.items() if key not in _LEFT_OUT},
         "limit": _limit(limits),
@@ -75,7 +76,7 @@ def describe_plan(
 def _calibration(
     limits: Mapping[str, Any], calibrations: Sequence[tuple[str, Calibration]]
 ) -> tuple[str, Calibration | None] | None:
-    """Find what predicts bytes: the plan's own calibration, else any; ("", None) for the plan's, where it is not there."""
+    """Find what predicts bytes: the plan's own calibration (("", None) where that is not there), else any."""
     if limits["coefficients"] is None:
         return next(iter(calibrations), None)
     own = [[dict(piece) for piece in known.affine] == limits["coefficients"] for _, known in calibrations]
@@ -127,7 +128,9 @@ def _loads(plan: SavedPlan, sizes: SizeTable, calibration: Calibration | None, m
     """Return what each batch holds of the measure, shape (batches,)."""
     if calibration is None:
         return np.asarray(plan.loads(sizes[measure]), dtype=np.float64)
-    totals = {name: plan.loads(values) for name, values in sizes.columns.items() if name in calibration.columns}
+    totals: dict[str, Any] = {
+        name: plan.loads(values) for name, values in sizes.columns.items() if name in calibration.columns
+    }
     return np.asarray(calibration.predict_bytes(graphs=plan.graphs, **totals), dtype=np.float64)
 
 
@@ -207,30 +210,31 @@ def plan_advice(values: Mapping[str, Any]) -> list[Advice]:
 
 
 def _against_fixed(values: Mapping[str, Any]) -> str:
-    fixed, budget, counts = values["fixed"], values["budget"], values["graphs_per_batch"]
+    fixed, budget = values["fixed"], values["budget"]
     show = format_bytes if values["measure"] == "bytes" else lambda value: f"{value:,.0f}"
     what = LABELS.get(values["measure"], values["measure"])
     text = (
-        f"{values['batches']:,} batches of {counts['mean']:.1f} ± {counts['std']:.1f} graphs vary by {percent(budget['cv'])} "
-        f"in {what}, at most {show(budget['max'])}. A fixed batch size of {fixed['batch_size']:,} on the same data "
-        f"varies by {fixed['cv']:.1%}, and its worst batch takes {show(fixed['max'])}"
+        f"{_batches(values)} vary by {percent(budget['cv'])} in {what}, at most {show(budget['max'])}. A fixed batch "
+        f"size of {fixed['batch_size']:,} on the same data varies by {fixed['cv']:.1%}, and its worst batch takes "
+        f"{show(fixed['max'])}"
     )
     if fixed["over"]:
-        text += f"; {fixed['over']:,} of its {fixed['batches']:,} batches {_go(fixed['over'])} over the budget"
+        goes = "goes" if fixed["over"] == 1 else "go"
+        text += f"; {fixed['over']:,} of its {fixed['batches']:,} batches {goes} over the budget"
     return text + "."
 
 
-def _go(count: int) -> str:
-    return "goes" if count == 1 else "go"
-
-
 def _alone(values: Mapping[str, Any]) -> str:
-    counts, even = values["graphs_per_batch"], values["balanced"]
+    cv, column = values["balanced"]["cv"], values["balanced"]["column"]
     return (
-        f"{values['batches']:,} batches of {counts['mean']:.1f} ± {counts['std']:.1f} graphs vary by {percent(even['cv'])} in "
-        f"{LABELS.get(even['column'], even['column'])}. Give the sizes that it was planned for too, to see it beside a "
-        "fixed batch size."
+        f"{_batches(values)} vary by {percent(cv)} in {LABELS.get(column, column)}. Give the sizes that it was planned "
+        "for too, to see it beside a fixed batch size."
     )
+
+
+def _batches(values: Mapping[str, Any]) -> str:
+    counts = values["graphs_per_batch"]
+    return f"{values['batches']:,} batches of {counts['mean']:.1f} ± {counts['std']:.1f} graphs"
 
 
 def _fill(values: Mapping[str, Any]) -> str:

@@ -33,7 +33,7 @@ def run_advice(values: Mapping[str, Any]) -> list[Advice]:
         found.append(
             Advice(
                 "note",
-                f"Peaks vary by {peaks['cv']:.0%} (CV), from {format_bytes(peaks['min'])} to {format_bytes(peaks['max'])}: "
+                f"Peaks vary by {peaks['cv']:.0%} (CV), {format_bytes(peaks['min'])} to {format_bytes(peaks['max'])}: "
                 "NodeBudgetSampler with a calibration levels them ('nodebudget plan' shows how far).",
             )
         )

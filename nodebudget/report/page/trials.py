@@ -55,11 +55,11 @@ def trial_advice(values: Mapping[str, Any]) -> list[Advice]:
     for dataset in dict.fromkeys(row["dataset"] for row in values["rows"]):
         by = {row["batching"]: row for row in values["rows"] if row["dataset"] == dataset}
         fixed, budget = by["fixed"], by["budget"]
-        text = (
-            f"Measured on {dataset}: {fixed['label']} takes {format_bytes(fixed['measured_bytes']['mean'])} on average and "
-            f"{format_bytes(fixed['measured_bytes']['max'])} at most (CV {fixed['measured_bytes']['cv']:.1%}); the budget "
-            f"{format_bytes(budget['measured_bytes']['mean'])} and {format_bytes(budget['measured_bytes']['max'])} "
-            f"({percent(budget['measured_bytes']['cv'])})."
-        )
+        text = f"Measured on {dataset}: {fixed['label']} takes {_spread(fixed)}; the budget {_spread(budget)}."
         found.append(Advice("good" if budget["measured_bytes"]["max"] <= values["memory"] else "warn", text))
     return found
+
+
+def _spread(row: Mapping[str, Any]) -> str:
+    peaks = row["measured_bytes"]
+    return f"{format_bytes(peaks['mean'])} on average, {format_bytes(peaks['max'])} at most (CV {percent(peaks['cv'])})"
