@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import datetime
+import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,7 +28,7 @@ __all__ = ["Page", "make_page"]
 #: Graphs of a fixed batch where nobody says how many.
 _BATCH_SIZE = 64
 
-_DAMAGE = (KeyError, TypeError, ValueError, AttributeError, IndexError, ArithmeticError)
+_DAMAGE = (KeyError, TypeError, ValueError, AttributeError, IndexError, ArithmeticError, RuntimeWarning)
 
 
 @dataclass(frozen=True)
@@ -97,13 +98,17 @@ def make_page(
 
 
 def _sections(inputs: Sequence[Input], batch_size: int | None, capacity: int | None) -> Iterator[_Section]:
-    calibrations = [(entry.name, entry.value) for entry in of_kind(inputs, "calibration")]
+    known = of_kind(inputs, "calibration")
+    calibrations = [(entry.name, entry.value) for entry in known]
     tables = [(entry.name, entry.value) for entry in of_kind(inputs, "sizes")]
-    for entry in of_kind(inputs, "calibration"):
+    for entry in known:
         yield _of_file(entry, describe_calibration, calibration_charts, calibration_advice)
     if tables:
-        values = describe_datasets(tables, batch_size or _BATCH_SIZE, next(iter(calibrations), None))
-        yield _section("datasets", "datasets", values, datasets_charts, datasets_advice)
+        # Sizes were checked when they were read: what is wrong now is what predicts their bytes.
+        with _damaged(known[0]) if known else nullcontext():
+            values = describe_datasets(tables, batch_size or _BATCH_SIZE, calibrations[0] if known else None)
+            section = _section("datasets", "datasets", values, datasets_charts, datasets_advice)
+        yield section
     for entry in of_kind(inputs, "plan"):
         yield _of_file(
             entry, lambda plan: describe_plan(plan, tables, calibrations, batch_size), plan_charts, plan_advice
@@ -138,11 +143,14 @@ def _section(
 def _damaged(entry: Input) -> Iterator[None]:
     """Blame the file where its values are not what they must be: readers check the form of a record, not all of it."""
     try:
-        yield
+        with warnings.catch_warnings():
+            # What numpy says of sums of absurd numbers.
+            warnings.simplefilter("error", RuntimeWarning)
+            yield
     except _DAMAGE as error:
+        reason = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
         raise RecordError(
-            f"{entry.path!r} is a damaged {KINDS[entry.kind]}: {type(error).__name__}: {error}",
-            hint="make it again, or leave it out",
+            f"{entry.path!r} is a damaged {KINDS[entry.kind]}: {reason}", hint="make it again, or leave it out"
         ) from error
 
 

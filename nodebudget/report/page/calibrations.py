@@ -9,7 +9,7 @@ import numpy as np
 
 from nodebudget.costmodel import SURE, Calibration, Observation, coefficient_name
 from nodebudget.report.page.charts import Axis, Chart, Series
-from nodebudget.report.page.words import Advice, facts_of, model_and_device, percent, size_name
+from nodebudget.report.page.words import Advice, counted, facts_of, model_and_device, percent, size_name
 from nodebudget.report.text import unit_of
 from nodebudget.units import format_bytes
 
@@ -206,7 +206,13 @@ def calibration_advice(values: Mapping[str, Any]) -> list[Advice]:
         )
     lost = sum(entry["role"] == "out-of-memory" for entry in values["observations"])
     if lost:
-        found.append(Advice("note", f"{lost} probes ran out of memory and are not in the fit."))
+        found.append(
+            Advice(
+                "note",
+                counted(lost, "probe ran out of memory and is", "probes ran out of memory and are")
+                + " not in the fit.",
+            )
+        )
     return found
 
 

@@ -18,6 +18,9 @@ _TOP, _RIGHT, _BOTTOM = 10, 12, 38
 #: Width of a character of a label, pixels.
 _CHARACTER = 7.2
 
+#: Points of a long series that are drawn.
+MOST = 300
+
 #: Series of at most so many points have a dot on each.
 _DOTTED = 60
 
@@ -251,7 +254,7 @@ def _shapes(entry: Series, x: _Scale, y: _Scale) -> list[Shape]:
     return [Shape(style, path + ("Z" if entry.kind == "band" else ""))]
 
 
-def thin(values: Sequence[float], places: Sequence[float] | None = None, most: int = 300) -> dict[str, list[float]]:
+def thin(values: Sequence[float], places: Sequence[float] | None = None, most: int = MOST) -> dict[str, list[float]]:
     """Make a long series short without losing its extremes.
 
     Args:

@@ -91,7 +91,7 @@ def _kind_of(path: str) -> str:
         return "sizes"
     said = _first_value(path)
     found = said.get("kind") if isinstance(said, dict) else None
-    if found in _SAYS:
+    if isinstance(found, str) and found in _SAYS:
         return _SAYS[found]
     if isinstance(said, list):
         raise _refuse(path, "it holds a list", "of crystals, measure them first: nodebudget measure DATA -o sizes.npz")

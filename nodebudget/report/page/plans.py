@@ -14,7 +14,7 @@ from nodebudget.costmodel import Calibration, ErrorSummary
 from nodebudget.planfile import SavedPlan
 from nodebudget.report.page.charts import Axis, Chart, Series, lines, thin
 from nodebudget.report.page.datasets import fits
-from nodebudget.report.page.words import Advice, percent
+from nodebudget.report.page.words import Advice, counted, percent
 from nodebudget.sizes import SizeTable
 from nodebudget.units import format_bytes
 
@@ -186,9 +186,7 @@ def plan_advice(values: Mapping[str, Any]) -> list[Advice]:
     else:
         found.append(Advice("note", _alone(values)))
     if values["oversized"]:
-        skipped = values["oversized_policy"] == "skip"
-        what = "are left out of training" if skipped else "go over the budget, each in a batch of its own"
-        found.append(Advice("warn", f"{values['oversized']:,} graphs {what}: raise the budget if that is not meant."))
+        found.append(Advice("warn", _oversized(values)))
     if counts["mean"] < _FEW:
         found.append(
             Advice(
@@ -219,9 +217,20 @@ def _against_fixed(values: Mapping[str, Any]) -> str:
         f"{show(fixed['max'])}"
     )
     if fixed["over"]:
-        goes = "goes" if fixed["over"] == 1 else "go"
-        text += f"; {fixed['over']:,} of its {fixed['batches']:,} batches {goes} over the budget"
+        text += f"; {fixed['over']:,} of its {fixed['batches']:,} batches {_go(fixed['over'])} over the budget"
     return text + "."
+
+
+def _go(count: int) -> str:
+    return "goes" if count == 1 else "go"
+
+
+def _oversized(values: Mapping[str, Any]) -> str:
+    if values["oversized_policy"] == "skip":
+        text = counted(values["oversized"], "graph is", "graphs are") + " left out of training"
+    else:
+        text = counted(values["oversized"], "graph goes", "graphs go") + " over the budget, each in a batch of its own"
+    return f"{text}: raise the budget if that is not meant."
 
 
 def _alone(values: Mapping[str, Any]) -> str:

@@ -26,9 +26,14 @@ def section_html(kind: str, values: Mapping[str, Any], charts: Sequence[Chart]) 
 
     Raises:
         MissingError: Jinja2 is not there.
+        ValueError: A value that the section shows is not there, or can't be drawn.
     """
     drawn = [(chart, chart.drawings()) for chart in charts]
-    html = _environment().get_template(f"{kind}.html").render(values=values, charts=drawn)
+    template = _environment().get_template(f"{kind}.html")
+    try:
+        html = template.render(values=values, charts=drawn)
+    except require("jinja2").UndefinedError as error:
+        raise ValueError(str(error)) from error
     return require("markupsafe").Markup(html)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from nodebudget.report.page.words import Advice, percent
+from nodebudget.report.page.words import Advice, counted, percent
 from nodebudget.units import format_bytes
 
 #: Over this share of the memory a run is near its end, under the other most of it lies idle.
@@ -39,7 +39,11 @@ def run_advice(values: Mapping[str, Any]) -> list[Advice]:
         )
     if values["splits"]:
         found.append(
-            Advice("note", f"{values['splits']:,} batches were split to fit: a smaller budget makes that unnecessary.")
+            Advice(
+                "note",
+                counted(values["splits"], "batch was", "batches were")
+                + " split to fit: a smaller budget makes it unneeded.",
+            )
         )
     if values["waited_share"] and values["waited_share"] > _WAITING:
         found.append(

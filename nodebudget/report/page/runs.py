@@ -10,7 +10,7 @@ from typing import Any
 from nodebudget.costmodel import SURE
 from nodebudget.monitor import Run, summarize
 from nodebudget.monitor.drift import WARM_UP
-from nodebudget.report.page.charts import Axis, Chart, Series, lines, thin
+from nodebudget.report.page.charts import MOST, Axis, Chart, Series, lines, thin
 from nodebudget.report.page.words import facts_of, model_and_device
 from nodebudget.uncertainty import Bound
 from nodebudget.units import format_bytes
@@ -38,7 +38,7 @@ def describe_run(run: Run, capacity: int | None = None) -> dict[str, Any]:
     places = _places(run)
     model, device = model_and_device(run.header)
     events = [event for event in run.events if event.get("event") not in _QUIET]
-    times = [float(step["time"]) for step in run.steps]
+    shown = events[:_MOST_EVENTS]
     bound = (run.header.get("calibration") or {}).get("bound")
     return {
         **summarize(run, capacity),
@@ -50,7 +50,7 @@ def describe_run(run: Run, capacity: int | None = None) -> dict[str, Any]:
         "margin": None if bound is None else float(Bound(**bound).margin(0.0, SURE)),
         "series": _series(run, places),
         "off": _off(run, places),
-        "events": [_event(event, times, places) for event in events[:_MOST_EVENTS]],
+        "events": [{**_event(event), "at": at} for event, at in zip(shown, _located(shown, run, places), strict=True)],
         "more_events": max(len(events) - _MOST_EVENTS, 0),
         "about": [str(event.get("about")) for event in events if event.get("event") == "warning"],
     }
@@ -81,17 +81,25 @@ def _off(run: Run, places: Sequence[float]) -> dict[str, Any] | None:
     return thin([value for _, value in known], [place for place, _ in known]) if known else None
 
 
-def _event(event: Mapping[str, Any], times: Sequence[float], places: Sequence[float]) -> dict[str, Any]:
-    # By the clock: numbers of steps begin anew when a run is taken up again.
-    before = bisect_right(times, float(event["time"]))
+def _event(event: Mapping[str, Any]) -> dict[str, Any]:
     own = {key: value for key, value in event.items() if key not in ("event", "step", "time", "text", "about")}
     return {
         "what": str(event.get("about") or event.get("event")),
         "event": str(event.get("event")),
-        "at": places[max(before - 1, 0)] if places else 0.0,
-        "step": event.get("step"),
+        "step": int(event["step"]),
         "text": str(event.get("text") or ", ".join(f"{key} {value}" for key, value in own.items())),
     }
+
+
+def _located(events: Sequence[Mapping[str, Any]], run: Run, places: Sequence[float]) -> list[float]:
+    """Return where each event stands among the places of the steps."""
+    first = places[0] if places else 0.0
+    if run.parts == 1:
+        return [max(float(event["step"]), first) for event in events]
+    # By the clock: numbers of steps began anew when the run was taken up again.
+    times = [float(step["time"]) for step in run.steps]
+    before = [bisect_right(times, float(event["time"])) for event in events]
+    return [places[count - 1] if count else first for count in before]
 
 
 def run_charts(values: Mapping[str, Any]) -> list[Chart]:
@@ -111,9 +119,8 @@ def _memory(values: Mapping[str, Any]) -> Chart:
     drawn = bool(capacity) and capacity <= _FAR * most
     if capacity and not drawn:
         notes.append(f"The device has {format_bytes(capacity)}, far above what is drawn.")
-    thinned = next((found for found in shown.values() if len(found["at"]) < values["batches"]), None)
-    if thinned is not None:
-        notes.append(f"Lines are the highest of each of {len(thinned['at'])} stretches of the run; below: their range.")
+    if values["batches"] > MOST:
+        notes.append(f"Lines are the highest of each of {MOST} stretches of the run; below: their range.")
     # One range is enough: those of two lie over each other.
     main = "measured" if "measured" in shown else list(shown)[-1]
     series = [entry for name, found in shown.items() for entry in lines(found, name, labels[name], ranges=name == main)]

@@ -33,6 +33,11 @@ def size_name(column: str) -> str:
     return SIZES.get(column, column)
 
 
+def counted(count: int, one: str, many: str) -> str:
+    """Return a number with the words that go with it: (1, "step was", "steps were") → "1 step was"."""
+    return f"{count:,} {one if count == 1 else many}"
+
+
 def percent(share: float, digits: int = 2) -> str:
     """Write a fraction for people: "0.15%", and "<0.01%" for what is less than its last digit, but not nothing."""
     text = f"{share:.{digits}%}"
