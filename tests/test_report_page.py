@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import itertools
 import json
+import subprocess
+import sys
 import zipfile
 from dataclasses import replace
 from html.parser import HTMLParser
@@ -22,6 +24,7 @@ from nodebudget.plan import make_plan
 from nodebudget.planfile import read_plan
 from nodebudget.report.page import make_page
 from nodebudget.report.page.charts import Axis, Chart, Series, thin
+from nodebudget.report.page.words import counted, percent
 
 HOSTILE = "<script>alert('x')</script><img src=x onerror=alert(1)>\"&"
 
@@ -511,6 +514,28 @@ def test_wrong_values_in_a_log_are_damage_and_no_traceback(folder):
                 done = invoke("wrong.jsonl", "--force", "-q")
                 assert done.exit_code in (0, 2), (place, key, wrong, done.exception)
                 assert isinstance(done.exception, (SystemExit, type(None))), (place, key, wrong)
+
+
+def test_without_jinja_it_says_what_to_install(folder):
+    code = "import sys; sys.modules['jinja2'] = None; from nodebudget.cli import main; main()"
+    done = subprocess.run(
+        [sys.executable, "-c", code, "report", "cal.json"], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 3
+    assert done.stderr.startswith("nodebudget: Jinja2 is needed for this")
+    assert done.stderr.endswith("pip install 'nodebudget[report]'\n")
+    assert not (folder / "report.html").exists()
+
+
+def test_amounts_for_people():
+    assert [percent(share) for share in (0.0, 0.00001, -0.00001, 0.1234, -0.5)] == [
+        "0.00%",
+        "<0.01%",
+        "<0.01%",
+        "12.34%",
+        "-50.00%",
+    ]
+    assert [counted(count, "graph is", "graphs are") for count in (1, 1200)] == ["1 graph is", "1,200 graphs are"]
 
 
 class TestCharts:

@@ -71,9 +71,7 @@ def _environment() -> Any:
     made.filters |= {
         "bytes": _or_dash(format_bytes),
         "percent": _or_dash(percent),
-        "signed": _or_dash(
-            lambda share, digits=2: percent(share, digits) if share < 0 else f"+{percent(share, digits)}"
-        ),
+        "signed": _or_dash(_signed),
         "number": _or_dash(_number),
         "duration": _or_dash(duration),
         "size_name": size_name,
@@ -87,6 +85,11 @@ def _read(name: str) -> str:
 
 def _or_dash(show: Any) -> Any:
     return lambda value, *how: "–" if value is None else show(value, *how)
+
+
+def _signed(share: float) -> str:
+    text = percent(share)
+    return f"+{text}" if text[0].isdigit() else text
 
 
 def _number(value: float) -> str:
