@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import json
 import warnings
+from html.parser import HTMLParser
 from pathlib import Path
 
 import numpy as np
 import torch
+from click.testing import CliRunner
 from crystals import entries
+from test_costmodel import fitted
 from torch.utils.data import DataLoader
 
 from nodebudget import Calibration, MemoryMonitor, NodeBudgetSampler, SizeTable
 from nodebudget.budget import Limits
 from nodebudget.calibrate import Effort, calibrate
+from nodebudget.cli import main
 from nodebudget.costmodel import Bound, ErrorSummary
 from nodebudget.errors import DoesNotFitError
 from nodebudget.measure import measure_dataset
@@ -98,3 +103,55 @@ def drawn_sizes(count: int = 200, seed: int = 0, **more) -> SizeTable:
     """Sizes like those of nearest-neighbour graphs."""
     nodes = np.random.default_rng(seed).integers(2, 40, count)
     return SizeTable.from_counts(nodes, 12 * nodes, 144 * nodes, **more)
+
+
+def plain_files() -> None:
+    """Write a file of every kind into this folder, at once."""
+    sizes, known = drawn_sizes(), fitted()
+    known.save("cal.json")
+    sizes.save("sizes.npz")
+    memory = int(known.predict_bytes(**sizes.totals(range(200))) / 10)
+    plan = make_plan(sizes, Limits.make(calibration=known, memory=memory))
+    plan.save("plan.json")
+    plan.save("plan.npz")
+    with MemoryMonitor("run.jsonl", calibration=scripted(), sizes=sizes, device="cpu", batches=8) as monitor:
+        for _ in monitor.watch([[0, 1], [2, 3], [4, 5]]):
+            pass
+
+
+def invoke(*arguments):
+    return CliRunner().invoke(main, ["report", *map(str, arguments)])
+
+
+def change(path, **values):
+    record = json.loads(path.read_text())
+    path.write_text(json.dumps({**record, **values}))
+
+
+def add(path, **event):
+    with path.open("a") as log:
+        log.write(json.dumps(event) + "\n")
+
+
+class Elements(HTMLParser):
+    """Counts elements and collects text; complains of what is not closed."""
+
+    VOID = frozenset({"meta", "link", "br"})
+
+    def __init__(self, html):
+        super().__init__()
+        self.names, self.text, self.attributes, self.open = [], [], [], []
+        self.feed(html)
+        self.close()
+
+    def handle_starttag(self, tag, attrs):
+        self.names.append(tag)
+        self.attributes += attrs
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        self.text.append(data)

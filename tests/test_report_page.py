@@ -2,80 +2,27 @@
 
 from __future__ import annotations
 
-import itertools
 import json
-import subprocess
-import sys
-import zipfile
 from dataclasses import replace
-from html.parser import HTMLParser
 
 import numpy as np
 import pytest
-from click.testing import CliRunner
-from pages import drawn_sizes, scripted
+from pages import Elements, add, change, drawn_sizes, invoke, plain_files, scripted
 from test_costmodel import fitted
 
 from nodebudget import MemoryMonitor
 from nodebudget.budget import Limits
-from nodebudget.cli import main
 from nodebudget.costmodel import ErrorSummary, Observation
 from nodebudget.plan import make_plan
 from nodebudget.planfile import read_plan
 from nodebudget.report.page import make_page
-from nodebudget.report.page.charts import Axis, Chart, Series, thin
-from nodebudget.report.page.words import counted, percent
-
-HOSTILE = "<script>alert('x')</script><img src=x onerror=alert(1)>\"&"
-
-
-class Elements(HTMLParser):
-    """Counts elements and collects text; complains of what is not closed."""
-
-    VOID = frozenset({"meta", "link", "br"})
-
-    def __init__(self, html):
-        super().__init__()
-        self.names, self.text, self.attributes, self.open = [], [], [], []
-        self.feed(html)
-        self.close()
-
-    def handle_starttag(self, tag, attrs):
-        self.names.append(tag)
-        self.attributes += attrs
-        if tag not in self.VOID:
-            self.open.append(tag)
-
-    def handle_endtag(self, tag):
-        assert self.open.pop() == tag
-
-    def handle_data(self, data):
-        self.text.append(data)
-
-
-def invoke(*arguments):
-    return CliRunner().invoke(main, ["report", *map(str, arguments)])
 
 
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    sizes, known = drawn_sizes(), fitted()
-    known.save("cal.json")
-    sizes.save("sizes.npz")
-    memory = int(known.predict_bytes(**sizes.totals(range(200))) / 10)
-    plan = make_plan(sizes, Limits.make(calibration=known, memory=memory))
-    plan.save("plan.json")
-    plan.save("plan.npz")
-    with MemoryMonitor("run.jsonl", calibration=scripted(), sizes=sizes, device="cpu", batches=8) as monitor:
-        for _ in monitor.watch([[0, 1], [2, 3], [4, 5]]):
-            pass
+    plain_files()
     return tmp_path
-
-
-def change(path, **values):
-    record = json.loads(path.read_text())
-    path.write_text(json.dumps({**record, **values}))
 
 
 def steps(path, make):
@@ -83,11 +30,6 @@ def steps(path, make):
     lines = [json.loads(line) for line in path.read_text().splitlines()]
     lines = [{**line, **make(line)} if line.get("event") == "step" else line for line in lines]
     path.write_text("".join(json.dumps(line) + "\n" for line in lines))
-
-
-def add(path, **event):
-    with path.open("a") as log:
-        log.write(json.dumps(event) + "\n")
 
 
 ALL = ("cal.json", "sizes.npz", "plan.json", "run.jsonl")
@@ -374,200 +316,3 @@ class TestRuns:
         series = page.values["runs"][0]["series"]["measured"]
         assert len(series["at"]) == 300
         assert max(series["high"]) == page.values["runs"][0]["measured"]["max"] > 2**32
-
-
-class TestEscaping:
-    def test_names_of_files_ids_models_and_texts(self, folder):
-        # No slash in a file's name.
-        name = HOSTILE.replace("/", "") + ".json"
-        known = replace(fitted(), context={"model": {"name": HOSTILE}, "device": {"name": HOSTILE}, "command": HOSTILE})
-        known.save(name)
-        lines = [json.loads(line) for line in (folder / "run.jsonl").read_text().splitlines()]
-        lines[0] |= {"host": HOSTILE, "model": {"name": HOSTILE}, "packages": {HOSTILE: HOSTILE}}
-        lines[-1]["status"] = HOSTILE
-        for line in lines:
-            if line.get("event") == "step":
-                line["sizes"][HOSTILE] = 3
-        (folder / "run.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-        add(folder / "run.jsonl", event="warning", about=HOSTILE, step=1, time=1.0, text=HOSTILE)
-        drawn_sizes(**{"ids": [HOSTILE] * 200}).with_column(HOSTILE, np.ones(200)).save(
-            f"{HOSTILE.replace('/', '')}.csv"
-        )
-        page = make_page([name, f"{HOSTILE.replace('/', '')}.csv", "run.jsonl"], title=HOSTILE)
-        found = Elements(page.html)
-        assert not {"script", "img"} & set(found.names)
-        assert HOSTILE in "".join(found.text)
-        assert "<script" not in page.html
-        assert "<img" not in page.html
-
-    def test_signs_that_no_page_can_show(self, folder):
-        change(folder / "cal.json", command="a\ud800b\x1b[31mred\x00", model={"name": "\x07"})
-        done = invoke("cal.json", "--title", "t\x1b")
-        assert done.exit_code == 0, done.output
-        html = (folder / "report.html").read_text()
-        assert "a\ufffdb\ufffd[31mred\ufffd" in html
-        assert not {"\x1b", "\x00", "\x07"} & set(html)
-        add(folder / "run.jsonl", event="warning", about="x", step=1, time=1.0, text="\x1b[31m\ud800")
-        done = invoke("run.jsonl", "--force")
-        assert "\x1b" not in done.stdout
-        assert done.exit_code == 0
-
-    def test_a_file_name_that_is_no_unicode(self, folder):
-        name = b"cal\xff.json".decode(errors="surrogateescape")
-        (folder / name).write_bytes((folder / "cal.json").read_bytes())
-        assert "cal\ufffd.json" in make_page([name]).html
-        assert invoke(name, "--json").exit_code == 0
-
-
-WRONG = {
-    "nothing": ([], "'FILES...'", "see 'nodebudget report --help'"),
-    "a missing file": (["nowhere.json"], "'nowhere.json' can't be read", "check the path"),
-    "missing sizes": (["nowhere.npz"], "'nowhere.npz'", "check the path"),
-    "a folder": (["."], "'.' can't be read", "check the path"),
-    "crystals": (["crystals.json"], "it holds a list", "nodebudget measure DATA -o sizes.npz"),
-    "an empty file": (["empty.json"], "'empty.json' is no record", "make this one again"),
-    "a text": (["notes.txt"], "'notes.txt' is no record: it is no JSON", "name other files"),
-    "a picture": (["bytes.bin"], "it is no text", "name other files"),
-    "any JSON": (["object.json"], "it does not say what it is", "name other files"),
-    "a record of another kind": (["tune.json"], "it says it is 'nodebudget.tune'", "name other files"),
-    "a newer calibration": (["newer.json"], "schema version 99", "make the record again"),
-    "a newer plan": (["newer_plan.json"], "schema version 99", "make the record again"),
-    "a newer run": (["newer.jsonl"], "schema version 99", "install the nodebudget that wrote it"),
-    "a cut calibration": (["cut.json"], "'cut.json' is no record", "make this one again"),
-    "a calibration without its half": (["half.json"], "'half.json' is a damaged calibration", "calibrate again"),
-    "a calibration of words": (["words.json"], "'words.json' is a damaged calibration", "make it again"),
-    "a plan without batches": (["bare_plan.json"], "'bare_plan.json' is a damaged plan", "plan again"),
-    "a plan of an empty batch": (["hole.json"], "batches must hold a graph or more each", "plan again"),
-    "a plan without limits": (["unlimited.json"], "'unlimited.json' is a damaged plan", "make it again"),
-    "a run of words": (["words.jsonl"], "'words.jsonl' is a damaged run", "make it again"),
-    "an archive of something else": (["other.npz"], "'other.npz' holds no sizes", "measure"),
-    "an archive cut": (["cut.npz"], "'cut.npz'", ""),
-    "a plan's archive cut": (["cut_plan.npz"], "'cut_plan.npz' is a damaged plan", "plan again"),
-    "a batch size of zero": (["sizes.npz", "--batch-size", "0"], "a batch size of 0", "give the batch size"),
-    "no folder for the page": (["cal.json", "-o", "no/page.html"], "no folder 'no'", "make it"),
-}
-
-
-@pytest.mark.parametrize("case", WRONG)
-def test_what_is_wrong_is_one_sentence(case, folder):
-    arguments, value, step = WRONG[case]
-    calibration, plan = (json.loads((folder / name).read_text()) for name in ("cal.json", "plan.json"))
-    log = (folder / "run.jsonl").read_text()
-    archive = (folder / "plan.npz").read_bytes()
-    words = [{**entry, "peak": "much"} for entry in calibration["observations"]]
-    files = {
-        "crystals.json": json.dumps([{"atoms": {}}]),
-        "empty.json": "",
-        "notes.txt": "hello\n",
-        "object.json": json.dumps({"a": 1}),
-        "tune.json": json.dumps({"kind": "nodebudget.tune", "schema_version": 1}),
-        "newer.json": json.dumps({**calibration, "schema_version": 99}),
-        "newer_plan.json": json.dumps({**plan, "schema_version": 99}),
-        "newer.jsonl": log.replace('"schema_version":1', '"schema_version":99', 1),
-        "cut.json": (folder / "cal.json").read_text()[:500],
-        "half.json": json.dumps({key: calibration[key] for key in ("kind", "schema_version", "coefficients")}),
-        "words.json": json.dumps({**calibration, "observations": words}),
-        "bare_plan.json": json.dumps({key: value for key, value in plan.items() if key != "plan"}),
-        "hole.json": json.dumps({**plan, "plan": [[0], [], [1]]}),
-        "unlimited.json": json.dumps({**plan, "limits": None}),
-        "words.jsonl": log.replace('"seconds":', '"seconds":"long","was":'),
-    }
-    for name, text in files.items():
-        (folder / name).write_text(text)
-    (folder / "bytes.bin").write_bytes(bytes(range(256)))
-    np.savez("other.npz", something=np.arange(3))
-    (folder / "cut.npz").write_bytes(archive[: len(archive) // 2])
-    with zipfile.ZipFile("plan.npz") as whole, zipfile.ZipFile("cut_plan.npz", "w") as cut:
-        for entry in whole.namelist():
-            data = whole.read(entry)
-            cut.writestr(entry, data[: len(data) // 2] if entry == "indices.npy" else data)
-    done = invoke(*arguments)
-    assert done.exit_code == 2, done.output
-    assert done.stdout == ""
-    assert len(done.stderr.splitlines()) == 1
-    what, _, hint = done.stderr.rpartition("; ")
-    assert what.startswith("nodebudget: ")
-    assert value in what
-    assert step in hint
-    assert not (folder / "report.html").exists()
-
-
-def test_wrong_values_in_a_record_are_damage_and_no_traceback(folder):
-    """Each value of each record, replaced by what it must not be, gives a page or a sentence."""
-    for name in ("cal.json", "plan.json"):
-        record = json.loads((folder / name).read_text())
-        for key in record:
-            for wrong in (None, "words", [1, "a"], {"a": None}, 1e308):
-                (folder / "wrong.json").write_text(json.dumps({**record, key: wrong}))
-                done = invoke("wrong.json", "sizes.npz", "--force", "-q")
-                assert done.exit_code in (0, 2), (name, key, wrong, done.exception)
-                assert isinstance(done.exception, (SystemExit, type(None))), (name, key, wrong)
-
-
-def test_wrong_values_in_a_log_are_damage_and_no_traceback(folder):
-    lines = [json.loads(line) for line in (folder / "run.jsonl").read_text().splitlines()]
-    for place, line in enumerate(lines):
-        for key in line:
-            for wrong in (None, "words", [], 1e308):
-                changed = [*lines[:place], {**line, key: wrong}, *lines[place + 1 :]]
-                (folder / "wrong.jsonl").write_text("".join(json.dumps(entry) + "\n" for entry in changed))
-                done = invoke("wrong.jsonl", "--force", "-q")
-                assert done.exit_code in (0, 2), (place, key, wrong, done.exception)
-                assert isinstance(done.exception, (SystemExit, type(None))), (place, key, wrong)
-
-
-def test_without_jinja_it_says_what_to_install(folder):
-    code = "import sys; sys.modules['jinja2'] = None; from nodebudget.cli import main; main()"
-    done = subprocess.run(
-        [sys.executable, "-c", code, "report", "cal.json"], capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 3
-    assert done.stderr.startswith("nodebudget: Jinja2 is needed for this")
-    assert done.stderr.endswith("pip install 'nodebudget[report]'\n")
-    assert not (folder / "report.html").exists()
-
-
-def test_amounts_for_people():
-    assert [percent(share) for share in (0.0, 0.00001, -0.00001, 0.1234, -0.5)] == [
-        "0.00%",
-        "<0.01%",
-        "<0.01%",
-        "12.34%",
-        "-50.00%",
-    ]
-    assert [counted(count, "graph is", "graphs are") for count in (1, 1200)] == ["1 graph is", "1,200 graphs are"]
-
-
-class TestCharts:
-    def chart(self, *series, **axis):
-        return Chart("t", Axis("x"), Axis("y", **axis), series).drawings()[0]
-
-    def test_marks_are_round_and_inside(self):
-        for top in (0.00013, 0.7, 3, 46, 999, 123_456):
-            drawn = self.chart(Series("line", "measured", "m", [0, 1], [0, top]))
-            values = [float(mark.text.replace(",", "")) for mark in drawn.y_marks]
-            assert 2 <= len(values) <= 6
-            assert len({round(b - a, 9) for a, b in itertools.pairwise(values)}) == 1
-            assert all(drawn.box[1] <= mark.at <= drawn.box[3] for mark in drawn.y_marks)
-
-    def test_bytes_have_one_unit(self):
-        drawn = self.chart(Series("line", "measured", "m", [0, 1], [0, 3 * 2**30]), unit="bytes")
-        assert drawn.y_label == "y, GiB"
-        assert [mark.text for mark in drawn.y_marks] == ["0", "1", "2", "3"]
-
-    def test_one_value_and_none(self):
-        assert self.chart(Series("dots", "measured", "m", [5], [5])).shapes[0].centre is not None
-        assert self.chart(Series("line", "measured", "m", [5, 6], [0, 0])).shapes
-        with pytest.raises(ValueError, match="nothing to draw"):
-            self.chart(Series("line", "measured", "m", [], []))
-        with pytest.raises(ValueError, match="not finite"):
-            self.chart(Series("line", "measured", "m", [0, 1], [0, float("inf")]))
-
-    @pytest.mark.parametrize("count", [1, 2, 299, 300, 301, 5000])
-    def test_thinning_keeps_the_extremes(self, count):
-        values = np.random.default_rng(0).normal(size=count)
-        found = thin(values.tolist())
-        assert len(found["at"]) == min(count, 300)
-        assert max(found["high"]) == values.max()
-        assert min(found["low"]) == values.min()
-        assert found["at"][0] == 1
