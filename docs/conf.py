@@ -13,7 +13,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 os.environ.setdefault("DGLBACKEND", "pytorch")
 
 from docutils import nodes
-from sphinx.domains.python import PyXRefRole
+from sphinx.domains.python import PyObject, PyXRefRole
 
 import nodebudget
 
@@ -30,13 +30,13 @@ extensions = [
 ]
 exclude_patterns = ["_build"]
 myst_heading_anchors = 3
-# Pages say how their examples are tested in comments, which are no part of the page.
-myst_enable_extensions = ["colon_fence"]
+# Options keep their two dashes.
+smartquotes = False
 
 html_theme = "furo"
 html_title = "nodebudget"
 html_static_path = ["_static"]
-html_css_files = ["tables.css"]
+html_css_files = ["wide.css"]
 html_show_copyright = html_show_sphinx = False
 pygments_style, pygments_dark_style = "default", "github-dark"
 
@@ -62,12 +62,19 @@ nitpick_ignore_regex = [
     (r"py:class", r"(nodebudget\.monitor\.(monitor\.T|step\.Step)|Collate)"),
 ]
 
-_NAME = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*")
+# A class, or a name of several words: single words such as `graphs` mean too many things to be linked.
+_LINKED = re.compile(r"[A-Z]\w*|[A-Za-z_]\w*([._][A-Za-z]\w*)+")
+
+for field in PyObject.doc_field_types:
+    if field.name == "variable":
+        field.label = "Attributes"
 
 
-def code_or_link(name: str, rawtext: str, text: str, lineno: int, inliner: Any, options: Any = None, content: Any = ()) -> Any:
+def code_or_link(
+    name: str, rawtext: str, text: str, lineno: int, inliner: Any, options: Any = None, content: Any = ()
+) -> Any:
     """Link a name where it is documented here; show everything else as code."""
-    if _NAME.fullmatch(text):
+    if _LINKED.fullmatch(text):
         return PyXRefRole()("py:obj", rawtext, text, lineno, inliner, options or {}, content)
     return [nodes.literal(rawtext, text.replace("\x00", "\\"))], []
 
@@ -85,13 +92,30 @@ def find_by_last_name(app: Any, env: Any, node: Any, contnode: Any) -> Any:
     return domain.resolve_xref(env, node["refdoc"], app.builder, node["reftype"], names[0], node, contnode)
 
 
-def shorten_defaults(app: Any, what: str, name: str, obj: Any, options: Any, signature: str, returns: str) -> Any:
-    """Write defaults that dataclasses make anew as what Sphinx can read."""
+def tidy_signature(app: Any, what: str, name: str, obj: Any, options: Any, signature: str, returns: str) -> Any:
+    """Leave out what protocols are never called with; write defaults of dataclasses so that Sphinx can read them."""
+    if signature == "(*args, **kwargs)":
+        return "", returns
     return (signature.replace("<factory>", "...") if signature else signature), returns
 
 
+def examples_as_code(app: Any, context: Any, lines: list[str]) -> None:
+    """Show the example of a command as code."""
+    text = "\n".join(lines).replace("| Example:", "Example::\n")
+    lines[:] = re.sub(r"^\|   (?=nodebudget)", "    ", text, flags=re.MULTILINE).split("\n")
+
+
+def dashes(app: Any, doctree: Any) -> None:
+    """Set the dash that Sphinx puts between a field and its text."""
+    for node in list(doctree.findall(nodes.Text)):
+        if node == " -- ":
+            node.parent.replace(node, nodes.Text(" \N{EN DASH} "))
+
+
 def setup(app: Any) -> None:
-    """Add the role of single backticks, and the search for names."""
+    """Add the role of single backticks, and what makes generated pages readable."""
     app.add_role("code_or_link", code_or_link)
-    app.connect("autodoc-process-signature", shorten_defaults)
+    app.connect("autodoc-process-signature", tidy_signature)
+    app.connect("doctree-read", dashes)
     app.connect("missing-reference", find_by_last_name)
+    app.connect("sphinx-click-process-description", examples_as_code)
