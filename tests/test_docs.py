@@ -9,7 +9,7 @@ import sys
 import click
 import pytest
 from crystals import entries
-from pages import ROOT, commands_in, run_page
+from shown import ROOT, commands_in, run_page
 
 from nodebudget.cli import main
 from nodebudget.errors import NodeBudgetError

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 from crystals import entries
-from pages import ROOT, blocks_of, on_this_machine, run
+from shown import ROOT, blocks_of, on_this_machine, run
 
 BLOCKS = blocks_of(ROOT / "README.md")
 SCRIPTS = [block.text for block in BLOCKS if block.language == "python"]

@@ -1,4 +1,4 @@
-"""What a page of the documentation shows, taken out of it and run.
+"""What a page shows, taken out of it and run.
 
 Fenced blocks are run in the order of the page, in one folder:
 
