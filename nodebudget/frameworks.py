@@ -17,6 +17,8 @@ _EXTRAS = {
     "alignn": ("alignn", "alignn"),
     "lmdb": ("lmdb", "alignn"),
     "matplotlib": ("matplotlib", "plot"),
+    "jinja2": ("Jinja2", "report"),
+    "markupsafe": ("MarkupSafe", "report"),
     "torch_geometric": ("torch-geometric", "pyg"),
     "lightning": ("lightning", "lightning"),
     "pytorch_lightning": ("pytorch-lightning", "lightning"),
