@@ -117,14 +117,14 @@ class Plan:
 
     @cached_property
     def balance(self) -> npt.NDArray[Any]:
-        """The balanced column of each batch, shape (batches,): predicted bytes where there is a calibration."""
+        """The balanced column of each batch, shape (batches,); predicted bytes where there is a calibration."""
         if self.balanced == BYTES and self.predicted_bytes is not None:
             return self.predicted_bytes
         return self.loads(self.sizes[self.balanced])
 
     @property
     def loss_weights(self) -> Floats:
-        """What to multiply each batch's mean loss with, shape (batches,): its graphs over the mean.
+        """What to multiply each batch's mean loss with, its graphs over the mean; shape (batches,).
 
         A loss that is a mean over the batch weighs every batch alike, and so a graph in a batch of 62 a little
         more than one in a batch of 66. Multiplied with these weights every graph counts the same over an epoch,

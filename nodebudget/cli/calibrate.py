@@ -15,7 +15,7 @@ from nodebudget.cli.progress import Steps
 from nodebudget.units import parse_bytes
 
 
-@click.command(cls=Command)
+@click.command("calibrate", cls=Command)
 @device_options
 @click.option(
     "--workload",
