@@ -203,7 +203,7 @@ def test_batches_that_do_not_fit_into_shared_memory_are_refused_before_a_worker_
 
 @pytest.mark.parametrize("wrong", [{"batch_size": 0}, {"workers": 0}, {"limit": 1}])
 def test_options_that_can_not_be(wrong):
-    with pytest.raises(InputError, match="is [01] "):
+    with pytest.raises(InputError, match=r"is [01] "):
         Options(**wrong)
 
 

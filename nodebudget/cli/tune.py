@@ -102,8 +102,9 @@ def _workload(spec: str, place: str, calibration: Any, probe: Any, *, allow_mism
 
 
 def _run(made: Any, data: str, probe: Any, calibration: Any, memory: int | None, effort: Any, steps: Steps) -> Any:
+    from nodebudget.cli.measuring import measure_for
     from nodebudget.errors import InputError
-    from nodebudget.measure import measure_path, open_data
+    from nodebudget.measure import open_data
     from nodebudget.record import provenance
     from nodebudget.tune import tune
 
@@ -113,9 +114,10 @@ def _run(made: Any, data: str, probe: Any, calibration: Any, memory: int | None,
             f"{data!r} holds sizes, not crystals",
             hint="give the crystals or graphs that they were measured from",
         )
-    sizes = measure_path(
+    sizes = measure_for(
+        made,
         data,
-        graphs=getattr(made, "graphs", None),
+        opened,
         progress=lambda done, total: steps.show("measuring sizes", done, total),
     )
     advice = tune(
