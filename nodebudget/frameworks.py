@@ -16,6 +16,7 @@ _EXTRAS = {
     "pymatgen": ("pymatgen", "structures"),
     "alignn": ("alignn", "alignn"),
     "lmdb": ("lmdb", "alignn"),
+    "psutil": ("psutil", "alignn"),
     "matplotlib": ("matplotlib", "plot"),
     "jinja2": ("Jinja2", "report"),
     "markupsafe": ("MarkupSafe", "report"),
