@@ -221,7 +221,7 @@ class Calibration:
         """
         record = read_record(path, KIND, SCHEMA_VERSION)
         try:
-            return cls._from_dict(record)
+            return cls.from_dict(record)
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise RecordError(
                 f"{str(path)!r} is a damaged calibration: {type(error).__name__}: {error}",
@@ -245,7 +245,8 @@ class Calibration:
         }
 
     @classmethod
-    def _from_dict(cls, record: dict[str, Any]) -> Calibration:
+    def from_dict(cls, record: Mapping[str, Any]) -> Calibration:
+        """Make a calibration of what `to_dict` returned; anything else raises what comes up first."""
         own = set(cls.__dataclass_fields__) - {"context"}
         coefficients = _piece(record["coefficients"])
         if not isinstance(record["columns"], list) or min(float(record["floor"]), float(record["resident"])) < 0:

@@ -70,6 +70,16 @@ def test_a_pickled_sampler_goes_on_where_it_was() -> None:
     assert list(pickle.loads(pickle.dumps(sampler))) == whole[4:]
 
 
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_resumed_sampler_goes_on_in_a_loader_with_workers(workers: int) -> None:
+    sampler = make_sampler()
+    whole = list(sampler)
+    sampler.load_state_dict(sampler.state_dict(consumed=4))
+    loader = DataLoader(Numbers(), batch_sampler=sampler, num_workers=workers, collate_fn=plain)
+    assert list(loader) == whole[4:]
+    assert list(loader) == whole
+
+
 @pytest.mark.filterwarnings("ignore:.set_vital. is deprecated:UserWarning")  # torchdata calls it
 @pytest.mark.parametrize("workers", [0, 2])
 @pytest.mark.parametrize("stop", [0, 1, 7])
