@@ -61,11 +61,12 @@ def check_mappable(path: str | os.PathLike[str]) -> None:
 
 
 def _is_compressed(path: str | os.PathLike[str]) -> bool:
-    # A file that is no archive at all is for its reader to refuse.
-    if not zipfile.is_zipfile(path):
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return any(member.compress_type != zipfile.ZIP_STORED for member in archive.infolist())
+    except (OSError, ValueError, zipfile.BadZipFile, NotImplementedError):
+        # What is no archive, or a damaged one, is for its reader to refuse.
         return False
-    with zipfile.ZipFile(path) as archive:
-        return any(member.compress_type != zipfile.ZIP_STORED for member in archive.infolist())
 
 
 def map_arrays(path: str | os.PathLike[str]) -> dict[str, Array]:
@@ -86,13 +87,22 @@ def _map(file: BinaryIO, member: zipfile.ZipInfo) -> Array:
     if len(head) < _HEADER or head[:4] != b"PK\x03\x04":
         raise ValueError(f"{member.filename!r} does not begin where it should")
     file.seek(sum(struct.unpack("<HH", head[26:])), os.SEEK_CUR)
-    version = np.lib.format.read_magic(file)
-    read_header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-    shape, _, kind = read_header(file)
+    shape, kind = _read_header(file)
+    start, size = file.tell(), math.prod(shape) * kind.itemsize
     if kind.hasobject or len(shape) != 1:
         raise ValueError(f"{member.filename!r} is no list of numbers or names")
-    start, size = file.tell(), math.prod(shape) * kind.itemsize
     if size < 0 or start + size > os.fstat(file.fileno()).st_size:
         raise ValueError(f"{member.filename!r} is longer than the file")
     # An empty range can't be mapped.
     return np.memmap(file, kind, "r", start, shape) if size else np.empty(shape, kind)
+
+
+def _read_header(file: BinaryIO) -> tuple[tuple[int, ...], np.dtype[Any]]:
+    try:
+        first = np.lib.format.read_magic(file) == (1, 0)
+        read = np.lib.format.read_array_header_1_0 if first else np.lib.format.read_array_header_2_0
+        shape, _, kind = read(file)
+    except Exception as error:
+        # numpy parses the header as Python, with all that Python's parser raises.
+        raise ValueError(f"an array's header can't be read: {error}") from error
+    return shape, kind

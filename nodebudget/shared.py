@@ -6,7 +6,6 @@ takes over: nobody waits for a process that is gone.
 
 from __future__ import annotations
 
-import atexit
 import fcntl
 import logging
 import os
@@ -14,6 +13,7 @@ import time
 import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from multiprocessing.util import Finalize
 from pathlib import Path
 from typing import Any
 
@@ -26,12 +26,15 @@ from nodebudget.mapped import map_arrays, write_arrays
 Arrays = dict[str, npt.NDArray[Any]]
 
 #: Seconds that who made arrays before is ahead of the others, so that it makes the next ones too, which is cheaper.
-_AHEAD = 0.1
+_AHEAD = 0.5
+
+#: Seconds between two looks in the meantime.
+_PAUSE = 0.01
 
 #: Of what a process wrote so many files stay, for those that are a step behind.
 _KEPT = 2
 
-#: What this process wrote and did not remove yet.
+#: What was written and not removed yet, and by which process.
 _written: dict[Path, int] = {}
 
 _log = logging.getLogger("nodebudget")
@@ -70,13 +73,21 @@ class SharedArrays:
             make: Works them out, alike in every process.
         """
         path = self._folder / f"nodebudget-{self._name}-{key}.npz"
-        if not self._mine and not path.exists():
-            time.sleep(_AHEAD)
+        if not self._mine:
+            self._let_go_ahead(path)
         found = _map(path)
         if found is None:
             with self._locked():
                 found = _map(path) or self._write(path, make())
         return found
+
+    def _let_go_ahead(self, path: Path) -> None:
+        """Wait a little for a process that made others."""
+        if not any(self._folder.glob(f"nodebudget-{self._name}-*.npz")):
+            return
+        deadline = time.monotonic() + _AHEAD
+        while not path.exists() and time.monotonic() < deadline:
+            time.sleep(_PAUSE)
 
     @contextmanager
     def _locked(self) -> Iterator[None]:
@@ -94,6 +105,9 @@ class SharedArrays:
             # Each process can do without.
             _log.warning("a plan is not shared, each process makes its own: %s", error)
             return arrays
+        if os.getpid() not in _written.values():
+            # Unlike atexit's, it is called at the end of multiprocessing's processes too.
+            Finalize(None, _remove_all, exitpriority=0)
         _written[path] = os.getpid()
         self._mine.append(path)
         while len(self._mine) > _KEPT:
@@ -114,7 +128,6 @@ def _remove(path: Path) -> None:
     path.unlink(missing_ok=True)
 
 
-@atexit.register
 def _remove_all() -> None:
     for path, process in list(_written.items()):
         if process == os.getpid():

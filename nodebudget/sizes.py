@@ -190,7 +190,8 @@ class SizeTable:
         Args:
             path: The file.
             mmap: Map an `.npz` that was saved with `compress=False` instead of reading it: for many millions of
-                graphs, whose sizes all processes of a machine then share. The file must not be changed in place.
+                graphs, whose sizes all processes of a machine then share. The file must not be changed in place,
+                and its checksums are not looked at.
 
         Raises:
             InputError: The file is missing, truncated, holds something else, or can't be mapped.
