@@ -36,8 +36,10 @@ def make_sampler(**options: Any) -> NodeBudgetSampler:
     return NodeBudgetSampler(SIZES, max_nodes=150, seed=1, **options)
 
 
-@pytest.mark.parametrize("context", ["fork", "spawn"])
-def test_worker_processes_that_persist(context: str) -> None:
+@pytest.mark.parametrize(
+    ("context", "persistent"), [("fork", True), ("spawn", True), ("forkserver", True), ("fork", False)]
+)
+def test_worker_processes_of_every_kind(context: str, persistent: bool) -> None:
     sampler = make_sampler()
     loader = DataLoader(
         Numbers(),
@@ -45,7 +47,7 @@ def test_worker_processes_that_persist(context: str) -> None:
         num_workers=2,
         collate_fn=plain,
         multiprocessing_context=context,
-        persistent_workers=True,
+        persistent_workers=persistent,
     )
     assert len(loader) == len(sampler)
     seen = []
