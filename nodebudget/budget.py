@@ -21,8 +21,12 @@ if TYPE_CHECKING:
 #: Name of the column of predicted bytes.
 BYTES = "predicted bytes"
 
-#: Columns that are not whole numbers are packed as parts of their cap, rounded up: 2^40 of them make the cap.
-_PARTS = 2**40
+#: Columns that are not whole numbers are packed as parts of their cap, rounded up: 2^40 of them make the cap, fewer
+#: where so many batches would not fit in 63 bits.
+_PARTS, _FEWER_PARTS = 2**40, 2**32
+
+#: More than any machine has; numbers up to here can be compared and added without overflow.
+_MOST_BYTES = 2.0**61
 
 
 @dataclass(frozen=True, eq=False)
@@ -120,7 +124,7 @@ class Limits:
     def _room(self, fixed: float) -> int:
         assert self.calibration is not None
         assert self.memory is not None
-        return math.floor(self.calibration.room(self.memory) - fixed)
+        return math.floor(min(self.calibration.room(self.memory) - fixed, _MOST_BYTES))
 
     def describe(self) -> str:
         """Say the caps in one line."""
@@ -186,8 +190,13 @@ class Limits:
         if self.calibration is not None and self.memory is not None:
             for place, piece in enumerate(self.calibration.affine):
                 # Each affine piece is a cap of its own: their maximum keeps to the memory when each of them does.
-                needs = np.ceil(self.calibration.graph_bytes(sizes, place)).astype(np.int64)
-                found[_piece_name(place)] = (needs, self._room(piece["fixed"]))
+                room = self._room(piece["fixed"])
+                found[_piece_name(place)] = (_whole_bytes(self.calibration.graph_bytes(sizes, place), room), room)
+            if not any(needs.any() for needs, _ in found.values()):
+                raise InputError(
+                    "by the calibration none of the graphs takes memory, so that all would make one batch",
+                    hint="calibrate with larger probes (--max-graphs) or on other crystals, or cap nodes or edges",
+                )
         for name, cap in self.caps.items():
             found[name] = _whole_column(sizes[name], cap)
         first = balance or self._to_balance(sizes, found)
@@ -214,13 +223,26 @@ def _piece_name(place: int) -> str:
     return BYTES if place == 0 else f"{BYTES}, piece {place + 1}"
 
 
+def _whole_bytes(needs: npt.NDArray[np.float64], room: int) -> npt.NDArray[np.int64]:
+    """Round up; what is over the room is over it by one, since it does not matter by how much."""
+    over = needs > room
+    needs[over] = 0
+    whole = np.ceil(needs, out=needs).astype(np.int64)
+    whole[over] = room + 1
+    if whole.sum(dtype=np.float64) >= 2.0**63:
+        raise InputError("all graphs together need over 2^63 bytes", hint="check the sizes, or calibrate again")
+    return whole
+
+
 def _whole_column(values: npt.NDArray[Any], cap: float | None) -> tuple[npt.NDArray[np.int64], int | None]:
     if values.dtype.kind == "i":
         return values, None if cap is None else math.floor(cap)
-    scale = float(cap if cap is not None else max(values.sum(), 1e-300))
+    total = float(values.sum())
+    scale = float(cap if cap is not None else max(total, 1e-300))
+    parts = _PARTS if total / scale < 2**20 else _FEWER_PARTS
     # Over twice the cap it no longer matters by how much.
-    parts = np.ceil(np.minimum(values / scale, 2.0) * _PARTS)
-    return parts.astype(np.int64), None if cap is None else _PARTS
+    shares = np.ceil(np.minimum(values / scale, 2.0) * parts)
+    return shares.astype(np.int64), None if cap is None else parts
 
 
 def _whole(name: str, value: Any) -> int:

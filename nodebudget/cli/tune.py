@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
-import warnings
 from dataclasses import replace
 from typing import Any
 
 import click
 
-from nodebudget.cli.common import Command, json_option, note, output_options, print_json, quiet_option
+from nodebudget.cli.common import (
+    Command,
+    json_option,
+    note,
+    output_options,
+    print_json,
+    quiet_option,
+    warnings_as_notes,
+)
 from nodebudget.cli.devices import device_options, resolve_device
 from nodebudget.cli.progress import Steps
 
@@ -93,11 +100,8 @@ def _workload(spec: str, place: str, calibration: Any, probe: Any, *, allow_mism
     from nodebudget.workload import load_workload
 
     made = load_workload(spec, place)
-    with warnings.catch_warnings(record=True) as said:
-        warnings.simplefilter("always")
+    with warnings_as_notes(quiet=quiet):
         check_applicable(calibration, workload=made, probe=probe, allow_mismatch=allow_mismatch)
-    for entry in said:
-        note(f"nodebudget: {entry.message}", quiet=quiet)
     return made
 
 
