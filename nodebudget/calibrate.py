@@ -21,7 +21,7 @@ from nodebudget.probe import Probe
 from nodebudget.prober import Prober
 from nodebudget.record import provenance
 from nodebudget.sizes import SizeTable
-from nodebudget.workload import Workload
+from nodebudget.workload import Variant, Workload, variants_of
 
 Progress = Callable[[int, int], None]
 
@@ -96,7 +96,7 @@ def calibrate(
     """
     plan = effort or Effort()
     rng = np.random.default_rng(plan.seed)
-    pool = Pool(workload, dataset, sizes, rng)
+    pool = Pool(workload, dataset, sizes, rng, _variants(workload, dataset, sizes))
     _warn_of_one_kind(pool)
     prober = Prober(workload, pool, probe)
     _check_effort(plan, len(size_columns(pool.sizes)))
@@ -119,6 +119,12 @@ def _warn_of_one_kind(pool: Pool) -> None:
             "apart: the calibration holds for crystals like these; calibrate on several to use it for others",
             stacklevel=3,
         )
+
+
+def _variants(workload: Workload, dataset: Dataset, sizes: SizeTable) -> list[Variant]:
+    if not len(sizes) or len(dataset) != len(sizes):
+        return []  # refused by the pool
+    return variants_of(workload, [dataset[int(place)] for place in lightest_batch(sizes)])
 
 
 def _jobs(pool: Pool, effort: Effort, rng: np.random.Generator) -> list[_Job]:
