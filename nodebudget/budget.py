@@ -124,7 +124,7 @@ class Limits:
     def _room(self, fixed: float) -> int:
         assert self.calibration is not None
         assert self.memory is not None
-        return math.floor(min(self.calibration.room(self.memory) - fixed, _MOST_BYTES))
+        return math.floor(min(self.calibration.room(self.memory) - fixed, _MOST_BYTES / 2))
 
     def describe(self) -> str:
         """Say the caps in one line."""
@@ -224,12 +224,9 @@ def _piece_name(place: int) -> str:
 
 
 def _whole_bytes(needs: npt.NDArray[np.float64], room: int) -> npt.NDArray[np.int64]:
-    """Round up; what is over the room is over it by one, since it does not matter by how much."""
-    over = needs > room
-    needs[over] = 0
-    whole = np.ceil(needs, out=needs).astype(np.int64)
-    whole[over] = room + 1
-    if whole.sum(dtype=np.float64) >= 2.0**63:
+    """Round up."""
+    whole = np.minimum(np.ceil(needs, out=needs), _MOST_BYTES, out=needs).astype(np.int64)
+    if whole.sum(where=whole <= room, dtype=np.float64) >= 2.0**63:
         raise InputError("all graphs together need over 2^63 bytes", hint="check the sizes, or calibrate again")
     return whole
 
