@@ -18,6 +18,7 @@ import numpy as np
 from nodebudget.errors import CrystalError, InputError
 from nodebudget.frameworks import require
 from nodebudget.measure.bounds import Bounds
+from nodebudget.measure.jsontext import decode_json
 from nodebudget.measure.neighbors import UnusableError
 from nodebudget.measure.source import Chunk, Named, Source, grouped
 
@@ -53,7 +54,7 @@ class AseDatabase(Source):
             yield from grouped(self._bounded(islice(rows, start, None)), start, decode_rows)
 
     def items(self) -> Sequence[Any]:
-        """Return the rows as JARVIS-style dicts, each read when it is asked for."""
+        """Return the rows as JARVIS-style dicts with their key-value pairs, each read when it is asked for."""
         with _opened(self.path) as database:
             ids = array("q", (number for (number,) in database.execute("SELECT id FROM systems ORDER BY id")))
         return _Rows(self.path, ids)
@@ -78,13 +79,16 @@ class _Rows(Sequence[Any]):
 
     def __getitem__(self, index: Any) -> Any:
         with _opened(self._path) as database:
-            rows = database.execute(f"SELECT {_COLUMNS} FROM systems WHERE id = ?", (self._ids[index],)).fetchall()
+            query = f"SELECT {_COLUMNS}, key_value_pairs FROM systems WHERE id = ?"
+            rows = database.execute(query, (self._ids[index],)).fetchall()
         if not rows:
             raise CrystalError(index, str(self._ids[index]), "the database has lost this row")
-        [(name, sample)] = decode_rows(rows)
-        if isinstance(sample, UnusableError):
-            raise CrystalError(index, name or "", str(sample))
-        return sample
+        [(name, sample)] = decode_rows([rows[0][:-1]])
+        [(_, pairs)] = decode_json([rows[0][-1] or "{}"])
+        for found in (sample, pairs):
+            if isinstance(found, UnusableError):
+                raise CrystalError(index, name or "", str(found))
+        return {**pairs, **sample} if isinstance(pairs, dict) else sample
 
 
 def decode_rows(payload: Iterable[Row]) -> Iterator[Named]:

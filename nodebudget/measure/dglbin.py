@@ -14,9 +14,20 @@ from nodebudget.frameworks import load_dgl
 from nodebudget.measure.source import CHUNK_RECORDS, Chunk, Named, Source
 
 #: DGL's reader trusts the lengths in a file and ends the process where they are absurd, so that a process of its own
-#: reads the file first. It prints how many graphs there are. Its path is this process's: Python would put the current
-#: folder first, where a file of a dataset could pass for a module.
-_TRIAL = "import sys; sys.path[:] = sys.argv[2:]; import dgl; print(len(dgl.load_graphs(sys.argv[1])[0]))"
+#: reads the file first, in no more memory than a whole file needs, and prints how many graphs there are. It searches for
+#: modules where this process does: Python would start in the current folder, where a dataset may have a dgl.py.
+_TRIAL = """
+import sys
+sys.path[:] = sys.argv[2:]
+import os, resource, dgl
+try:
+    pages = int(open("/proc/self/statm").read().split()[0])
+    most = pages * resource.getpagesize() + 2**30 + 20 * os.path.getsize(sys.argv[1])
+    resource.setrlimit(resource.RLIMIT_AS, (most, most))
+except (OSError, ValueError):
+    pass
+print(len(dgl.load_graphs(sys.argv[1])[0]))
+"""
 
 
 class DglBin(Source):
@@ -55,8 +66,10 @@ class DglBin(Source):
         if done.returncode == 0 and done.stdout.split()[-1:]:
             return int(done.stdout.split()[-1])
         said = [line.strip() for line in done.stderr.splitlines() if line.strip()]
-        telling = [line for line in said if "what():" in line or "Error" in line]
-        raise _refusal(self.path, (telling or said or [f"DGL ended with {done.returncode}"])[-1])
+        # What the C++ runtime says of an abort; else the last line of a traceback.
+        aborted = [line for line in said if line.startswith("what():")]
+        raised = [line for line in said if "Error: " in line]
+        raise _refusal(self.path, (aborted or raised or said or [f"DGL ended with {done.returncode}"])[-1])
 
 
 def decode_graphs(payload: Iterable[Any]) -> Iterator[Named]:

@@ -44,8 +44,9 @@ class Parquet(Source):
             names = file.schema_arrow.names
             self._column = next(name for name in COLUMNS if name in names)
             self._wanted = [self._column, *(name for name in ID_KEYS if name in names)]
-            self._groups = [file.metadata.row_group(index) for index in range(file.num_row_groups)]
-        self._starts = np.cumsum([0, *(group.num_rows for group in self._groups)])
+            groups = [file.metadata.row_group(index) for index in range(file.num_row_groups)]
+            self._sizes = [int(group.total_byte_size) for group in groups]
+        self._starts = np.cumsum([0, *(group.num_rows for group in groups)])
         self._refuse_bombs()
 
     def count(self) -> int | None:
@@ -55,9 +56,9 @@ class Parquet(Source):
     def chunks(self, start: int) -> Iterator[Chunk]:
         """Yield the rows from number `start` on."""
         group = int(np.searchsorted(self._starts, start, side="right")) - 1
-        first = int(self._starts[min(group, len(self._groups))])
+        first = int(self._starts[group])
         with _opened(self.path) as file:
-            batches = file.iter_batches(CHUNK_RECORDS, range(group, len(self._groups)), self._wanted)
+            batches = file.iter_batches(CHUNK_RECORDS, range(group, len(self._sizes)), self._wanted)
             for batch in batches:
                 kept = batch.slice(max(0, start - first))
                 if len(kept):
@@ -75,9 +76,9 @@ class Parquet(Source):
         return group, index - int(self._starts[group])
 
     def read_group(self, group: int) -> Any:
-        """Read a row group."""
+        """Read all columns of a row group: training needs its targets."""
         with _opened(self.path) as file:
-            return file.read_row_group(group, self._wanted)
+            return file.read_row_group(group)
 
     def row(self, table: Any, place: int) -> Named:
         """Return a row of what was read."""
@@ -88,10 +89,10 @@ class Parquet(Source):
     def _refuse_bombs(self) -> None:
         # What the file says of itself. Pages are unpacked one by one, so this bounds what a row group can take.
         packed = self.path.stat().st_size
-        for index, group in enumerate(self._groups):
-            if group.total_byte_size > max(FREE, self._bounds.expansion * packed):
+        for index, size in enumerate(self._sizes):
+            if size > max(FREE, self._bounds.expansion * packed):
                 raise InputError(
-                    f"row group {index} of {str(self.path)!r} unpacks to {format_bytes(group.total_byte_size)}",
+                    f"row group {index} of {str(self.path)!r} unpacks to {format_bytes(size)}",
                     limit=f"{format_bytes(FREE)}, or {self._bounds.expansion:g} times the file's size",
                     hint="write it with smaller row groups, or raise --max-expansion (Bounds(expansion=...))",
                 )

@@ -5,10 +5,7 @@ from __future__ import annotations
 import re
 import shutil
 import tempfile
-import threading
 import warnings
-from collections.abc import Generator
-from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -16,6 +13,7 @@ import numpy as np
 from nodebudget.frameworks import require
 from nodebudget.measure.bounds import Bounds
 from nodebudget.measure.neighbors import UnusableError
+from nodebudget.measure.symmetry import bounded_symmetry
 
 #: Names of structure files, by their ends; anything else that is named as one is a POSCAR.
 SUFFIXES = (".cif", ".vasp", ".poscar", ".contcar", ".xyz")
@@ -25,13 +23,8 @@ _XYZ_BOX = 500
 #: Atoms of a CIF. jarvis looks for its primitive cell with spglib, whose time grows with the square: 40 s here. The
 #: largest MOFs have some 4,000; larger cells can be given as POSCAR or JSON, which are taken as they are.
 _MAX_SITES = 10_000
-#: Comparisons of two positions while jarvis applies the symmetry of a CIF: a minute. It applies each operation to what
-#: that operation has made, so operations that don't form a group go on for ever.
-_MAX_COMPARISONS = 10**8
 #: Digits in a row. jarvis's regular expression for symmetry operations takes the cube of them.
 _DIGITS = re.compile(r"[\d.]{40}")
-
-_LOCK = threading.Lock()
 
 
 def read_structure(name: str, content: bytes, bounds: Bounds) -> dict[str, Any]:
@@ -98,7 +91,7 @@ def _read_cif(text: str) -> Any:
             file.write(text)
             file.flush()
             return atoms.from_cif(file.name, use_cif2cell=True)
-    with _bounded_symmetry():
+    with bounded_symmetry():
         cell = atoms.from_cif(from_string=text, use_cif2cell=False, get_primitive_atoms=False)
     # spglib ends the process over what is no number.
     if not (np.isfinite(cell.lattice_mat).all() and np.isfinite(np.asarray(cell.frac_coords, dtype=float)).all()):
@@ -109,25 +102,3 @@ def _read_cif(text: str) -> Any:
             "looked for; a POSCAR may have more"
         )
     return cell.get_primitive_atoms
-
-
-@contextmanager
-def _bounded_symmetry() -> Generator[None, None, None]:
-    """Count, while jarvis reads a CIF, the positions that it compares, and stop where there is no end to it."""
-    module = require("jarvis.core.atoms")
-    compare = module.check_duplicate_coords
-    done = 0
-
-    def counted(coords: Any, coord: Any) -> Any:
-        nonlocal done
-        done += len(coords)
-        if done > _MAX_COMPARISONS:
-            raise UnusableError("its symmetry operations make more and more atoms")
-        return compare(coords, coord)
-
-    with _LOCK:
-        module.check_duplicate_coords = counted
-        try:
-            yield
-        finally:
-            module.check_duplicate_coords = compare
