@@ -53,7 +53,7 @@ def test_items_are_read_in_any_order(name, expected, tmp_path):
 @pytest.mark.parametrize("name", PACKED)
 def test_packed_streams_have_no_order_but_their_own(name, tmp_path):
     path = WRITERS[name](tmp_path / name, CRYSTALS)
-    with pytest.raises(InputError, match="front to back.*; unpack it$"):
+    with pytest.raises(InputError, match=r"front to back.*; unpack it$"):
         open_data(path)
 
 

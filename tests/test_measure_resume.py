@@ -1,4 +1,4 @@
-"""A measurement that is killed, runs out of disk, or whose data changes: what is on disk is whole, and is gone on from."""
+"""Killed, out of disk, or with data that changes: what is on disk is whole, and a measurement goes on from it."""
 
 from __future__ import annotations
 
@@ -166,8 +166,8 @@ def test_data_that_is_cut_before_or_while_it_is_read_is_refused(name, tmp_path, 
     assert [found.name for found in tmp_path.iterdir()] == [name]
 
 
-def kill_when(process, ready):
-    while process.poll() is None and not ready():
+def kill_when(process, part, lines):
+    while process.poll() is None and not (part.exists() and part.read_bytes().count(b"\n") > lines):
         time.sleep(0.01)
     process.send_signal(signal.SIGKILL)
     return process.wait()
@@ -181,7 +181,7 @@ def test_killed_at_several_moments_and_gone_on_with(tmp_path):
     command = [*COMMAND, path, "-o", output, "-q", "--no-cache", "--json"]
     for chunks in (2, 7):
         process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
-        code = kill_when(process, lambda: part.exists() and part.read_bytes().count(b"\n") > chunks)
+        code = kill_when(process, part, chunks)
         assert code == -signal.SIGKILL
         assert not output.exists()
         lines = part.read_bytes().splitlines(keepends=True)

@@ -54,6 +54,27 @@ class Bounds:
         )
 
 
+class Expansion:
+    """How much a compressed file may unpack to."""
+
+    def __init__(self, path: Path, bounds: Bounds) -> None:
+        self._path, self._times = path, bounds.expansion
+        self._most = max(FREE, bounds.expansion * path.stat().st_size)
+
+    def check(self, size: int) -> None:
+        """Refuse the file where it unpacks to so many bytes.
+
+        Raises:
+            InputError: That is too much.
+        """
+        if size > self._most:
+            raise InputError(
+                f"{str(self._path)!r} unpacks to over {format_bytes(int(self._most))}",
+                limit=f"{format_bytes(FREE)}, or {self._times:g} times its size",
+                hint="unpack it yourself if you trust it, or raise --max-expansion (Bounds(expansion=...))",
+            )
+
+
 class Unpacked(io.RawIOBase):
     """The content of a compressed file, refused once there is too much of it.
 
@@ -64,8 +85,7 @@ class Unpacked(io.RawIOBase):
     """
 
     def __init__(self, file: Any, path: Path, bounds: Bounds) -> None:
-        self._file, self._path, self._times = file, path, bounds.expansion
-        self._most = max(FREE, bounds.expansion * path.stat().st_size)
+        self._file, self._expansion = file, Expansion(path, bounds)
 
     def readable(self) -> bool:
         """Return True."""
@@ -86,7 +106,7 @@ class Unpacked(io.RawIOBase):
             InputError: There is more than the limit.
         """
         count = int(self._file.readinto(buffer))
-        self._check(self.tell())
+        self._expansion.check(self.tell())
         return count
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
@@ -97,21 +117,13 @@ class Unpacked(io.RawIOBase):
         """
         if whence != io.SEEK_SET:
             raise io.UnsupportedOperation("only from the start")
-        self._check(offset)
+        self._expansion.check(offset)
         return int(self._file.seek(offset))
 
     def close(self) -> None:
         """Close the file."""
         self._file.close()
         super().close()
-
-    def _check(self, place: int) -> None:
-        if place > self._most:
-            raise InputError(
-                f"{str(self._path)!r} unpacks to over {format_bytes(int(self._most))}",
-                limit=f"{format_bytes(FREE)}, or {self._times:g} times its size",
-                hint="unpack it yourself if you trust it, or raise --max-expansion (Bounds(expansion=...))",
-            )
 
 
 def unpacked(file: Any, path: Path, bounds: Bounds) -> BinaryIO:

@@ -14,8 +14,8 @@ from nodebudget.frameworks import load_dgl
 from nodebudget.measure.source import CHUNK_RECORDS, Chunk, Named, Source
 
 #: DGL's reader trusts the lengths in a file and ends the process where they are absurd, so that a process of its own
-#: reads the file first, in no more memory than a whole file needs, and prints how many graphs there are. It searches for
-#: modules where this process does: Python would start in the current folder, where a dataset may have a dgl.py.
+#: reads the file first, in no more memory than a whole file needs, and prints how many graphs there are. Its modules
+#: come from where this process has them: Python would look in the current folder first, where a dataset may lie.
 _TRIAL = """
 import sys
 sys.path[:] = sys.argv[2:]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -11,14 +12,15 @@ import numpy as np
 
 from nodebudget.errors import CrystalError, InputError
 from nodebudget.frameworks import require
-from nodebudget.measure.bounds import FREE, Bounds
+from nodebudget.measure.bounds import Bounds, Expansion
 from nodebudget.measure.jsontext import decode_json
 from nodebudget.measure.neighbors import UnusableError
 from nodebudget.measure.rows import ID_KEYS, entry_id
 from nodebudget.measure.source import CHUNK_RECORDS, Chunk, Named, Source
 from nodebudget.measure.structures import read_structure
-from nodebudget.units import format_bytes
 
+#: Bytes of texts that are read at once.
+_AT_ONCE = 64 * 2**20
 #: Columns that hold a crystal, in the order in which they are looked for.
 COLUMNS = ("atoms", "cif")
 
@@ -39,13 +41,14 @@ class Parquet(Source):
 
     def __init__(self, path: Path, bounds: Bounds) -> None:
         super().__init__(path)
-        self._bounds = bounds
+        self._bounds, self._expansion = bounds, Expansion(path, bounds)
         with _opened(path) as file:
             names = file.schema_arrow.names
             self._column = next(name for name in COLUMNS if name in names)
             self._wanted = [self._column, *(name for name in ID_KEYS if name in names)]
             groups = [file.metadata.row_group(index) for index in range(file.num_row_groups)]
-            self._sizes = [int(group.total_byte_size) for group in groups]
+            self._sizes = [_unpacked_size(group) for group in groups]
+            self._is_text = not require("pyarrow").types.is_nested(file.schema_arrow.field(self._column).type)
         self._starts = np.cumsum([0, *(group.num_rows for group in groups)])
         self._refuse_bombs()
 
@@ -56,15 +59,17 @@ class Parquet(Source):
     def chunks(self, start: int) -> Iterator[Chunk]:
         """Yield the rows from number `start` on."""
         group = int(np.searchsorted(self._starts, start, side="right")) - 1
-        first = int(self._starts[group])
+        first, unpacked = int(self._starts[group]), 0
         with _opened(self.path) as file:
-            batches = file.iter_batches(CHUNK_RECORDS, range(group, len(self._sizes)), self._wanted)
-            for batch in batches:
-                kept = batch.slice(max(0, start - first))
-                if len(kept):
-                    payload = (self._column, self._bounds, _packed(kept))
-                    yield Chunk(max(start, first), len(kept), payload, decode_rows, len(payload[2]))
-                first += len(batch)
+            for number in range(group, len(self._sizes)):
+                for batch in file.iter_batches(self._step(number), [number], self._wanted):
+                    unpacked += batch.nbytes
+                    self._expansion.check(unpacked)
+                    kept = batch.slice(max(0, start - first))
+                    if len(kept):
+                        payload = (self._column, self._bounds, _packed(kept))
+                        yield Chunk(max(start, first), len(kept), payload, decode_rows, len(payload[2]))
+                    first += len(batch)
 
     def items(self) -> Sequence[Any]:
         """Return the rows as JARVIS-style dicts, read a row group at a time."""
@@ -86,16 +91,24 @@ class Parquet(Source):
         [found] = decode_rows((self._column, self._bounds, _packed(batch)))
         return found
 
+    def _step(self, group: int) -> int:
+        """Return how many rows of a group to read at once.
+
+        A text that stands once in the file's dictionary can be in every row: then fewer.
+        """
+        if not self._is_text:
+            return CHUNK_RECORDS
+        with _opened(self.path, read_dictionary=[self._column]) as file:
+            [batch] = islice(file.iter_batches(1, [group], [self._column]), 1)
+        values = batch.column(0)
+        lengths = require("pyarrow.compute").binary_length(values.dictionary) if hasattr(values, "dictionary") else []
+        longest = max((length.as_py() or 0 for length in lengths), default=0)
+        return max(1, min(CHUNK_RECORDS, _AT_ONCE // max(1, longest)))
+
     def _refuse_bombs(self) -> None:
         # What the file says of itself. Pages are unpacked one by one, so this bounds what a row group can take.
-        packed = self.path.stat().st_size
-        for index, size in enumerate(self._sizes):
-            if size > max(FREE, self._bounds.expansion * packed):
-                raise InputError(
-                    f"row group {index} of {str(self.path)!r} unpacks to {format_bytes(size)}",
-                    limit=f"{format_bytes(FREE)}, or {self._bounds.expansion:g} times the file's size",
-                    hint="write it with smaller row groups, or raise --max-expansion (Bounds(expansion=...))",
-                )
+        for size in self._sizes:
+            self._expansion.check(size)
 
 
 class _Rows(Sequence[Any]):
@@ -154,12 +167,18 @@ def _packed(batch: Any) -> bytes:
     return found
 
 
+def _unpacked_size(group: Any) -> int:
+    """Return the bytes of a row group in memory, at least: numbers that repeat take next to none in the file."""
+    values = sum(group.column(index).num_values for index in range(group.num_columns))
+    return max(int(group.total_byte_size), 8 * int(values))
+
+
 @contextmanager
-def _opened(path: Path) -> Generator[Any, None, None]:
+def _opened(path: Path, **options: Any) -> Generator[Any, None, None]:
     arrow = require("pyarrow")
     try:
         # Not mapped into memory: a file that is cut while it is read would end the process.
-        with require("pyarrow.parquet").ParquetFile(path, memory_map=False, buffer_size=2**20) as file:
+        with require("pyarrow.parquet").ParquetFile(path, memory_map=False, buffer_size=2**20, **options) as file:
             yield file
     except (arrow.ArrowException, OSError, ValueError) as error:
         raise InputError(

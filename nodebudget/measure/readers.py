@@ -115,10 +115,8 @@ def open_source(
     place, limits = Path(path), bounds or Bounds()
     if place.is_dir():
         return _open_folder(place, allow_pickle, limits)
-    if place.is_file():
-        return _open_file(place, limits)
     if place.exists():
-        raise InputError(f"{str(path)!r} is no plain file and no folder", limit=_KINDS, hint="name a file or a folder")
+        return _open_file(place, limits)
     if not (glob.has_magic(str(path)) or "{" in str(path)):
         raise InputError(f"there is no file or folder {str(path)!r}", hint="check the path")
     return _joined(place, shards.expanded(str(path)), limits)
@@ -132,6 +130,9 @@ def is_empty(path: str | os.PathLike[str]) -> InputError:
 
 
 def _open_file(path: Path, bounds: Bounds) -> Source | SizeTable:
+    if not path.is_file():
+        # A named pipe would be waited for, a device read for ever.
+        raise InputError(f"{str(path)!r} is no plain file", limit=_KINDS, hint="name plain files")
     name = path.name.lower()
     if name.endswith(".parquet") and parquet.holds_structures(path):
         return parquet.Parquet(path, bounds)
