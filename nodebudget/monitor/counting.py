@@ -34,8 +34,8 @@ def sizes_of(
     Args:
         batch: A batched DGL graph, a PyG `Batch`, alignn's `TorchGraph`; a tuple, list or dict that holds one
             (and its line graph), or an object with one among its attributes; a list of samples that are or start
-            with graphs; indices of the dataset, where `sizes` is a table; a dict with `input_ids`, shape (graphs, tokens),
-            whose padded tokens count too, or a tuple that holds one.
+            with graphs; indices of the dataset, where `sizes` is a table; a dict with `input_ids`, shape
+            (graphs, tokens), whose padded tokens count too, or a tuple that holds one.
         sizes: A table that `indices`, or a batch of indices, are looked up in; or a function of the batch, whose
             sizes stand over those that are counted.
         indices: Places of the batch's graphs in the table.
