@@ -106,13 +106,14 @@ def ranks(path: str, world: int) -> list[dict[str, Any]]:
         plan = sampler.plan
         planned = time.perf_counter()
         share = list(sampler)
+        taken = time.perf_counter()
         rows.append(
             {
                 **{"balance": name, "ranks": world, "graphs": len(sizes), "batches": len(plan), "steps": len(share)},
                 "equal_steps": len(plan) == world * len(share),
                 **uneven(plan.indices, plan.offsets, sizes, world),
-                **{"plan_seconds": planned - started, "share_seconds": time.perf_counter() - planned},
-                "loss_of_rounding": len(plan) / plan.lower_bound - 1,
+                **{"plan_seconds": planned - started, "share_seconds": taken - planned},
+                "over_bound": len(plan) / plan.lower_bound - 1,
             }
         )
     order, steps = np.random.default_rng(0).permutation(len(sizes)), len(plan) // world
