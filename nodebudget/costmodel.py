@@ -246,7 +246,7 @@ class Calibration:
         record = read_record(path, KIND, SCHEMA_VERSION)
         try:
             return cls.from_dict(record)
-        except (InputError, KeyError, TypeError, ValueError, AttributeError) as error:
+        except (InputError, KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
             raise RecordError(
                 f"{str(path)!r} is a damaged calibration: {type(error).__name__}: {error}",
                 hint="calibrate again",

@@ -52,7 +52,7 @@ def choose_fit_batches(sizes: SizeTable, count: int, largest: int, rng: np.rando
     """
     if not len(sizes):
         raise InputError("the dataset has no crystals", hint="give one that has")
-    candidates = _within_weight(sizes, _candidates(sizes, largest, rng), largest)
+    candidates = _within_weight(sizes, _of_two_nodes(sizes, _candidates(sizes, largest, rng)), largest)
     rows = _rows(sizes, candidates)
     # Errors count relative to the bytes of a batch, so each row is scaled to the weight that the fit gives it.
     rows = rows / np.linalg.norm(rows, axis=1, keepdims=True)
@@ -81,6 +81,12 @@ def _candidates(sizes: SizeTable, largest: int, rng: np.random.Generator) -> lis
         window = int(np.exp(rng.uniform(*np.sort([np.log(graphs), np.log(len(sizes) + 0.5)]))))
         drawn.append(_draw(pool[: max(window, graphs)], graphs, rng))
     return drawn
+
+
+def _of_two_nodes(sizes: SizeTable, batches: list[Indices]) -> list[Indices]:
+    # Batch normalisation refuses to train on a single node.
+    nodes = sizes["nodes"]
+    return [indices for indices in batches if nodes[indices].sum() > 1] or batches
 
 
 def weights(sizes: SizeTable) -> npt.NDArray[np.float64]:

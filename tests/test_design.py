@@ -56,3 +56,9 @@ def test_the_lightest_batch():
 def test_an_empty_dataset_is_refused():
     with pytest.raises(InputError, match="no crystals"):
         choose_fit_batches(SizeTable.from_counts([]), 5, 5, np.random.default_rng(0))
+
+
+def test_no_batch_to_fit_is_a_single_node():
+    sizes = SizeTable.from_counts([1, 1, 1, 2, 3], [12, 14, 18, 24, 40], [130, 180, 300, 290, 500])
+    chosen = choose_fit_batches(sizes, 12, 4, np.random.default_rng(0))
+    assert min(sizes["nodes"][batch].sum() for batch in chosen) >= 2
