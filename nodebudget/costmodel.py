@@ -229,7 +229,7 @@ class Calibration:
         record = read_record(path, KIND, SCHEMA_VERSION)
         try:
             return cls._from_dict(record)
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
             raise RecordError(
                 f"{str(path)!r} is a damaged calibration: {type(error).__name__}: {error}",
                 hint="calibrate again",

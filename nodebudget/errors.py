@@ -1,13 +1,15 @@
 """Every error that nodebudget raises on purpose, on one page.
 
-NodeBudgetError                exit code 2
-├── InputError                 2  a file, an option or an array that can't be used
-│   ├── RecordError            2  a record of another kind, schema version, device or model
-│   └── CrystalError           2  one crystal of a dataset that can't be read
-├── WorkloadError              2  the user's training step raised
-├── DoesNotFitError            1  the budget can't hold what was asked
-│   └── OversizedError         1  single graphs over a cap
-└── MissingError               3  a package or a device that is not there
+As a tree, with their exit codes::
+
+    NodeBudgetError                exit code 2
+    ├── InputError                 2  a file, an option or an array that can't be used
+    │   ├── RecordError            2  a record of another kind, schema version, device or model
+    │   └── CrystalError           2  one crystal of a dataset that can't be read
+    ├── WorkloadError              2  the user's training step raised
+    ├── DoesNotFitError            1  the budget can't hold what was asked
+    │   └── OversizedError         1  single graphs over a cap
+    └── MissingError               3  a package or a device that is not there
 
 Each says what was wrong, the value, the limit and the next step, in one sentence each.
 """

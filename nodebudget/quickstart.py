@@ -15,17 +15,15 @@ from nodebudget.calibrate import Effort, calibrate
 from nodebudget.costmodel import Calibration
 from nodebudget.errors import InputError
 from nodebudget.files import write_whole
-from nodebudget.frameworks import load_dgl, require
+from nodebudget.frameworks import load_dgl
 from nodebudget.measure import measure_dataset
 from nodebudget.probe import Probe, open_probe
+from nodebudget.prototypes import prototype_datasets
 from nodebudget.record import write_record
 from nodebudget.report.pictures import draw_runs
 from nodebudget.sampler import NodeBudgetSampler
 from nodebudget.sizes import SizeTable
 from nodebudget.workload import Workload, load_workload, to_sample
-
-#: Cells of at most so many atoms make the small-cell dataset, the others the large-cell one.
-SMALL = 8
 
 #: (step, done, all): what is being done, and how far it is.
 Progress = Callable[[str, int, int], None]
@@ -54,21 +52,6 @@ class Options:
     hidden_features: int = 128
     limit: int | None = None
     seed: int = 0
-
-
-def prototype_datasets(limit: int | None = None) -> dict[str, list[dict[str, Any]]]:
-    """Return the AFLOW prototypes that come with pymatgen as two JARVIS-style datasets, by the size of the cell.
-
-    Their target is the volume an atom, in Å³: a real property that a network can learn from the structure.
-
-    Raises:
-        MissingError: pymatgen or jarvis-tools is not there.
-    """
-    library = require("pymatgen.analysis.prototypes").AFLOW_PROTOTYPE_LIBRARY
-    crystals = [_jarvis_dict(entry["snl"].structure, str(entry["tags"]["aflow"])) for entry in library]
-    small = [crystal for crystal in crystals if len(crystal["atoms"]["elements"]) <= SMALL]
-    large = [crystal for crystal in crystals if len(crystal["atoms"]["elements"]) > SMALL]
-    return {"small cells": small[:limit], "large cells": large[:limit]}
 
 
 def run_quickstart(options: Options, progress: Progress) -> dict[str, Any]:
@@ -114,16 +97,6 @@ def _measure(name: str, crystals: list[dict[str, Any]], workload: Workload, prog
     return measure_dataset(
         crystals, graphs=graphs, progress=lambda done, total: progress(f"measuring {name}", done, total)
     )
-
-
-def _jarvis_dict(structure: Any, name: str) -> dict[str, Any]:
-    atoms = require("jarvis.core.atoms").Atoms(
-        lattice_mat=structure.lattice.matrix,
-        coords=structure.frac_coords,
-        elements=[site.specie.symbol for site in structure],
-        cartesian=False,
-    )
-    return {"jid": name, "target": float(structure.volume / len(structure)), "atoms": atoms.to_dict()}
 
 
 def _make_folder(folder: Path) -> Path:

@@ -15,11 +15,14 @@ install all test
 
 launcher=${STUBCUDA:-$root/../shared/stubcuda/stubcuda}
 run=("$venv/bin/python")
+parallel=()
 if ! "${run[@]}" -W ignore -c 'import sys, torch; sys.exit(not torch.cuda.is_available())'; then
   if [ ! -x "$launcher" ]; then
     echo "no CUDA device, and no stand-in at $launcher (set STUBCUDA to its launcher)" >&2
     exit 3
   fi
+  # Each process has a stand-in of its own; a real GPU is shared, so tests take turns there.
   run=("$launcher" "${run[@]}")
+  parallel=(-n auto --dist loadfile)
 fi
-"${run[@]}" -m pytest -m cuda tests/cuda "$@"
+"${run[@]}" -m pytest -m cuda "${parallel[@]}" tests/cuda "$@"

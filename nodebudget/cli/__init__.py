@@ -21,6 +21,7 @@ _COMMANDS = {
     "diagnose": "nodebudget.cli.diagnose",
     "quickstart": "nodebudget.cli.quickstart",
     "monitor": "nodebudget.cli.monitor",
+    "report": "nodebudget.cli.report",
     "tune": "nodebudget.cli.tune",
     "doctor": "nodebudget.cli.doctor",
 }

@@ -88,6 +88,7 @@ def _run(workload: str, data: str, probe: Any, batch_size: int, seed: int, steps
     sizes = measure_dataset(
         opened,
         graphs=getattr(made, "graphs", None),
+        size_of=getattr(made, "size_of", None),
         progress=lambda done, total: steps.show("measuring sizes", done, total),
     )
     found = break_down(

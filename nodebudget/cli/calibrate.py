@@ -15,7 +15,7 @@ from nodebudget.cli.progress import Steps
 from nodebudget.units import parse_bytes
 
 
-@click.command(cls=Command)
+@click.command("calibrate", cls=Command)
 @device_options
 @click.option(
     "--workload",
@@ -126,8 +126,9 @@ def _run(
 
     from nodebudget.calibrate import calibrate
     from nodebudget.capacity import with_overheads
+    from nodebudget.cli.measuring import measure_for
     from nodebudget.errors import InputError
-    from nodebudget.measure import measure_path, open_data
+    from nodebudget.measure import open_data
     from nodebudget.workload import load_workload
 
     opened = open_data(data, allow_pickle=how["allow_pickle"])
@@ -137,9 +138,10 @@ def _run(
             hint="give the crystals or graphs that they were measured from",
         )
     made = load_workload(workload, probe.device)
-    sizes = measure_path(
+    sizes = measure_for(
+        made,
         data,
-        graphs=getattr(made, "graphs", None),
+        opened,
         **how,
         progress=lambda done, total: steps.show("measuring sizes", done, total),
     )

@@ -13,7 +13,7 @@ from nodebudget.cli.progress import Steps
 from nodebudget.units import format_bytes, parse_bytes
 
 
-@click.command(cls=Command)
+@click.command("quickstart", cls=Command)
 @device_options
 @click.option("-o", "--output", "folder", default="nodebudget-quickstart", show_default=True, help="Folder of results.")
 @click.option("--batch-size", default=16, show_default=True, type=click.IntRange(1), help="Of the fixed runs.")

@@ -108,8 +108,9 @@ def _run(
     effort: Any,
     steps: Steps,
 ) -> Any:
+    from nodebudget.cli.measuring import measure_for
     from nodebudget.errors import InputError
-    from nodebudget.measure import measure_path, open_data
+    from nodebudget.measure import open_data
     from nodebudget.record import provenance
     from nodebudget.tune import tune
 
@@ -119,9 +120,10 @@ def _run(
             f"{data!r} holds sizes, not crystals",
             hint="give the crystals or graphs that they were measured from",
         )
-    sizes = measure_path(
+    sizes = measure_for(
+        made,
         data,
-        graphs=getattr(made, "graphs", None),
+        opened,
         allow_pickle=allow_pickle,
         progress=lambda done, total: steps.show("measuring sizes", done, total),
     )

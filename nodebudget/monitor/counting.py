@@ -33,7 +33,8 @@ def sizes_of(
     Args:
         batch: A batched DGL graph, a PyG `Batch`, alignn's `TorchGraph`; a tuple, list or dict that holds one
             (and its line graph); a list of samples that are or start with graphs; indices of the dataset, where
-            `sizes` is a table; a dict with `input_ids`, shape (graphs, tokens), whose padded tokens count too.
+            `sizes` is a table; a dict with `input_ids`, shape (graphs, tokens), whose padded tokens count too, or a
+            tuple that holds one.
         sizes: A table that `indices`, or a batch of indices, are looked up in; or a function of the batch, whose
             sizes stand over those that are counted.
         indices: Places of the batch's graphs in the table.
@@ -83,10 +84,15 @@ def _are_indices(batch: Any) -> bool:
 
 def _count(batch: Any, line_edges: bool) -> dict[str, float]:
     found = _of_graphs(_graphs(batch, _DEPTH), line_edges)
-    tokens = batch.get("input_ids") if isinstance(batch, Mapping) else None
-    if isinstance(tokens, torch.Tensor) and tokens.ndim == 2:
-        found = {"graphs": len(tokens), **found, "tokens": tokens.numel()}
-    return found
+    tokens = _tokens(batch)
+    return found if tokens is None else {"graphs": len(tokens), **found, "tokens": tokens.numel()}
+
+
+def _tokens(batch: Any) -> torch.Tensor | None:
+    """Find the tokens of a batch that is a dict with `input_ids`, or a tuple that holds one."""
+    parts = batch if isinstance(batch, (list, tuple)) else [batch]
+    found = next((part["input_ids"] for part in parts if isinstance(part, Mapping) and "input_ids" in part), None)
+    return found if isinstance(found, torch.Tensor) and found.ndim == 2 else None
 
 
 def _graphs(batch: Any, depth: int) -> Iterator[Any]:
