@@ -17,6 +17,13 @@ Each says what was wrong, the value, the limit and the next step, in one sentenc
 from __future__ import annotations
 
 
+def printable(text: str) -> str:
+    """Return a text with what a terminal would obey (line ends, escapes, reversed writing) written out as escapes."""
+    return "".join(
+        letter if letter.isprintable() else letter.encode("unicode_escape").decode("ascii") for letter in text
+    )
+
+
 class NodeBudgetError(Exception):
     """Base of all errors raised on purpose.
 
@@ -34,7 +41,7 @@ class NodeBudgetError(Exception):
 
     def __str__(self) -> str:
         head = f"{self.what} ({self.limit})" if self.limit else self.what
-        return f"{head}; {self.hint}"
+        return printable(f"{head}; {self.hint}")
 
     def __reduce__(self) -> tuple[object, ...]:
         # Exceptions cross process borders (worker pools), where the default protocol forgets keywords.

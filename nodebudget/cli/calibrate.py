@@ -9,7 +9,16 @@ from typing import Any
 
 import click
 
-from nodebudget.cli.common import Command, json_option, note, output_options, pickle_option, print_json, quiet_option
+from nodebudget.cli.common import (
+    Command,
+    json_option,
+    note,
+    output_options,
+    pickle_option,
+    print_json,
+    quiet_option,
+    warnings_as_notes,
+)
 from nodebudget.cli.devices import device_options, resolve_device
 from nodebudget.cli.progress import Steps
 from nodebudget.units import parse_bytes
@@ -89,9 +98,10 @@ def command(
     journal = None if output is None else f"{output}.probes.jsonl"
     keep = {"journal": journal, "resume": resume}
     # What the user's own code prints must not mix with our output.
-    with Steps(quiet=quiet) as steps, redirect_stdout(sys.stderr), _interrupts_named(journal, quiet):
+    with warnings_as_notes(quiet=quiet), Steps(quiet=quiet) as steps, redirect_stdout(sys.stderr):
         how = {"workers": workers, "on_error": on_error, "allow_pickle": allow_pickle}
-        calibration, sizes = _run(workload, data, probe, effort, how, keep, steps, capacity is not None)
+        with _interrupts_named(journal, quiet):
+            calibration, sizes = _run(workload, data, probe, effort, how, keep, steps, capacity is not None)
     if output is not None:
         calibration.save(output, force=force)
         note(f"written: {output}", quiet=quiet)

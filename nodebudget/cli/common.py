@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, NoReturn, TypeVar
@@ -105,6 +106,19 @@ def note(text: str, *, quiet: bool = False) -> None:
     """Write a line to stderr."""
     if not quiet:
         click.echo(text, err=True)
+
+
+@contextmanager
+def warnings_as_notes(*, quiet: bool = False) -> Iterator[None]:
+    """Say what is warned of in a line each on stderr, at the end; deprecations and such as Python does."""
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always", UserWarning)
+        yield
+    for text in dict.fromkeys(str(entry.message) for entry in said if entry.category is UserWarning):
+        note(f"nodebudget: {text}", quiet=quiet)
+    for entry in said:
+        if entry.category is not UserWarning:
+            warnings.showwarning(entry.message, entry.category, entry.filename, entry.lineno)
 
 
 @contextmanager

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import click
@@ -19,10 +21,10 @@ from nodebudget.cli.common import (
     progress,
     quiet_option,
 )
-from nodebudget.errors import InputError
-from nodebudget.files import check_output
+from nodebudget.errors import InputError, printable
 from nodebudget.measure.settings import STRATEGIES, GraphSettings
-from nodebudget.sizes import SUFFIXES, SizeTable
+from nodebudget.sizes import SizeTable
+from nodebudget.units import parse_bytes
 
 #: From so many crystals on, starting processes costs less than they save.
 _MANY = 20_000
@@ -31,11 +33,16 @@ _NAMED = 20
 
 _HELP = """Count nodes, edges and line-graph edges of every crystal of DATA.
 
-DATA is a JARVIS-style JSON (.json, .json.gz, .json.zip), a folder with id_prop.csv and structure files, a DGL
-graph cache (.bin), an LMDB as alignn writes it, or sizes measured before (.npz, .csv, .parquet).
+DATA is a JARVIS-style JSON (.json, .json.gz, .json.zip) or an entry a line (.jsonl, .jsonl.gz), Parquet with a column
+atoms or cif, an ASE database (.db), a .tar or .tar.gz (webdataset shards among them), a folder with id_prop.csv, of
+structure files or of shards, a DGL graph cache (.bin), an LMDB as alignn writes it, several by a pattern
+('part-{00..99}.tar', '*.jsonl'), or sizes measured before (.npz, .csv, .parquet).
 
 Crystals are counted exactly as alignn would make graphs of them. For the strategies k-nearest and radius_graph
 no graph is built; for the others alignn builds each one, which takes tens of times longer.
+
+DATA is read bit by bit. With -o, what is measured is kept in FILE.part until all is done: the same command goes on
+after an interruption. Sizes are kept in .nodebudget/ beside DATA and are used while DATA does not change.
 
 \b
 Example:
@@ -54,6 +61,7 @@ Example:
 @click.option(
     "--workers", type=int, help=f"Processes; 0 for none.  [default: 0, or one a CPU from {_MANY:,} crystals on]"
 )
+@click.option("--dask", metavar="ADDRESS", help="Count on the Dask cluster whose scheduler is at this address.")
 @click.option(
     "--on-error",
     type=click.Choice(["raise", "skip"]),
@@ -61,6 +69,17 @@ Example:
     show_default=True,
     help="What happens to a crystal that can't be read; skipped ones are listed.",
 )
+@click.option("--no-cache", is_flag=True, help="Measure anew, and keep nothing beside DATA.")
+@click.option(
+    "--fingerprint",
+    type=click.Choice(["quick", "thorough"]),
+    default="quick",
+    show_default=True,
+    help="Notice a change of DATA by length, time and parts of the content, or by reading everything.",
+)
+@click.option("--no-resume", is_flag=True, help="Start anew where an interrupted run to the same file left rows.")
+@click.option("--max-record", metavar="SIZE", help="Most bytes of one crystal, such as 64MiB.  [default: 16MiB]")
+@click.option("--max-expansion", type=float, help="Most times its size that a packed file may have.  [default: 200]")
 @pickle_option
 @json_option
 @quiet_option
@@ -69,24 +88,17 @@ def command(
     output: str | None,
     force: bool,
     alignn_config: str | None,
-    workers: int | None,
-    on_error: str,
-    allow_pickle: bool,
     as_json: bool,
     quiet: bool,
-    **graph_options: Any,
+    **options: Any,
 ) -> None:
     """Count nodes, edges and line-graph edges of every crystal of DATA."""
-    given = {name: value for name, value in graph_options.items() if value is not None}
-    graphs = _settings(alignn_config, given)
-    if output is not None:
-        _check_suffix(output)
-        check_output(output, force=force)
-    table = _measure(data, graphs, workers, on_error, allow_pickle, quiet)
+    given = {name: options.pop(name) for name in ("strategy", "neighbors", "cutoff", "canonize")}
+    graphs = _settings(alignn_config, {name: value for name, value in given.items() if value is not None})
+    table = _measure(data, graphs, {"output": output, "force": force, **options}, quiet)
     skipped = list(table.settings.get("skipped", ()))
     _name_skipped(skipped, quiet)
     if output is not None:
-        table.save(output, force=force)
         note(f"sizes of {len(table)} graphs in {output}", quiet=quiet)
     if as_json:
         settings = {key: value for key, value in table.settings.items() if key not in ("skipped", "indices")}
@@ -107,38 +119,70 @@ def _settings(alignn_config: str | None, given: dict[str, Any]) -> GraphSettings
     return GraphSettings.from_alignn_config(alignn_config)
 
 
-def _check_suffix(output: str) -> None:
-    if not output.endswith(SUFFIXES):
-        raise InputError(
-            f"{output!r} is no file of sizes",
-            limit=f"suffix {', '.join(SUFFIXES)}",
-            hint="choose one of these suffixes",
-        )
-
-
-def _measure(
-    path: str, graphs: GraphSettings | None, workers: int | None, on_error: str, allow_pickle: bool, quiet: bool
-) -> SizeTable:
+def _measure(path: str, graphs: GraphSettings | None, options: dict[str, Any], quiet: bool) -> SizeTable:
     # Only now, so that --help and wrong options don't wait for the readers.
-    from nodebudget.measure import measure_dataset, open_data
+    from nodebudget.measure.dask import dask_executor
+    from nodebudget.measure.readers import open_source
+    from nodebudget.measure.stored import Options, measure_source
 
-    data = open_data(path, allow_pickle=allow_pickle)
-    if graphs is not None and data.kind != "crystals":
+    bounds = _bounds(options.pop("max_record"), options.pop("max_expansion"))
+    address, workers = options.pop("dask"), options.pop("workers")
+    if address is not None and workers is not None:
+        raise InputError("--dask together with --workers", hint="the cluster has its own workers; give one of the two")
+    how: dict[str, Any] = {
+        "graphs": graphs,
+        "bounds": bounds,
+        "cache": not options.pop("no_cache"),
+        "resume": not options.pop("no_resume"),
+        "note": lambda text: note(printable(text), quiet=quiet),
+    }
+    allow_pickle = options.pop("allow_pickle")
+    # Wrong options are refused before the data is opened.
+    Options(**how, **options, workers=workers or 0)
+    source = open_source(path, allow_pickle=allow_pickle, bounds=bounds)
+    kind = "sizes" if isinstance(source, SizeTable) else source.kind
+    if graphs is not None and kind != "crystals":
         raise InputError(
-            f"{path!r} holds {data.kind} that are made already, so options for making graphs change nothing",
+            f"{path!r} holds {kind} that are made already, so options for making graphs change nothing",
             hint="leave them out, or name the crystals",
         )
     if workers is None:
-        workers = (os.cpu_count() or 1) if len(data) >= _MANY else 0
-    with progress("measuring", quiet=quiet) as report:
-        return measure_dataset(data, graphs=graphs, workers=workers, on_error=on_error, progress=report)
+        large = not isinstance(source, SizeTable) and source.travels and source.about() >= _MANY and address is None
+        workers = (os.cpu_count() or 1) if large else 0
+    with (
+        _interrupts_named(options["output"], quiet),
+        progress("measuring", quiet=quiet) as report,
+        nullcontext() if address is None else dask_executor(address) as executor,
+    ):
+        return measure_source(
+            source, path, Options(**how, **options, workers=workers, executor=executor, progress=report)
+        )
+
+
+def _bounds(record: str | None, expansion: float | None) -> Any:
+    from nodebudget.measure import Bounds
+
+    given: dict[str, Any] = {} if record is None else {"record": parse_bytes(record)}
+    if expansion is not None:
+        given["expansion"] = expansion
+    return Bounds(**given)
+
+
+@contextmanager
+def _interrupts_named(output: str | None, quiet: bool) -> Iterator[None]:
+    try:
+        yield
+    except KeyboardInterrupt:
+        if output is not None:
+            note(f"what was measured is in {output}.part; the same command goes on from it", quiet=quiet)
+        raise
 
 
 def _name_skipped(skipped: list[dict[str, Any]], quiet: bool) -> None:
     # Said even when quiet: nothing is left out in silence.
     for entry in skipped[:_NAMED]:
         label = f" ({entry['name']})" if entry["name"] else ""
-        note(f"skipped crystal {entry['index']}{label}: {entry['reason']}")
+        note(printable(f"skipped crystal {entry['index']}{label}: {entry['reason']}"))
     if len(skipped) > _NAMED:
         note(f"skipped {len(skipped) - _NAMED} more; --json lists all {len(skipped)}")
 

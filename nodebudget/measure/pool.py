@@ -1,73 +1,98 @@
-"""Samples to rows, in this process or in several."""
+"""Chunks of records to rows: in this process, in several, or wherever an executor runs them."""
 
 from __future__ import annotations
 
 import multiprocessing
-from collections.abc import Generator, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
-from itertools import islice
-from typing import Any
+from collections import deque
+from collections.abc import Generator, Iterable, Iterator
+from concurrent.futures import Executor, Future, ProcessPoolExecutor
+from contextlib import contextmanager
 
 from nodebudget.errors import NodeBudgetError
-from nodebudget.measure.rows import Row, measure_sample
+from nodebudget.measure.rows import Row, measure_records
 from nodebudget.measure.settings import GraphSettings
+from nodebudget.measure.source import Chunk
 
-#: Samples that a worker takes at once: some 50 ms of work, so that sending them costs little beside it.
-_CHUNK = 128
-#: Chunks under way for each worker: enough to keep it busy, few enough that a dataset which is read
-#: lazily is never in memory as a whole.
+#: Chunks under way for each worker: enough to keep it busy, few enough that a dataset is never in memory as a whole.
 _AHEAD = 3
+#: Chunks under way in an executor that does not say how many workers it has: enough for two hundred.
+_MANY = 600
+#: Bytes under way, all together.
+_BYTES = 256 * 2**20
 
 
-def measure_all(
-    samples: Iterable[Any], settings: GraphSettings, workers: int
-) -> Generator[tuple[Any, Row], None, None]:
-    """Count samples, in their order.
+def measure_chunks(
+    chunks: Iterable[Chunk], settings: GraphSettings, *, workers: int = 0, executor: Executor | None = None
+) -> Generator[tuple[Chunk, list[Row]], None, None]:
+    """Count the records of chunks, in their order.
 
     Args:
-        samples: What `measure_sample` takes; picklable if there are workers.
-        settings: As for `measure_sample`.
+        chunks: What a source yields.
+        settings: How alignn would make graphs of crystals.
         workers: Number of processes; 0: none but this one.
+        executor: Runs the chunks instead; it is left open.
 
     Yields:
-        Each sample with its row.
+        Each chunk with its rows.
 
     Raises:
-        NodeBudgetError: A process died.
+        NodeBudgetError: A process died, or the executor failed.
     """
-    if not workers:
-        for sample in samples:
-            yield sample, measure_sample(sample, settings)
-        return
-    # Fresh interpreters: forking one that runs torch's or BLAS's threads can hang.
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers, mp_context=context) as pool:
-        try:
-            yield from _in_order(pool, iter(samples), settings, _AHEAD * workers)
-        except BrokenProcessPool as error:
-            raise NodeBudgetError(
-                "a process that measured crystals died",
-                hint="it may have run out of memory, or the script lacks an "
-                "'if __name__ == \"__main__\":' around its main part; try workers=0",
-            ) from error
-        finally:
-            pool.shutdown(cancel_futures=True)
+    if executor is not None:
+        yield from _in_order(executor, iter(chunks), settings, _MANY)
+    elif workers:
+        # Fresh interpreters: forking one that runs torch's or BLAS's threads can hang.
+        with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
+            try:
+                yield from _in_order(pool, iter(chunks), settings, _AHEAD * workers)
+            finally:
+                pool.shutdown(cancel_futures=True)
+    else:
+        for chunk in chunks:
+            yield chunk, measure_chunk(chunk, settings)
 
 
-def measure_chunk(samples: Sequence[Any], settings: GraphSettings) -> list[Row]:
-    """Count several samples: what a worker does."""
-    return [measure_sample(sample, settings) for sample in samples]
+def measure_chunk(chunk: Chunk, settings: GraphSettings) -> list[Row]:
+    """Count the records of a chunk: what a worker does."""
+    return measure_records(chunk.decode(chunk.payload), settings)
 
 
 def _in_order(
-    pool: ProcessPoolExecutor, samples: Iterator[Any], settings: GraphSettings, ahead: int
-) -> Iterator[tuple[Any, Row]]:
-    waiting: list[tuple[list[Any], Future[list[Row]]]] = []
-    while True:
-        while len(waiting) < ahead and (chunk := list(islice(samples, _CHUNK))):
-            waiting.append((chunk, pool.submit(measure_chunk, chunk, settings)))
-        if not waiting:
-            return
-        chunk, future = waiting.pop(0)
-        yield from zip(chunk, future.result(), strict=True)
+    executor: Executor, chunks: Iterator[Chunk], settings: GraphSettings, most: int
+) -> Iterator[tuple[Chunk, list[Row]]]:
+    waiting: deque[tuple[Chunk, Future[list[Row]]]] = deque()
+    size, ended = 0, False
+    try:
+        while True:
+            while not ended and len(waiting) < most and (size < _BYTES or not waiting):
+                chunk = next(chunks, None)
+                ended = chunk is None
+                if chunk is not None:
+                    with _failures_named():
+                        waiting.append((chunk, executor.submit(measure_chunk, chunk, settings)))
+                    size += chunk.size
+            if not waiting:
+                return
+            chunk, future = waiting.popleft()
+            with _failures_named():
+                rows = future.result()
+            size -= chunk.size
+            yield chunk, rows
+    finally:
+        for _, future in waiting:
+            future.cancel()
+
+
+@contextmanager
+def _failures_named() -> Generator[None, None, None]:
+    try:
+        yield
+    except NodeBudgetError:
+        raise
+    except Exception as error:
+        # Executors raise what they like when a process of theirs is lost.
+        raise NodeBudgetError(
+            f"a process that measured crystals died ({type(error).__name__}: {' '.join(str(error).split())[:150]})",
+            hint="it may have run out of memory, or the script lacks an "
+            "'if __name__ == \"__main__\":' around its main part; try workers=0",
+        ) from error

@@ -17,6 +17,9 @@ FAST = ("k-nearest", "radius_graph")
 BUILT = ("fast_graph", "torch_graph", "pure_torch", "radius_graph_jarvis")
 STRATEGIES = FAST + BUILT
 
+#: Counts the ways of counting: another one where the same crystal would get other counts, so that no old ones are used.
+COUNTING = 1
+
 #: What alignn's TrainingConfig takes where its config.json says nothing: (its name, ours, default).
 _ALIGNN = (
     ("neighbor_strategy", "strategy", "k-nearest"),
