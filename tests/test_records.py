@@ -1,4 +1,4 @@
-"""What an earlier nodebudget wrote stays readable: a file of every version of every kind, each by the one of its time."""
+"""What an earlier nodebudget wrote stays readable: a file of every version of every kind, by the one of its time."""
 
 from __future__ import annotations
 
