@@ -20,12 +20,12 @@ PACKAGE = Path(__file__).parents[1] / "nodebudget"
 NODES = [4, 2, 8, 6, 4, 3, 5, 8, 2, 6, 4, 8]
 BATCHES = [[6, 4, 9], [8, 7, 3], [11, 0, 1], [10, 5, 2]]
 
-#: Where a version number stands → files of that kind, `{}` for the version; None where the kind is tested elsewhere.
+#: Where a version number stands → files of that kind, `{}` for the version. (Files of sizes have no number.)
 VERSIONS = {
     "costmodel.SCHEMA_VERSION": ["calibration_v{}.json"],
     "batches.SCHEMA_VERSION": ["plan_v{}.json", "plan_v{}.npz"],
     "monitor.log.SCHEMA_VERSION": ["run_v{}.jsonl"],
-    "sampler.STATE_VERSION": ["state_v{}.json"],
+    "states.STATE_VERSION": ["state_v{}.json"],
 }
 
 
@@ -84,11 +84,11 @@ def test_runs(path):
     assert run.damaged == 0
 
 
-@pytest.mark.parametrize("path", written("sizes_v*"), ids=lambda path: path.name)
+@pytest.mark.parametrize("path", written("sizes_*v*"), ids=lambda path: path.name)
 def test_sizes(path):
     if path.suffix == ".parquet":
         pytest.importorskip("pyarrow")
-    table = SizeTable.load(path)
+    table = SizeTable.load(path, mmap="mapped" in path.name)
     assert list(table.columns) == ["nodes", "edges", "line_edges", "tokens"]
     assert table["nodes"].tolist() == NODES
     assert np.array_equal(table["line_edges"], 144 * np.array(NODES))
