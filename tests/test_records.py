@@ -13,6 +13,8 @@ import pytest
 from nodebudget import NodeBudgetSampler, SizeTable
 from nodebudget.monitor import read_run
 from nodebudget.planfile import read_plan
+from nodebudget.report.page import make_page
+from nodebudget.report.page.inputs import read_inputs
 
 GOLDEN = Path(__file__).parent / "golden"
 PACKAGE = Path(__file__).parents[1] / "nodebudget"
@@ -25,6 +27,7 @@ VERSIONS = {
     "costmodel.SCHEMA_VERSION": ["calibration_v{}.json"],
     "batches.SCHEMA_VERSION": ["plan_v{}.json", "plan_v{}.npz"],
     "monitor.log.SCHEMA_VERSION": ["run_v{}.jsonl"],
+    "report.page.trials.SCHEMA_VERSION": ["quickstart_v{}.json"],
     "states.STATE_VERSION": ["state_v{}.json"],
 }
 
@@ -107,3 +110,13 @@ def test_states_of_samplers(path):
     sampler = NodeBudgetSampler(SizeTable.load(GOLDEN / "sizes_v1.npz"), max_nodes=20, seed=7)
     sampler.load_state_dict(state)
     assert list(sampler) == BATCHES[1:]
+
+
+@pytest.mark.parametrize("path", written("quickstart_v*"), ids=lambda path: path.name)
+def test_quickstarts(path):
+    pytest.importorskip("jinja2")
+    page = make_page([str(path)])
+    assert "NodeBudgetSampler" in page.html
+    (trial,) = read_inputs([str(path)])
+    assert trial.kind == "trial"
+    assert trial.value["schema_version"] == version_of(path)
