@@ -15,11 +15,12 @@ from nodebudget.calibrate import Effort, calibrate
 from nodebudget.costmodel import Calibration
 from nodebudget.errors import InputError
 from nodebudget.files import write_whole
-from nodebudget.frameworks import load_dgl
+from nodebudget.frameworks import load_dgl, require
 from nodebudget.measure import measure_dataset
 from nodebudget.probe import Probe, open_probe
 from nodebudget.prototypes import prototype_datasets
 from nodebudget.record import write_record
+from nodebudget.report.page import trials
 from nodebudget.report.pictures import draw_runs
 from nodebudget.sampler import NodeBudgetSampler
 from nodebudget.sizes import SizeTable
@@ -71,7 +72,9 @@ def run_quickstart(options: Options, progress: Progress) -> dict[str, Any]:
             hint="take more",
         )
     probe = open_probe(options.device)
+    # Whatever is missing is said before minutes of work.
     load_dgl()
+    require("matplotlib")
     folder = _make_folder(options.folder)
     progress("reading crystals", 0, 1)
     datasets = prototype_datasets(options.limit)
@@ -230,7 +233,7 @@ def _write(
         files[name] = _write_bytes(folder / f"{stem}.json", json.dumps(crystals).encode())
         files[f"{name}, sizes"] = sizes[name].save(folder / f"{stem}_sizes.npz", force=True)
     files["calibration"] = calibration.save(folder / "calibration.json", force=True)
-    files["table"] = write_record(folder / "runs.json", "nodebudget.quickstart", 1, result, force=True)
+    files["table"] = write_record(folder / "runs.json", trials.KIND, trials.SCHEMA_VERSION, result, force=True)
     files["picture"] = write_whole(folder / "peaks.png", lambda file: _draw(result, file), force=True)
     return {name: str(path) for name, path in files.items()}
 

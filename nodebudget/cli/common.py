@@ -85,6 +85,20 @@ def output_options(help_text: str) -> Callable[[F], F]:
     return add
 
 
+def check_picture(path: str, *, force: bool) -> None:
+    """Make sure, before the work starts, that a picture can be drawn there.
+
+    Raises:
+        InputError: See `nodebudget.files.check_output`.
+        MissingError: matplotlib is not there.
+    """
+    from nodebudget.files import check_output
+    from nodebudget.frameworks import require
+
+    check_output(path, force=force)
+    require("matplotlib")
+
+
 def print_json(value: Any) -> None:
     """Print one JSON object on stdout. NaN and infinities become null, which JSON has."""
     click.echo(json.dumps(_plain(value), indent=2, allow_nan=False))

@@ -7,7 +7,16 @@ from typing import Any
 
 import click
 
-from nodebudget.cli.common import Command, json_option, note, output_options, pickle_option, print_json, quiet_option
+from nodebudget.cli.common import (
+    Command,
+    check_picture,
+    json_option,
+    note,
+    output_options,
+    pickle_option,
+    print_json,
+    quiet_option,
+)
 from nodebudget.cli.devices import device_options, resolve_device
 from nodebudget.cli.known import check, mismatch_option
 from nodebudget.cli.progress import Steps
@@ -69,9 +78,10 @@ def command(
     from nodebudget.tune import Effort
     from nodebudget.units import parse_bytes
 
-    for path in (output, plot):
-        if path is not None:
-            check_output(path, force=force)
+    if output is not None:
+        check_output(output, force=force)
+    if plot is not None:
+        check_picture(plot, force=force)
     place = resolve_device(gpu, device)
     effort = Effort(budgets, batches, repeats, longest, seed)
     known = Calibration.load(calibration)
