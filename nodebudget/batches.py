@@ -23,6 +23,7 @@ from nodebudget.units import format_bytes
 Ints = npt.NDArray[np.integer[Any]]
 Floats = npt.NDArray[np.float64]
 
+KIND = "nodebudget.plan"
 SCHEMA_VERSION = 1
 
 
@@ -192,24 +193,25 @@ class Plan:
             lines.append(f"oversized graphs: {len(self.oversized):,}, {done}")
         return "\n".join(lines)
 
-    def to_dict(self) -> dict[str, Any]:
-        """Return the statistics and the batches as plain values."""
+    def _about(self) -> dict[str, Any]:
         return {
-            "kind": "nodebudget.plan",
+            "kind": KIND,
             "schema_version": SCHEMA_VERSION,
             "limits": self.limits.to_dict(),
             "data": self.sizes.fingerprint(),
             **self.statistics(),
-            "oversized_graphs": self.oversized.tolist(),
-            "plan": list(self),
         }
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the statistics and the batches as plain values."""
+        return {**self._about(), "oversized_graphs": self.oversized.tolist(), "plan": list(self)}
 
     def to_json(self) -> str:
         """Return `to_dict` as JSON."""
         return json.dumps(self.to_dict())
 
     def save(self, path: str | os.PathLike[str], *, force: bool = False) -> Path:
-        """Write the plan as `.json`, or as `.npz` with `indices`, `offsets`, `oversized` and `about` (JSON).
+        """Write the plan as `.json`, or as `.npz` with `indices`, `offsets`, `oversized` and `about` (all else, JSON).
 
         Raises:
             InputError: Another suffix, or the file exists and `force` is not set.
@@ -221,7 +223,7 @@ class Plan:
             raise InputError(
                 f"{str(path)!r} is no file of a plan", limit="suffix .json, .npz", hint="choose one of these suffixes"
             )
-        about = np.frombuffer(json.dumps(self.statistics()).encode(), dtype=np.uint8)
+        about = np.frombuffer(json.dumps(self._about()).encode(), dtype=np.uint8)
         arrays: dict[str, Any] = {
             "indices": self.indices,
             "offsets": self.offsets,

@@ -270,7 +270,7 @@ def _one(
         _named(timeline[highest]),
         _phase_at(starts, highest),
         phases,
-        resident + peak.allocated,
+        resident + peak.requested if peak.allocated is None else peak.allocated,
         timeline,
         starts,
     )

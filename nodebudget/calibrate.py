@@ -20,7 +20,7 @@ from nodebudget.probe import Probe
 from nodebudget.prober import Prober
 from nodebudget.record import provenance
 from nodebudget.sizes import SizeTable
-from nodebudget.workload import Workload
+from nodebudget.workload import Variant, Workload, variants_of
 
 Progress = Callable[[int, int], None]
 
@@ -93,7 +93,7 @@ def calibrate(
     """
     plan = effort or Effort()
     rng = np.random.default_rng(plan.seed)
-    pool = Pool(workload, dataset, sizes, rng)
+    pool = Pool(workload, dataset, sizes, rng, _variants(workload, dataset, sizes))
     prober = Prober(workload, pool, probe)
     _check_effort(plan, len(size_columns(pool.sizes)))
     jobs = _jobs(pool, plan, rng)
@@ -106,6 +106,12 @@ def calibrate(
     if kept is not None:
         kept.remove()
     return calibration
+
+
+def _variants(workload: Workload, dataset: Dataset, sizes: SizeTable) -> list[Variant]:
+    if not len(sizes) or len(dataset) != len(sizes):
+        return []  # refused by the pool
+    return variants_of(workload, [dataset[int(place)] for place in lightest_batch(sizes)])
 
 
 def _jobs(pool: Pool, effort: Effort, rng: np.random.Generator) -> list[_Job]:

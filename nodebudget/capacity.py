@@ -17,6 +17,7 @@ from nodebudget.errors import DoesNotFitError
 from nodebudget.plan import make_plan
 from nodebudget.pool import Dataset, Pool
 from nodebudget.probe.allocator import CachingAllocator
+from nodebudget.probe.cuda import counters
 from nodebudget.probe.replay import CUBLAS_WORKSPACES_HOPPER, replay, trace_resident, trace_steps
 from nodebudget.sizes import SizeTable
 from nodebudget.units import format_bytes
@@ -46,12 +47,14 @@ class Overhead:
     """What the allocator reserved for a stretch of a planned epoch, the largest batches first.
 
     Attributes:
-        allocated: Peak bytes of live tensors.
+        requested: Peak bytes of live tensors as they were asked for: what a calibration predicts.
+        allocated: Peak bytes in blocks of live tensors, with what the allocator rounds up and leaves unsplit.
         reserved: Peak bytes held from the device.
         retries: How often the cache had to be given back.
         how: "measured" on the device, or "replayed" from a trace of the CPU.
     """
 
+    requested: int
     allocated: int
     reserved: int
     retries: int
@@ -59,8 +62,8 @@ class Overhead:
 
     @property
     def part(self) -> float:
-        """Bytes reserved and not used, as a part of the allocated ones."""
-        return self.reserved / max(self.allocated, 1) - 1
+        """Bytes reserved beyond what live tensors asked for, as a part of that."""
+        return self.reserved / max(self.requested, 1) - 1
 
 
 @dataclass(frozen=True)
@@ -116,6 +119,7 @@ def replayed_overheads(workload: Workload, pool: Pool, batches: Sequence[Indices
         allocator = CachingAllocator(expandable=setting == "expandable")
         runs = [replay(trace, allocator) for trace in (resident, *steps)]
         found[setting] = Overhead(
+            max(run.peak_requested for run in runs),
             max(run.peak_allocated for run in runs),
             max(run.peak_reserved for run in runs),
             sum(run.retries for run in runs),
@@ -133,25 +137,21 @@ def soak(workload: Workload, pool: Pool, batches: Sequence[Indices], device: str
     try:
         for setting in SETTINGS:
             if _apply(setting) or setting == chosen:
-                found[setting] = _run(workload, pool, batches, torch.device(device).index)
+                found[setting] = _run(workload, pool, batches, torch.device(device).index or 0)
     finally:
         _apply(chosen)
     return found
 
 
-def _run(workload: Workload, pool: Pool, batches: Sequence[Indices], index: int | None) -> Overhead:
+def _run(workload: Workload, pool: Pool, batches: Sequence[Indices], index: int) -> Overhead:
     torch.cuda.empty_cache()
     torch.cuda.reset_peak_memory_stats(index)
-    before = torch.cuda.memory_stats(index).get("num_alloc_retries", 0)
+    before = counters(index).retries
     for batch in batches:
         workload.step(workload.batch([pool.sample(int(place)) for place in batch]))
     torch.cuda.synchronize(index)
-    overhead = Overhead(
-        torch.cuda.max_memory_allocated(index),
-        torch.cuda.max_memory_reserved(index),
-        torch.cuda.memory_stats(index).get("num_alloc_retries", 0) - before,
-        "measured",
-    )
+    seen = counters(index)
+    overhead = Overhead(seen.requested_peak, seen.allocated_peak, seen.reserved_peak, seen.retries - before, "measured")
     workload.optimizer.zero_grad(set_to_none=True)
     torch.cuda.empty_cache()
     return overhead
@@ -241,9 +241,13 @@ def _memory(usable: int, part: float, more: int) -> int:
 def _part(calibration: Calibration, setting: str) -> float:
     known: Mapping[str, Any] = calibration.context.get("allocator") or {}
     seen = known.get(setting)
-    least = LEAST[setting][0]
+    least, more = LEAST[setting]
+    if seen is None:
+        return least
+    # Records of schema version 1 predict what was allocated, and do not say what was asked for.
+    predicted = float(seen.get("requested", seen["allocated"]))
     # The last segments are a line of their own: they do not grow with the batches.
-    return least if seen is None else max(least, (seen["reserved"] - LEAST[setting][1]) / max(seen["allocated"], 1) - 1)
+    return max(least, float(seen["reserved"] - more) / max(predicted, 1) - 1)
 
 
 def _outside(calibration: Calibration, given: int | None) -> tuple[int, str]:

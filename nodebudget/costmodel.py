@@ -19,7 +19,9 @@ from nodebudget.sizes import SizeTable
 from nodebudget.uncertainty import Bound, Determination
 
 KIND = "nodebudget.calibration"
-SCHEMA_VERSION = 1
+#: Version 2: `peak` is of the bytes that tensors asked for; what the allocator rounds up and leaves unsplit stands as
+#: `allocated`, and is part of its overhead. Version 1: `peak` was what the allocator counted.
+SCHEMA_VERSION = 2
 
 Floats = npt.NDArray[np.float64]
 
@@ -41,10 +43,13 @@ class Observation:
 
     Attributes:
         sizes: The batch: `graphs` and the sum of each size column.
-        peak: Highest bytes of live tensors during the step, resident ones included.
+        peak: Highest bytes of live tensors during the step, resident ones included, as they were asked for.
         resident: Bytes of live tensors before the step.
+        allocated: Bytes in blocks of the allocator at the highest, as `torch.cuda.max_memory_allocated` counts them;
+            None on the CPU, and in records of schema version 1, whose `peak` is this.
         reserved: Bytes that the allocator held from the device at the highest; None on the CPU.
         outside: Bytes of the device that PyTorch did not hold; None on the CPU.
+        retries: How often the allocator had to give its cache back to get memory; None on the CPU.
         seconds: Wall-clock time of the step while it was measured.
         role: "fit", "holdout", "floor" (the lightest step), "repeat" (of a held-out one), or "out-of-memory" (then
             `peak` is what was free: a lower bound).
@@ -54,8 +59,10 @@ class Observation:
     peak: int
     resident: int
     role: str
+    allocated: int | None = None
     reserved: int | None = None
     outside: int | None = None
+    retries: int | None = None
     seconds: float | None = None
 
     def to_dict(self) -> dict[str, Any]:
@@ -222,7 +229,7 @@ class Calibration:
         record = read_record(path, KIND, SCHEMA_VERSION)
         try:
             return cls._from_dict(record)
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
             raise RecordError(
                 f"{str(path)!r} is a damaged calibration: {type(error).__name__}: {error}",
                 hint="calibrate again",

@@ -20,6 +20,8 @@ _EXTRAS = {
     "pyarrow": ("pyarrow", "parquet"),
     "distributed": ("distributed", "dask"),
     "matplotlib": ("matplotlib", "plot"),
+    "jinja2": ("Jinja2", "report"),
+    "markupsafe": ("MarkupSafe", "report"),
     "torch_geometric": ("torch-geometric", "pyg"),
     "lightning": ("lightning", "lightning"),
     "pytorch_lightning": ("pytorch-lightning", "lightning"),

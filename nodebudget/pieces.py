@@ -27,11 +27,16 @@ def fit_affine(design: Floats, target: Floats) -> Floats:
     Returns:
         Coefficients, shape (coefficients,).
     """
-    rows = design / target[:, None]
+    # What is the same in every observation can't be told from the constant, and is left to it.
+    varies = np.ptp(design, axis=0) > 0
+    varies[0] = True
+    rows = design[:, varies] / target[:, None]
     # Columns differ by orders of magnitude; NNLS is better behaved when they do not.
     scale = np.maximum(np.abs(rows).max(axis=0), 1e-300)
     solution, _ = nnls(rows / scale, np.ones(len(rows)))
-    return np.asarray(solution / scale, dtype=np.float64)
+    found = np.zeros(design.shape[1])
+    found[varies] = solution / scale
+    return found
 
 
 def fit_two(design: Floats, target: Floats, rng: np.random.Generator) -> list[Floats] | None:

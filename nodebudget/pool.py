@@ -1,7 +1,8 @@
-"""What probes are made of: the user's data and, where the workload knows some, variants of it."""
+"""What probes are made of: the user's data and, where there are some, variants of it."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -9,7 +10,7 @@ import numpy as np
 from nodebudget.design import Indices
 from nodebudget.errors import InputError
 from nodebudget.sizes import SizeTable
-from nodebudget.workload import Workload, to_sample, variants_of
+from nodebudget.workload import Variant, Workload, to_sample
 
 #: Graphs of the data, and of each variant, among which the batches to fit to are chosen: enough to find every ratio of
 #: sizes, few enough to be measured in a moment.
@@ -36,8 +37,22 @@ class Pool:
         own: How many of them are the user's.
     """
 
-    def __init__(self, workload: Workload, dataset: Dataset, sizes: SizeTable, rng: np.random.Generator) -> None:
+    def __init__(
+        self,
+        workload: Workload,
+        dataset: Dataset,
+        sizes: SizeTable,
+        rng: np.random.Generator,
+        variants: Sequence[Variant] = (),
+    ) -> None:
         """Measure the variants.
+
+        Args:
+            workload: Makes samples of the items.
+            dataset: The items.
+            sizes: Their sizes.
+            rng: Source of chance.
+            variants: Other ways to make samples of the items.
 
         Raises:
             InputError: Dataset and sizes do not belong together, or are empty.
@@ -50,7 +65,7 @@ class Pool:
         self.own = len(sizes)
         self._sample_of = [_Variant(lambda item: to_sample(workload, item), np.arange(self.own))]
         tables = [sizes]
-        for variant in variants_of(workload, dataset[0]):
+        for variant in variants:
             chosen = rng.choice(self.own, size=min(self.own, _VARIED), replace=False)
             tables.append(variant.sizes([dataset[int(index)] for index in chosen]))
             self._sample_of.append(_Variant(variant.sample, chosen))

@@ -67,7 +67,7 @@ class Prober:
         if seen.role == "out-of-memory":
             self._largest_weight = self.weight(batch)
         else:
-            self._bytes_a_weight = max(self._bytes_a_weight, (seen.peak - seen.resident) / self.weight(batch))
+            self._learn(seen, self.weight(batch))
 
     def observe(self, batch: Indices, role: str) -> Observation | None:
         """Measure a step; None where it was not tried because it would not fit."""
@@ -92,11 +92,25 @@ class Prober:
             return Observation(sizes, peak=free, resident=0, role="out-of-memory")
         seconds = time.perf_counter() - started
         resident = resident_bytes(self._workload) if peak.resident is None else peak.resident
-        self._bytes_a_weight = max(self._bytes_a_weight, peak.allocated / weight)
         self._probe.release()
-        return Observation(
-            sizes, resident + peak.allocated, resident, role, peak.reserved, peak.outside, round(seconds, 4)
+        seen = Observation(
+            sizes,
+            resident + peak.requested,
+            resident,
+            role,
+            allocated=peak.allocated,
+            reserved=peak.reserved,
+            outside=peak.outside,
+            retries=peak.retries,
+            seconds=round(seconds, 4),
         )
+        self._learn(seen, weight)
+        return seen
+
+    def _learn(self, seen: Observation, weight: float) -> None:
+        # What runs out is what the allocator takes, not what tensors ask for.
+        taken = seen.peak if seen.allocated is None else seen.allocated
+        self._bytes_a_weight = max(self._bytes_a_weight, (taken - seen.resident) / weight)
 
     def _count(self, samples: list[Any], batch: Indices) -> dict[str, float]:
         """Count the very samples of a probe; sizes that only the table knows (tokens) come from there."""

@@ -220,7 +220,7 @@ class _Trainer:
         peak = self.probe.measure(lambda: self.workload.step(self.workload.batch(samples)))
         resident = self.calibration.resident if peak.resident is None else peak.resident
         predicted = self.calibration.predict_bytes(**sizes.totals(list(chosen)))
-        return len(batch), float(predicted), int(resident + peak.allocated)
+        return len(batch), float(predicted), int(resident + peak.requested)
 
 
 class _Indexed(Sequence[Any]):

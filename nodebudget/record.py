@@ -65,12 +65,13 @@ def read_record(path: str | os.PathLike[str], kind: str, newest: int) -> dict[st
         raise RecordError(f"{shown!r} can't be read: {reason}", hint="check the path") from error
     try:
         record = json.loads(text)
-    except (json.JSONDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:
         raise RecordError(f"{shown!r} is not JSON: {error}", hint="is it the right file, and whole?") from error
-    return _checked(record, shown, kind, newest)
+    return check_record(record, shown, kind, newest)
 
 
-def _checked(record: Any, shown: str, kind: str, newest: int) -> dict[str, Any]:
+def check_record(record: Any, shown: str, kind: str, newest: int) -> dict[str, Any]:
+    """Return a record, or refuse it: see `read_record`; `shown` names it in errors."""
     if not isinstance(record, dict) or record.get("kind") != kind:
         found = record.get("kind") if isinstance(record, dict) else type(record).__name__
         raise RecordError(f"{shown!r} is no {kind} (it says {found!r})", hint=f"give a file of kind {kind!r}")

@@ -189,7 +189,8 @@ class SizeTable:
         try:
             return reader(Path(path))
         except InputError as error:
-            raise InputError(f"{str(path)!r} holds no sizes: {error}", hint="measure the dataset again") from error
+            what = f"{str(path)!r} holds no sizes: {error.what}"
+            raise InputError(what, limit=error.limit, hint="measure the dataset again") from error
         except _DAMAGE as error:
             raise InputError(
                 f"{str(path)!r} holds no sizes: {' '.join(str(error).split())[:200]}",

@@ -31,7 +31,7 @@ class Totals:
     Attributes:
         mean: Mean total of a full batch.
         std: Its standard deviation, drawn without replacement.
-        worst: Mean of the largest total of a shuffled epoch, simulated.
+        worst: Mean of the largest total of a shuffled epoch, simulated; not under `mean`, which it can't be in truth.
         worst_error: Standard error of `worst`.
         worst_by_distribution: The same from the distribution of sums, without a simulation.
     """
@@ -79,7 +79,8 @@ def describe_totals(columns: npt.ArrayLike, batch_size: int, *, seed: int = 0) -
     for place in range(values.shape[1]):
         mean, std = moments(values[:, place], batch_size)
         expected = expected_worst(values[:, place], batch_size)
-        found.append(Totals(mean, std, float(seen[:, place].mean()), float(error[place]), expected))
+        worst = max(float(seen[:, place].mean()), mean)
+        found.append(Totals(mean, std, worst, float(error[place]), expected))
     return found
 
 
@@ -121,10 +122,11 @@ class GraphBytes:
         seen = self.peaks(simulate_worst(self.values, batch_size, epochs, np.random.default_rng(seed)))
         means, stds = zip(*(moments(column, batch_size) for column in self.values.T), strict=True)
         main = int(np.argmax(np.array(means) + self.fixed))
+        mean = float(self.peaks(np.array([means]))[0])
         return Totals(
-            float(self.peaks(np.array([means]))[0]),
+            mean,
             stds[main],
-            float(seen.mean()),
+            max(float(seen.mean()), mean),
             float(seen.std(ddof=1) / epochs**0.5),
             self.expected_worst(batch_size),
         )

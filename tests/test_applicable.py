@@ -3,15 +3,21 @@
 import dataclasses
 import json
 from importlib import resources
+from pathlib import Path
 
 import jsonschema
 import pytest
 import torch
+from click.testing import CliRunner
 from test_calibrate import CRYSTALS, EFFORT, SIZES, scripted
 from workloads import Linear
 
+from nodebudget import Calibration
 from nodebudget.applicable import check_applicable, differences
 from nodebudget.calibrate import calibrate
+from nodebudget.capacity import device_budget
+from nodebudget.cli import main
+from nodebudget.costmodel import SCHEMA_VERSION
 from nodebudget.errors import RecordError
 
 
@@ -59,3 +65,53 @@ def test_another_model_is_refused_or_warned_of(made):
 def test_another_device_or_version_is_warned_of(made, section, values, words):
     with pytest.warns(UserWarning, match=words):
         check_applicable(changed(made[0], section, **values), probe=made[2])
+
+
+def call(*arguments):
+    return CliRunner().invoke(main, [str(argument) for argument in arguments])
+
+
+@pytest.fixture
+def planned(made, tmp_path, monkeypatch):
+    """A plan's command line, and the calibration that it goes by: of `workloads:Linear`, 8 wide."""
+    monkeypatch.chdir(Path(__file__).parent)
+    SIZES.save(tmp_path / "sizes.npz")
+    made[0].save(tmp_path / "cal.json")
+    return ["plan", tmp_path / "sizes.npz", "--calibration", tmp_path / "cal.json", "--memory", "100MB"]
+
+
+def test_a_plan_by_a_calibration_of_the_same_model(planned):
+    result = call(*planned, "--workload", "workloads:Linear", "--json")
+    assert result.exit_code == 0, result.stderr
+    assert result.stderr == ""
+
+
+def test_a_plan_by_a_calibration_of_another_model(planned, tmp_path):
+    wider = tmp_path / "wider.toml"
+    wider.write_text('workload = "workloads:Linear"\n[arguments]\nwidth = 9\n')
+    refused = call(*planned, "--workload", wider, "--json")
+    assert refused.exit_code == 2
+    assert "the calibration is of another model: model parameters was 16, is 18" in refused.stderr
+    allowed = call(*planned, "--workload", wider, "--allow-mismatch", "--json")
+    assert allowed.exit_code == 0, allowed.stderr
+    assert "nodebudget: the calibration was made elsewhere: model parameters was 16, is 18" in allowed.stderr
+
+
+RECORDS = {path.stem.rpartition("_v")[2]: path for path in (Path(__file__).parent / "golden").glob("calibration_v*")}
+
+
+@pytest.mark.parametrize("version", RECORDS)
+def test_records_of_every_schema_version_are_read(version, tmp_path):
+    """Each was written by the nodebudget of its time, for `workloads:Linear` on the CPU."""
+    record = json.loads(RECORDS[version].read_text())
+    assert record["schema_version"] == int(version)
+    calibration = Calibration.load(RECORDS[version])
+    assert calibration.predict_bytes(nodes=100) == pytest.approx(104 + 36 * 100)
+    assert len(calibration.observations) == 12
+    assert device_budget(2**32, calibration, setting="default").memory > 2**31
+    again = Calibration.load(calibration.save(tmp_path / "cal.json"))
+    assert again == calibration
+
+
+def test_the_newest_schema_version_has_a_record_of_its_own():
+    assert str(SCHEMA_VERSION) in RECORDS

@@ -14,6 +14,7 @@ from workloads import Linear
 from nodebudget import Calibration
 from nodebudget.calibrate import Effort, calibrate
 from nodebudget.cli import main
+from nodebudget.costmodel import SCHEMA_VERSION
 from nodebudget.design import lightest_batch
 from nodebudget.errors import DoesNotFitError, InputError, WorkloadError
 from nodebudget.measure import measure_dataset
@@ -185,7 +186,7 @@ def test_json_is_all_that_is_on_stdout(data):
     assert record["coefficients"].keys() == {"fixed", "per_graph", "per_node", "per_edge", "per_line_edge"}
     assert record["holdout"].keys() == {"mape", "max_under", "n"}
     assert record["device"]["device"] == "cpu"
-    assert record["schema_version"] == 1
+    assert record["schema_version"] == SCHEMA_VERSION
     assert "USDT" not in done.stderr
 
 

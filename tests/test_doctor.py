@@ -92,7 +92,7 @@ def test_a_package_that_raises_at_import_is_broken_and_the_page_goes_on(light, m
 
 def test_without_torch_the_rest_is_still_said(light, monkeypatch):
     def none(module):
-        raise MissingError("torch is needed for this and does not import")
+        raise MissingError("torch is needed for this and does not import", hint="install it")
 
     monkeypatch.setattr(doctor, "require", none)
     monkeypatch.setattr(doctor, "installed", lambda package: None)

@@ -35,6 +35,7 @@ FLOW = [
     "budget",
     "batches",
     "plan",
+    "planfile",
     "capacity",
     "sampler",
     "batcher",

@@ -24,7 +24,7 @@ def test_the_peak_is_the_most_that_lives_at_once():
         del second
         return third
 
-    assert open_probe("cpu").measure(run).allocated == 6 * MIB
+    assert open_probe("cpu").measure(run).requested == 6 * MIB
 
 
 def test_what_lived_before_is_not_counted_and_its_release_is():
@@ -36,7 +36,7 @@ def test_what_lived_before_is_not_counted_and_its_release_is():
         del held["old"]
         held["new"] = megabytes(7)
 
-    assert probe.measure(run).allocated == 2 * MIB
+    assert probe.measure(run).requested == 2 * MIB
 
 
 def test_a_training_step_by_hand():
@@ -53,7 +53,7 @@ def test_a_training_step_by_hand():
     probe.measure(step)
     batch, out, weight = 5000 * 1000 * 4, 5000 * 10 * 4, 10 * 1000 * 4
     # In its last moment the batch, the output's gradient and the weight's live; the old gradient was released.
-    assert probe.measure(step).allocated == pytest.approx(batch + out, abs=weight + out)
+    assert probe.measure(step).requested == pytest.approx(batch + out, abs=weight + out)
 
 
 def test_a_trace_is_in_order():
@@ -110,7 +110,7 @@ def test_the_scripted_probe_follows_its_script():
     probe = ScriptedProbe([5, RuntimeError("out of memory")], free=9, resident=2)
     ran = []
     peak = probe.measure(lambda: ran.append(1))
-    assert (peak.allocated, peak.resident, ran) == (5, 2, [1])
+    assert (peak.requested, peak.resident, ran) == (5, 2, [1])
     with pytest.raises(RuntimeError):
         probe.measure(lambda: None)
     assert probe.free_bytes() == 9

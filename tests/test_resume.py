@@ -6,7 +6,7 @@ import pytest
 from test_calibrate import CRYSTALS, EFFORT, SIZES, scripted
 
 from nodebudget.calibrate import Effort, calibrate
-from nodebudget.errors import RecordError
+from nodebudget.errors import RecordError, WorkloadError
 
 
 class StopError(Exception):
@@ -69,7 +69,12 @@ def test_another_calibration_is_refused(tmp_path):
 
 def test_a_calibration_that_saw_nothing_leaves_nothing(tmp_path):
     path = tmp_path / "probes.jsonl"
-    workload = Linear(torch.device("cpu"))
-    with pytest.raises(RuntimeError, match="at once"):
-        calibrate(workload, CRYSTALS, SIZES, ScriptedProbe([RuntimeError("at once")]), effort=EFFORT, journal=path)
+    workload, probe = scripted()
+
+    def fails(samples):
+        raise RuntimeError("at once")
+
+    workload.batch = fails
+    with pytest.raises(WorkloadError, match="at once"):
+        calibrate(workload, CRYSTALS, SIZES, probe, effort=EFFORT, journal=path)
     assert not path.exists()

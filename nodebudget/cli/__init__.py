@@ -21,6 +21,7 @@ _COMMANDS = {
     "diagnose": "nodebudget.cli.diagnose",
     "quickstart": "nodebudget.cli.quickstart",
     "monitor": "nodebudget.cli.monitor",
+    "report": "nodebudget.cli.report",
     "tune": "nodebudget.cli.tune",
     "doctor": "nodebudget.cli.doctor",
 }
@@ -37,6 +38,14 @@ class _LazyGroup(click.Group):
         assert isinstance(command, click.Command)
         return command
 
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        if not args:  # click answers with the help, by way of an error of its own
+            return super().parse_args(ctx, args)
+        try:
+            return super().parse_args(ctx, args)
+        except click.UsageError as error:
+            refuse_usage(ctx, error)
+
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
@@ -46,7 +55,9 @@ class _LazyGroup(click.Group):
             refuse_usage(ctx, error)
 
 
-@click.group(cls=_LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.group(
+    "nodebudget", cls=_LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100}
+)
 @click.version_option(__version__, prog_name="nodebudget")
 def main() -> None:
     """Keep GPU memory constant when training neural networks on crystal graphs.

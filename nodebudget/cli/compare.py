@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from nodebudget.cli.common import Command, json_option, note, print_json, quiet_option
+from nodebudget.cli.common import Command, json_option, note, pickle_option, print_json, quiet_option
+from nodebudget.cli.known import model_options, open_calibration
 from nodebudget.cli.progress import Steps
 
 if TYPE_CHECKING:
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
 @click.argument("data", type=click.Path(), nargs=-1, required=True)
 @click.option("--batch-size", required=True, type=int, help="Graphs a batch.")
 @click.option("--calibration", type=click.Path(), help="A calibration, to compare and explain predicted bytes.")
+@model_options
+@pickle_option
 @click.option("--plot", type=click.Path(), help="Draw the distributions into this PNG.")
 @click.option("--force", is_flag=True, help="Overwrite an existing picture.")
 @click.option("--seed", default=0, show_default=True, type=click.IntRange(0), help="Of the simulated epochs.")
@@ -27,6 +30,9 @@ def command(
     data: tuple[str, ...],
     batch_size: int,
     calibration: str | None,
+    workload: str | None,
+    allow_mismatch: bool,
+    allow_pickle: bool,
     plot: str | None,
     force: bool,
     seed: int,
@@ -51,11 +57,9 @@ def command(
         check_output(plot, force=force)
     known = None
     if calibration is not None:
-        from nodebudget.costmodel import Calibration
-
-        known = Calibration.load(calibration)
+        known = open_calibration(calibration, workload=workload, allow_mismatch=allow_mismatch, quiet=quiet)
     with Steps(quiet=quiet) as steps:
-        found = compare(_measured(data, steps), batch_size, calibration=known, seed=seed)
+        found = compare(_measured(data, allow_pickle, steps), batch_size, calibration=known, seed=seed)
     if plot is not None:
         from nodebudget.report.compare import draw_comparison
 
@@ -69,11 +73,12 @@ def command(
         click.echo(compare_text(found))
 
 
-def _measured(data: tuple[str, ...], steps: Steps) -> list[tuple[str, SizeTable]]:
+def _measured(data: tuple[str, ...], allow_pickle: bool, steps: Steps) -> list[tuple[str, SizeTable]]:
     from nodebudget.measure import measure_path
 
     def measure(path: str) -> SizeTable:
-        return measure_path(path, progress=lambda done, total: steps.show(f"measuring {path}", done, total))
+        say = lambda done, total: steps.show(f"measuring {path}", done, total)  # noqa: E731
+        return measure_path(path, allow_pickle=allow_pickle, progress=say)
 
     return [(name, measure(path)) for name, path in zip(_names(data), data, strict=True)]
 

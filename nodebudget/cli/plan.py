@@ -8,6 +8,7 @@ import click
 from rich.console import Console
 
 from nodebudget.cli.common import Command, json_option, note, output_options, pickle_option, print_json, quiet_option
+from nodebudget.cli.known import model_options, open_calibration
 from nodebudget.errors import InputError
 from nodebudget.files import check_output
 from nodebudget.units import format_bytes, parse_bytes
@@ -35,6 +36,7 @@ Example:
 @click.option("--max-line-edges", type=float, help="Most line-graph edges in a batch.")
 @click.option("--max-graphs", type=float, help="Most graphs in a batch.")
 @click.option("--calibration", type=click.Path(), help="What 'nodebudget calibrate' wrote; goes with --memory.")
+@model_options
 @click.option("--memory", help="Bytes that a training step may take at its peak, such as 40GiB.")
 @click.option("--capacity", help="Instead of --memory: bytes of the whole GPU; what PyTorch keeps is subtracted.")
 @click.option(
@@ -66,6 +68,8 @@ def command(
     max_line_edges: float | None,
     max_graphs: float | None,
     calibration: str | None,
+    workload: str | None,
+    allow_mismatch: bool,
     memory: str | None,
     capacity: str | None,
     pack: str,
@@ -82,7 +86,10 @@ def command(
 ) -> None:
     """Pack DATA into batches."""
     caps = {"nodes": max_nodes, "edges": max_edges, "line_edges": max_line_edges, "graphs": max_graphs}
-    limits = _limits(caps, calibration, memory, capacity, quiet)
+    known = None
+    if calibration is not None:
+        known = open_calibration(calibration, workload=workload, allow_mismatch=allow_mismatch, quiet=quiet)
+    limits = _limits(caps, known, memory, capacity, quiet)
     if output is not None:
         _check(output, force)
     from nodebudget.measure import measure_path
@@ -108,7 +115,7 @@ def command(
 
 
 def _limits(
-    caps: dict[str, Any], calibration: str | None, memory: str | None, capacity: str | None, quiet: bool
+    caps: dict[str, Any], known: Calibration | None, memory: str | None, capacity: str | None, quiet: bool
 ) -> Limits:
     from nodebudget.budget import Limits
 
@@ -116,11 +123,7 @@ def _limits(
         # click reads 1e6 as a float; what is no whole number is refused with the rest.
         if value is not None and value == value // 1:
             caps[name] = int(value)
-    known = None
-    if calibration is not None:
-        from nodebudget.costmodel import Calibration
-
-        known = Calibration.load(calibration)
+    if known is not None:
         _warn(known, memory or capacity, quiet)
     given = {f"max_{name}": value for name, value in caps.items()}
     room = memory if capacity is None else _room(capacity, memory, known, quiet)
@@ -128,10 +131,6 @@ def _limits(
 
 
 def _warn(known: Calibration, memory: str | None, quiet: bool) -> None:
-    from nodebudget.applicable import differences
-
-    for difference in differences(known):
-        note(f"the calibration was made elsewhere: {difference}; calibrate again to be sure", quiet=quiet)
     if memory is not None and parse_bytes(memory) > 2 * known.bound.reach:
         reach = format_bytes(known.bound.reach)
         note(f"the largest step that was measured took {reach}; calibrate with a larger --max-graphs", quiet=quiet)

@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from nodebudget.cli.common import Command, json_option, note, pickle_option, print_json, quiet_option
+from nodebudget.cli.known import model_options, open_calibration
 from nodebudget.errors import InputError
 
 if TYPE_CHECKING:
+    from nodebudget.costmodel import Calibration
     from nodebudget.report.suggest import Answer
 
 
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
     "--target", "targets", required=True, multiple=True, help="Another dataset, or its mean nodes; may be repeated."
 )
 @click.option("--calibration", help="A calibration, to go by bytes.")
+@model_options
 @click.option("--memory", help="With a calibration: also the largest fixed batch size that is safe in it (40GiB).")
 @click.option(
     "--probability", default=0.999, show_default=True, help="With which all batches of an epoch shall fit --memory."
@@ -34,6 +37,8 @@ def command(
     batch_size: int,
     targets: tuple[str, ...],
     calibration: str | None,
+    workload: str | None,
+    allow_mismatch: bool,
     memory: str | None,
     probability: float,
     style: str | None,
@@ -54,7 +59,12 @@ def command(
 
     if as_json and style is not None:
         raise InputError("--json and --format together", hint="give one of them")
-    answers = _answers(reference, batch_size, targets, calibration, (memory, probability), allow_pickle, quiet)
+    if calibration is None and memory is not None:
+        raise InputError("--memory without --calibration", hint="make one with 'nodebudget calibrate'")
+    known = None
+    if calibration is not None:
+        known = open_calibration(calibration, workload=workload, allow_mismatch=allow_mismatch, quiet=quiet)
+    answers = _answers(reference, batch_size, targets, known, (memory, probability), allow_pickle, quiet)
     if as_json:
         records = [answer.to_dict() for answer in answers]
         print_json({**records[0], "targets": records})
@@ -66,7 +76,7 @@ def _answers(
     reference: str,
     batch_size: int,
     targets: tuple[str, ...],
-    calibration: str | None,
+    known: Calibration | None,
     risk: tuple[str | None, float],
     allow_pickle: bool,
     quiet: bool,
@@ -76,7 +86,6 @@ def _answers(
     from nodebudget.suggest import advise_learning_rate, largest_safe_batch_size, suggest_batch_size
 
     memory, probability = risk
-    known = _calibration(calibration, memory)
     first = _data(reference, allow_pickle)
     answers = []
     for target in targets:
@@ -91,16 +100,6 @@ def _answers(
         rate = advise_learning_rate(batch_size, found.batch_size)
         answers.append(Answer(_name(target), found, rate, safe))
     return answers
-
-
-def _calibration(path: str | None, memory: str | None) -> Any:
-    if path is None:
-        if memory is not None:
-            raise InputError("--memory without --calibration", hint="make one with 'nodebudget calibrate'")
-        return None
-    from nodebudget.costmodel import Calibration
-
-    return Calibration.load(path)
 
 
 def _name(text: str) -> str:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import warnings
 from dataclasses import replace
 from typing import Any
 
 import click
 
-from nodebudget.cli.common import Command, json_option, note, output_options, print_json, quiet_option
+from nodebudget.cli.common import Command, json_option, note, output_options, pickle_option, print_json, quiet_option
 from nodebudget.cli.devices import device_options, resolve_device
+from nodebudget.cli.known import check, mismatch_option
 from nodebudget.cli.progress import Steps
 
 
@@ -31,8 +31,9 @@ from nodebudget.cli.progress import Steps
     "--longest", default=60.0, show_default=True, help="Seconds of a step after which no larger budget is tried."
 )
 @click.option("--seed", default=0, show_default=True, help="Seed of the batches.")
-@click.option("--allow-mismatch", is_flag=True, help="Take a calibration of another model.")
+@mismatch_option
 @click.option("--plot", type=click.Path(), help="Where the picture goes, as PNG.")
+@pickle_option
 @output_options("Where the curve and the recommendation go, as JSON.")
 @json_option
 @quiet_option
@@ -52,6 +53,7 @@ def command(
     plot: str | None,
     output: str | None,
     force: bool,
+    allow_pickle: bool,
     as_json: bool,
     quiet: bool,
 ) -> None:
@@ -77,7 +79,7 @@ def command(
     probe = open_probe(place)
     made = _workload(workload, place, known, probe, allow_mismatch=allow_mismatch, quiet=quiet)
     with Steps(quiet=quiet) as steps:
-        advice = _run(made, data, probe, known, room, effort, steps)
+        advice = _run(made, data, allow_pickle, probe, known, room, effort, steps)
     advice = replace(advice, context={"workload": workload, "data": data, **advice.context})
     _write(advice, output, plot, force=force, quiet=quiet)
     if as_json:
@@ -89,25 +91,29 @@ def command(
 
 
 def _workload(spec: str, place: str, calibration: Any, probe: Any, *, allow_mismatch: bool, quiet: bool) -> Any:
-    from nodebudget.applicable import check_applicable
     from nodebudget.workload import load_workload
 
     made = load_workload(spec, place)
-    with warnings.catch_warnings(record=True) as said:
-        warnings.simplefilter("always")
-        check_applicable(calibration, workload=made, probe=probe, allow_mismatch=allow_mismatch)
-    for entry in said:
-        note(f"nodebudget: {entry.message}", quiet=quiet)
+    check(calibration, workload=made, probe=probe, allow_mismatch=allow_mismatch, quiet=quiet)
     return made
 
 
-def _run(made: Any, data: str, probe: Any, calibration: Any, memory: int | None, effort: Any, steps: Steps) -> Any:
+def _run(
+    made: Any,
+    data: str,
+    allow_pickle: bool,
+    probe: Any,
+    calibration: Any,
+    memory: int | None,
+    effort: Any,
+    steps: Steps,
+) -> Any:
     from nodebudget.errors import InputError
     from nodebudget.measure import measure_path, open_data
     from nodebudget.record import provenance
     from nodebudget.tune import tune
 
-    opened = open_data(data)
+    opened = open_data(data, allow_pickle=allow_pickle)
     if opened.kind == "sizes":
         raise InputError(
             f"{data!r} holds sizes, not crystals",
@@ -116,6 +122,7 @@ def _run(made: Any, data: str, probe: Any, calibration: Any, memory: int | None,
     sizes = measure_path(
         data,
         graphs=getattr(made, "graphs", None),
+        allow_pickle=allow_pickle,
         progress=lambda done, total: steps.show("measuring sizes", done, total),
     )
     advice = tune(

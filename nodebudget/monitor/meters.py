@@ -12,6 +12,7 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 
+from nodebudget.probe.cuda import counters
 from nodebudget.probe.trace import peak_of
 
 
@@ -20,8 +21,11 @@ class Reading:
     """What a step took.
 
     Attributes:
-        measured: Highest bytes of live tensors, resident ones included; None where the device can't tell.
+        measured: Highest bytes of live tensors, resident ones included, as they were asked for: what is predicted; None
+            where the device can't tell.
         resident: Bytes of live tensors before the step; None where that is not known.
+        allocated: Bytes in blocks of PyTorch's allocator at the highest (`torch.cuda.max_memory_allocated`): with
+            what it rounds up and leaves unsplit; None on the CPU.
         reserved: Bytes that PyTorch's allocator held from the device at the highest; None on the CPU.
         retries: How often the allocator had to give its cache back to get memory; None on the CPU.
         rss: Resident set of this process after the step, bytes: tensors, libraries and all.
@@ -29,6 +33,7 @@ class Reading:
 
     measured: int | None = None
     resident: int | None = None
+    allocated: int | None = None
     reserved: int | None = None
     retries: int | None = None
     rss: int | None = None
@@ -61,27 +66,25 @@ class CudaMeter:
     method = "allocator"
 
     def __init__(self, index: int) -> None:
-        self._index, self._resident = index, 0
-        self._retries = int(self._count()["num_alloc_retries"])
-
-    def _count(self) -> Any:
-        # Before the first allocation there is nothing in it.
-        return torch.cuda.memory_stats_as_nested_dict(self._index) or {"num_alloc_retries": 0}
+        self._index, self._before = index, counters(index)
+        self._retries = self._before.retries
 
     def start(self) -> None:
         """Set the peaks back."""
         torch.cuda.reset_peak_memory_stats(self._index)
-        self._resident = torch.cuda.memory_allocated(self._index)
+        self._before = counters(self._index)
 
     def stop(self) -> Reading:
         """Read the peaks."""
-        found = self._count()
-        before, self._retries = self._retries, int(found["num_alloc_retries"])
+        found = counters(self._index)
+        # Those between two steps count with the later one.
+        before, self._retries = self._retries, found.retries
         return Reading(
-            measured=int(found["allocated_bytes"]["all"]["peak"]),
-            resident=self._resident,
-            reserved=int(found["reserved_bytes"]["all"]["peak"]),
-            retries=self._retries - before,
+            measured=found.requested_peak,
+            resident=self._before.requested,
+            allocated=found.allocated_peak,
+            reserved=found.reserved_peak,
+            retries=found.retries - before,
             rss=resident_set(),
         )
 

@@ -30,7 +30,16 @@ class Seen:
         """Take in a batch; one without a measured peak or sizes says nothing."""
         if reading.measured is None or reading.resident is None or not sizes:
             return
-        seen = Observation(dict(sizes), reading.measured, reading.resident, "fit", reading.reserved, None, seconds)
+        seen = Observation(
+            dict(sizes),
+            reading.measured,
+            reading.resident,
+            "fit",
+            allocated=reading.allocated,
+            reserved=reading.reserved,
+            retries=reading.retries,
+            seconds=seconds,
+        )
         self._count += 1
         # Algorithm R (Vitter, Random sampling with a reservoir, 1985).
         if len(self._kept) < _MOST:

@@ -41,8 +41,10 @@ class CachingAllocator:
         expandable: Behave as with `expandable_segments:True`.
 
     Attributes:
+        requested: Bytes that live tensors asked for ("requested_bytes" in `torch.cuda.memory_stats`).
         allocated: Bytes in blocks with a live tensor, as `torch.cuda.memory_allocated` counts them.
         reserved: Bytes held from the device, as `torch.cuda.memory_reserved` counts them.
+        peak_requested: Highest `requested` since the start or `reset_peaks`.
         peak_allocated: Highest `allocated` since the start or `reset_peaks`.
         peak_reserved: Highest `reserved`, likewise.
         retries: How often the device was full and the cache had to be given back (`num_alloc_retries`).
@@ -50,7 +52,8 @@ class CachingAllocator:
 
     def __init__(self, capacity: int | None = None, *, expandable: bool = False) -> None:
         self.capacity, self.expandable = capacity, expandable
-        self.allocated = self.reserved = self.peak_allocated = self.peak_reserved = self.retries = 0
+        self.requested = self.allocated = self.reserved = self.retries = 0
+        self.peak_requested = self.peak_allocated = self.peak_reserved = 0
         self._pools = (Pool(small=True), Pool(small=False))
         self._live: dict[int, Block] = {}
         self._next_address = 0
@@ -77,8 +80,10 @@ class CachingAllocator:
             raise self._full(nbytes)
         if self._is_split(block, size):
             pool.add(block.cut(size))
-        block.allocated = True
+        block.allocated, block.requested = True, nbytes
         self._live[key] = block
+        self.requested += nbytes
+        self.peak_requested = max(self.peak_requested, self.requested)
         self.allocated += block.size
         self.peak_allocated = max(self.peak_allocated, self.allocated)
 
@@ -88,7 +93,8 @@ class CachingAllocator:
         if block is None:
             return
         self.allocated -= block.size
-        block.allocated = False
+        self.requested -= block.requested
+        block.allocated, block.requested = False, 0
         block.absorb()
         block.pool.add(block)
 
@@ -104,7 +110,8 @@ class CachingAllocator:
 
     def reset_peaks(self) -> None:
         """Forget the peaks so far."""
-        self.peak_allocated, self.peak_reserved = self.allocated, self.reserved
+        self.peak_requested, self.peak_allocated = self.requested, self.allocated
+        self.peak_reserved = self.reserved
 
     def _cached(self, pool: Pool, size: int) -> Block | None:
         """Take the best fit out of the cache (get_free_block)."""

@@ -16,17 +16,23 @@ class Peak:
     """What a stretch of code took at its highest point.
 
     Attributes:
-        allocated: Bytes of live tensors above those that lived at the start.
+        requested: Bytes of live tensors above those that lived at the start, as they were asked for.
         resident: Bytes of live tensors at the start; None where the device can't tell.
+        allocated: Bytes in blocks of PyTorch's allocator at the highest, those at the start included
+            (`torch.cuda.max_memory_allocated`): what was asked for, with what it rounds up and leaves unsplit, which
+            depends on the blocks that it has at hand; None on the CPU.
         reserved: Bytes that PyTorch's allocator held from the device at its highest; None on the CPU.
         outside: Bytes of the device that PyTorch did not hold at the end (context, libraries, other
             processes); None on the CPU.
+        retries: How often the allocator had to give its cache back to get memory; None on the CPU.
     """
 
-    allocated: int
+    requested: int
     resident: int | None = None
+    allocated: int | None = None
     reserved: int | None = None
     outside: int | None = None
+    retries: int | None = None
 
 
 class Probe(Protocol):
@@ -73,7 +79,7 @@ class ScriptedProbe:
         peak = next(self._peaks)
         if isinstance(peak, Exception):
             raise peak
-        return Peak(allocated=peak, resident=self._resident)
+        return Peak(requested=peak, resident=self._resident)
 
     def free_bytes(self) -> int:
         """Return what the script says."""

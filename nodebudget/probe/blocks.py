@@ -14,16 +14,17 @@ class Block:
         size: Bytes.
         pool: Where it goes when it is free.
         allocated: A tensor lives in it.
+        requested: Bytes that the tensor asked for; 0 without one.
         mapped: The device's memory is behind it; without expandable segments always so.
         before: The block that ends where this one starts, in the same segment.
         after: The block that starts where this one ends.
     """
 
-    __slots__ = ("address", "after", "allocated", "before", "mapped", "pool", "size")
+    __slots__ = ("address", "after", "allocated", "before", "mapped", "pool", "requested", "size")
 
     def __init__(self, pool: Pool, address: int, size: int, *, mapped: bool = True) -> None:
         self.pool, self.address, self.size, self.mapped = pool, address, size, mapped
-        self.allocated = False
+        self.allocated, self.requested = False, 0
         self.before: Block | None = None
         self.after: Block | None = None
 

@@ -20,7 +20,7 @@ class CpuProbe:
 
     def measure(self, run: Callable[[], Any]) -> Peak:
         """Run it once under the profiler."""
-        return Peak(allocated=peak_of(trace_allocations(run)))
+        return Peak(requested=peak_of(trace_allocations(run)))
 
     def free_bytes(self) -> int:
         """Return the memory that the machine has available, bytes."""

@@ -5,11 +5,48 @@ from __future__ import annotations
 import gc
 import os
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 
 from nodebudget.probe.base import Peak
+
+
+@dataclass(frozen=True)
+class Counters:
+    """What the allocator counted, bytes; peaks since they were last reset.
+
+    Attributes:
+        requested: Bytes of live tensors as they were asked for.
+        requested_peak: The most of them.
+        allocated_peak: The most bytes in blocks with a live tensor.
+        reserved_peak: The most bytes held from the device.
+        retries: How often the cache was given back to get memory, since the start.
+    """
+
+    requested: int
+    requested_peak: int
+    allocated_peak: int
+    reserved_peak: int
+    retries: int
+
+
+def counters(index: int) -> Counters:
+    """Read the allocator's counters of a device. They live on the host: the device is not waited for."""
+    found = torch.cuda.memory_stats_as_nested_dict(index)
+    if not found:  # before the first allocation
+        return Counters(0, 0, 0, 0, 0)
+    allocated, requested = (found[name]["all"] for name in ("allocated_bytes", "requested_bytes"))
+    # Allocators other than PyTorch's own (cudaMallocAsync) do not count what was asked for.
+    asked = requested if requested["peak"] else allocated
+    return Counters(
+        int(asked["current"]),
+        int(asked["peak"]),
+        int(allocated["peak"]),
+        int(found["reserved_bytes"]["all"]["peak"]),
+        int(found["num_alloc_retries"]),
+    )
 
 
 class CudaProbe:
@@ -27,15 +64,18 @@ class CudaProbe:
         """Run it once; wait for the device before and after."""
         torch.cuda.synchronize(self._index)
         torch.cuda.reset_peak_memory_stats(self._index)
-        before = torch.cuda.memory_allocated(self._index)
+        before = counters(self._index)
         run()
         torch.cuda.synchronize(self._index)
+        after = counters(self._index)
         free, total = torch.cuda.mem_get_info(self._index)
         return Peak(
-            allocated=torch.cuda.max_memory_allocated(self._index) - before,
-            resident=before,
-            reserved=torch.cuda.max_memory_reserved(self._index),
+            requested=after.requested_peak - before.requested,
+            resident=before.requested,
+            allocated=after.allocated_peak,
+            reserved=after.reserved_peak,
             outside=total - free - torch.cuda.memory_reserved(self._index),
+            retries=after.retries - before.retries,
         )
 
     def free_bytes(self) -> int:

@@ -39,6 +39,7 @@ class Replay:
     Attributes:
         allocated: Bytes in live blocks after each event, shape (events,).
         reserved: Bytes held from the device after each event, shape (events,).
+        peak_requested: Most bytes that live tensors had asked for while it ran.
         peak_allocated: Highest `allocated` while it ran.
         peak_reserved: Highest `reserved` while it ran.
         retries: How often the cache had to be given back because the device was full.
@@ -47,6 +48,7 @@ class Replay:
 
     allocated: Integers
     reserved: Integers
+    peak_requested: int
     peak_allocated: int
     peak_reserved: int
     retries: int
@@ -74,6 +76,7 @@ def replay(trace: BlockTrace, allocator: CachingAllocator) -> Replay:
     return Replay(
         table[:, 0],
         table[:, 1],
+        allocator.peak_requested,
         allocator.peak_allocated,
         allocator.peak_reserved,
         allocator.retries - retries,

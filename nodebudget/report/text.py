@@ -48,9 +48,8 @@ def calibration_text(
     weak = () if calibration.determination is None else calibration.determination.undetermined
     rows = [["fixed, a step", format_bytes(calibration.fixed)]]
     for column in calibration.columns:
-        label = _LABELS.get(column, column.removesuffix("s"))
         cost = calibration.coefficients.get(coefficient_name(column), 0.0)
-        rows.append([f"a {label}" if label[0] not in "aeiou" else f"an {label}", format_bytes(cost)])
+        rows.append([unit_of(column), format_bytes(cost)])
     device = calibration.context.get("device", {})
     title = f"A training step on {device.get('device', 'the device')} ({device.get('name', 'unknown')})"
     text = [title, render(table_of(["what", "memory"], rows))]
@@ -73,6 +72,12 @@ def calibration_text(
     if lost:
         text.append(f"{lost} probe{'s' if lost > 1 else ''} ran out of memory and are not in the fit.")
     return "\n".join(text)
+
+
+def unit_of(column: str) -> str:
+    """Return one of a column in words: "edges" → "an edge"."""
+    label = _LABELS.get(column, column.removesuffix("s"))
+    return f"{'an' if label[:1] in tuple('aeiou') else 'a'} {label}"
 
 
 def _batch_sentence(calibration: Calibration, sizes: SizeTable, batch_size: int, whose: str) -> str:

@@ -11,8 +11,8 @@ from nodebudget.workload.protocol import (
     parameter_count,
     resident_bytes,
     to_sample,
-    variants_of,
 )
+from nodebudget.workload.thinned import variants_of
 
 __all__ = [
     "Variant",

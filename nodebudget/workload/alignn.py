@@ -6,13 +6,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-import numpy as np
 import torch
 
 from nodebudget.errors import InputError
 from nodebudget.frameworks import load_dgl, require
 from nodebudget.measure import GraphSettings, measure_dataset
 from nodebudget.sizes import SizeTable
+from nodebudget.workload.thinned import thinned_variants
 
 
 class AlignnWorkload:
@@ -61,7 +61,7 @@ class AlignnWorkload:
         )
         self.config = config.model_dump()
         self.model = module.ALIGNN(config).to(self.device)
-        self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=learning_rate)
+        self.optimizer: torch.optim.Optimizer = torch.optim.AdamW(self.model.parameters(), lr=learning_rate)
 
     def sample(self, item: Any) -> tuple[Any, Any, torch.Tensor, torch.Tensor]:
         """Turn a JARVIS dict (or a tuple that starts with a graph) into (g, lg, lattice[3, 3], target[])."""
@@ -75,12 +75,12 @@ class AlignnWorkload:
     def variants(self, item: Any) -> list[Any]:
         """Return other neighbour counts for crystals, thinned edges for graphs."""
         if not isinstance(item, Mapping):
-            return [Thinned(self, 0.8), Thinned(self, 0.5)]
+            return thinned_variants(self, [item])
         if self.graphs.strategy != "k-nearest":
             return [
                 OtherGraphs(self, replace(self.graphs, cutoff=self.graphs.cutoff * factor)) for factor in (0.8, 1.1)
             ]
-        counts = sorted({max(1, self.graphs.neighbors // 2), self.graphs.neighbors * 3 // 2} - {self.graphs.neighbors})
+        counts = sorted({max(1, self.graphs.neighbors // 3), self.graphs.neighbors * 3 // 2} - {self.graphs.neighbors})
         return [OtherGraphs(self, replace(self.graphs, neighbors=count)) for count in counts]
 
     def _from_dict(self, item: Mapping[str, Any]) -> tuple[Any, Any, torch.Tensor, torch.Tensor]:
@@ -128,35 +128,6 @@ class OtherGraphs:
     def sample(self, item: Any) -> Any:
         """Build the graphs with these settings."""
         return self._workload.from_crystal(item, self._graphs)
-
-
-class Thinned:
-    """The same graphs with a part of their edges.
-
-    Args:
-        workload: Whose samples they are.
-        keep: Share of the edges that stays.
-    """
-
-    def __init__(self, workload: AlignnWorkload, keep: float) -> None:
-        self._workload, self._keep = workload, keep
-
-    def sizes(self, items: Sequence[Any]) -> SizeTable:
-        """Count the thinned graphs; their line graphs follow from the degrees."""
-        return measure_dataset([self._thin(item) for item in items])
-
-    def sample(self, item: Any) -> Any:
-        """Make a sample of the thinned graph."""
-        return self._workload.sample(self._thin(item))
-
-    def _thin(self, item: Any) -> Any:
-        graph = item[0] if isinstance(item, (tuple, list)) else item
-        # alignn stores an edge and its reverse side by side: they go together, so that the graph stays undirected.
-        # Which ones go depends on the graph alone, so that it is the same when it is measured and when it is run.
-        chance = np.random.default_rng([graph.num_nodes(), graph.num_edges()])
-        pairs = np.flatnonzero(chance.random(graph.num_edges() // 2) > self._keep)
-        gone = torch.as_tensor(np.concatenate([2 * pairs, 2 * pairs + 1]), dtype=graph.idtype)
-        return load_dgl().remove_edges(graph, gone)
 
 
 def build_graphs(atoms: Any, graphs: GraphSettings) -> tuple[Any, Any]:

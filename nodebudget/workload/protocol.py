@@ -18,7 +18,8 @@ class Workload(Protocol):
 
     A workload may also have `sample(item)`, which turns an item of the data (a JARVIS dict, a DGL graph) into
     what `batch` takes; `graphs`, the `GraphSettings` that `sample` builds graphs with; `variants(item)`, other ways
-    to make samples of such items, which help to tell the sizes apart; and `name`.
+    to make samples of such items, which help to tell the sizes apart (without it, graphs of DGL and PyTorch Geometric
+    are thinned); and `name`.
     """
 
     model: torch.nn.Module
@@ -43,12 +44,6 @@ class Variant(Protocol):
     def sample(self, item: Any) -> Any:
         """Return what `batch` takes for an item."""
         ...
-
-
-def variants_of(workload: Workload, item: Any) -> Sequence[Variant]:
-    """Return the variants that a workload knows for items like this one."""
-    variants = getattr(workload, "variants", None)
-    return [] if variants is None else list(variants(item))
 
 
 def to_sample(workload: Workload, item: Any) -> Any:

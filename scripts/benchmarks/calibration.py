@@ -28,6 +28,7 @@ from nodebudget.quickstart import prototype_datasets
 from nodebudget.workload import Workload, load_workload, resident_bytes
 
 OTHERS = {
+    "4 neighbours": {"neighbors": 4},
     "6 neighbours": {"neighbors": 6},
     "20 neighbours": {"neighbors": 20},
     "all within 4 Å": {"strategy": "radius_graph", "cutoff": 4.0},
@@ -46,7 +47,7 @@ def measure_steps(
         peak = probe.measure(lambda: workload.step(workload.batch(chosen)))  # noqa: B023
         resident = resident_bytes(workload)
         sizes = measure_dataset(chosen).totals(np.arange(len(chosen)))
-        found.append(Observation(sizes, resident + peak.allocated, resident, "holdout"))
+        found.append(Observation(sizes, resident + peak.requested, resident, "holdout"))
     return found
 
 

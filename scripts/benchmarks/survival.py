@@ -30,14 +30,13 @@ from linegraph_net import LineGraphWorkload
 
 from nodebudget import Calibration, NodeBudgetSampler, SizeTable
 from nodebudget.calibrate import Effort, calibrate
+from nodebudget.capacity import device_budget, with_overheads
+from nodebudget.errors import DoesNotFitError
 from nodebudget.probe import open_probe
 
 SETTINGS = {"default": "expandable_segments:False", "expandable": "expandable_segments:True"}
 #: Mean atoms, neighbours an atom from and to.
 DATASETS = {"crystals": (12, 11.5, 15.0), "dense": (6, 25.0, 32.0), "porous": (40, 4.0, 7.0)}
-#: What is kept for what the allocator reserves and does not use: a part of what a step takes, and bytes (the last pages
-#: or segments of both pools).
-KEPT = {"default": (0.10, 24 * 2**20), "expandable": (0.01, 44 * 2**20)}
 BATCH = 64
 STAND_IN = torch.cuda.is_available() and torch.cuda.get_device_name() == "Stub CUDA device"
 MIB = 2**20
@@ -73,6 +72,8 @@ class Bench:
         """Measure what a step takes."""
         effort = Effort(probes=24, largest=BATCH)
         found = calibrate(self.make(), self.items, self.sizes, open_probe("cuda:0"), effort=effort)
+        clear()
+        found = with_overheads(found, self.make(), self.items, self.sizes, "cuda:0")
         clear()
         return found
 
@@ -156,6 +157,21 @@ def orders(loads: Sequence[float]) -> dict[str, list[int]]:
     return {"largest first": up[::-1], "smallest first": up, "in turns": turns}
 
 
+def device_for(budget: int, calibration: Calibration, setting: str) -> int:
+    """Return the smallest device of which `nodebudget plan --capacity` leaves so much for a step, bytes."""
+    # What is outside PyTorch is not bounded here.
+    left = lambda capacity: device_budget(capacity, calibration, setting=setting, outside=0).memory  # noqa: E731
+    fails, enough = budget, 4 * budget + 2**28
+    while enough - fails > 2**10:
+        middle = (fails + enough) // 2
+        try:
+            fits = left(middle) >= budget
+        except DoesNotFitError:
+            fits = False
+        fails, enough = (fails, middle) if fits else (middle, enough)
+    return enough
+
+
 def planned(options: argparse.Namespace, setting: str) -> list[dict[str, Any]]:
     """Plan each dataset for M bytes, and run it on M bytes."""
     rows = []
@@ -163,8 +179,7 @@ def planned(options: argparse.Namespace, setting: str) -> list[dict[str, Any]]:
         bench = Bench(kind, options)
         calibration = bench.calibration()
         batches, budget = level(bench, calibration, -(-options.graphs // BATCH))
-        part, more = KEPT[setting]
-        memory = int(budget * (1 + part)) + more
+        memory = device_for(budget, calibration, setting)
         loads = [float(calibration.graph_bytes(bench.sizes)[batch].sum()) for batch in batches]
         for order, places in orders(loads).items():
             result = bench.run([batches[place] for place in places], memory)

@@ -43,21 +43,21 @@ def test_peaks_are_the_allocators_and_are_as_predicted(tmp_path):
         for places, batch in batches(workload, 12):
             with monitor.step(indices=places):
                 workload.step(batch)
-            assert torch.cuda.max_memory_allocated(DEVICE) == read_run(monitor.path).steps[-1]["measured"]
+            assert torch.cuda.max_memory_allocated(DEVICE) == read_run(monitor.path).steps[-1]["allocated"]
     run = read_run(monitor.path)
     assert run.header["measured_by"] == "allocator"
     assert run.header["device"]["device"] == "cuda:0"
     for step in run.steps:
-        assert step["reserved"] >= step["measured"] > step["resident"] > 0
+        assert step["reserved"] >= step["allocated"] >= step["measured"] > step["resident"] > 0
         assert step["retries"] == 0
         # Resident here is the batch too, and the calibration makes it inside the step.
-        assert step["measured"] == pytest.approx(step["predicted"], rel=0.03)
-    assert abs(summarize(run)["drift"]) < 0.02
+        assert step["measured"] == pytest.approx(step["predicted"], rel=0.01)
+    assert abs(summarize(run)["drift"]) < 0.005
     assert run.events == []
     again = monitor.recalibrated()
     totals = SIZES.totals(range(20))
     # Steps of a fixed number of crystals do not tell the sizes apart as well as chosen probes do.
-    assert again.predict_bytes(**totals) == pytest.approx(cal.predict_bytes(**totals), rel=0.15)
+    assert again.predict_bytes(**totals) == pytest.approx(cal.predict_bytes(**totals), rel=0.05)
 
 
 def test_tensors_that_are_kept_are_named_a_leak(tmp_path):

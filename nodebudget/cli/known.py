@@ -1,0 +1,79 @@
+"""A calibration given to a command, and what is said where it was made for something else."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from nodebudget.cli.common import note
+
+if TYPE_CHECKING:
+    from nodebudget.costmodel import Calibration
+    from nodebudget.probe import Probe
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def mismatch_option(function: F) -> F:
+    """Add `--allow-mismatch`."""
+    return click.option("--allow-mismatch", is_flag=True, help="Take a calibration of another model.")(function)
+
+
+def model_options(function: F) -> F:
+    """Add `--workload` and `--allow-mismatch`."""
+    text = "What is trained, as for calibrate: a calibration of another model is refused."
+    return click.option("--workload", help=text)(mismatch_option(function))
+
+
+def open_calibration(path: str, *, workload: str | None, allow_mismatch: bool, quiet: bool) -> Calibration:
+    """Read a calibration and note what differs here from where it was made.
+
+    Args:
+        path: The record.
+        workload: Names the model that it is to be used for; None leaves the model out.
+        allow_mismatch: Only note that it is of another model.
+        quiet: Say nothing.
+
+    Raises:
+        RecordError: It can't be read, or it is of another model.
+    """
+    from nodebudget.costmodel import Calibration
+
+    known = Calibration.load(path)
+    made = None
+    if workload is not None:
+        from nodebudget.workload import load_workload
+
+        made = load_workload(workload, "cpu")
+    check(known, workload=made, probe=_gpu(known), allow_mismatch=allow_mismatch, quiet=quiet)
+    return known
+
+
+def check(calibration: Calibration, *, workload: Any, probe: Probe | None, allow_mismatch: bool, quiet: bool) -> None:
+    """Note what differs from when a calibration was made; refuse one of another model.
+
+    Raises:
+        RecordError: It was made for another model.
+    """
+    from nodebudget.applicable import check_applicable
+
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        check_applicable(calibration, workload=workload, probe=probe, allow_mismatch=allow_mismatch)
+    for entry in said:
+        note(f"nodebudget: {entry.message}", quiet=quiet)
+
+
+def _gpu(calibration: Calibration) -> Probe | None:
+    """Return the GPU of this machine for a calibration that was measured on one; None where there is none."""
+    device = str(calibration.context.get("device", {}).get("device", ""))
+    if not device.startswith("cuda"):
+        return None
+    import torch
+
+    from nodebudget.probe import open_probe
+
+    return open_probe("cuda:0") if torch.cuda.is_available() else None
