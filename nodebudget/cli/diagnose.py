@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from nodebudget.cli.common import Command, json_option, print_json
+from nodebudget.cli.common import Command, json_option, print_json, say
 
 
 @click.command("diagnose", cls=Command, short_help="Say which difference of two runs moves device memory.")
@@ -42,4 +42,4 @@ def command(
     else:
         from nodebudget.report.diagnose import diagnosis_text
 
-        click.echo(diagnosis_text(found))
+        say(diagnosis_text(found))

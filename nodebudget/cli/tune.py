@@ -7,7 +7,16 @@ from typing import Any
 
 import click
 
-from nodebudget.cli.common import Command, json_option, note, output_options, pickle_option, print_json, quiet_option
+from nodebudget.cli.common import (
+    Command,
+    json_option,
+    note,
+    output_options,
+    pickle_option,
+    print_json,
+    quiet_option,
+    say,
+)
 from nodebudget.cli.devices import device_options, resolve_device
 from nodebudget.cli.known import check, mismatch_option
 from nodebudget.cli.progress import Steps
@@ -87,7 +96,7 @@ def command(
     else:
         from nodebudget.report.curves import curve_text
 
-        click.echo(curve_text(advice))
+        say(curve_text(advice))
 
 
 def _workload(spec: str, place: str, calibration: Any, probe: Any, *, allow_mismatch: bool, quiet: bool) -> Any:
