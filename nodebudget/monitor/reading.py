@@ -112,7 +112,7 @@ class RunReader:
             raise RecordError(
                 f"{str(self._path)!r} is a damaged run: a line that holds {line[:80].decode(errors='replace')!r}",
                 limit="values as a MemoryMonitor writes them",
-                hint="remove that line, or make the log again",
+                hint="make it again, or remove that line",
             )
 
     def _check(self, entry: Any) -> None:
