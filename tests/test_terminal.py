@@ -122,3 +122,11 @@ def test_commands_print_by_what_escapes():
         if path.name != "common.py":
             assert not {"click.echo", "click.secho", "print", "sys.stdout.write"} & used, path.name
         assert "Console().print" not in used, path.name
+
+
+def test_a_page_of_such_names(folder):
+    name = f"{HOSTILE}.json".replace("/", "")
+    Path(name).write_bytes((Path(__file__).parent / "golden" / "calibration_v2.json").read_bytes())
+    assert invoke("report", name, "sizes.npz", "-o", "page.html").exit_code == 0
+    page = Path("page.html").read_text()
+    assert not {"\x1b", "\x07", "\u202e", "\x9b"} & set(page)
