@@ -86,7 +86,7 @@ def watched(folder: Path) -> Iterator[list[str]]:
 _WATCHERS: list[tuple[Path, list[str]]] = []
 #: Audit hooks can't be taken away again.
 _HOOKED: list[bool] = []
-_FORBIDDEN = ("pickle.", "subprocess.", "os.system", "os.exec", "os.posix_spawn", "socket.", "ctypes.dlopen")
+_FORBIDDEN = ("pickle.", "subprocess.", "os.system", "os.exec", "os.posix_spawn", "socket.connect", "socket.send")
 _CHANGES = ("os.remove", "os.rename", "os.rmdir", "os.mkdir", "os.chmod", "os.link", "os.symlink")
 
 
@@ -211,17 +211,22 @@ def _diagnosed(path: Path) -> None:
     diagnosis_text(diagnose(read_run(base), read_run(path)))
 
 
-def _structure(path: Path) -> None:
+def _structure(path: Path) -> Any:
     from nodebudget.measure.bounds import Bounds
     from nodebudget.measure.neighbors import UnusableError
-    from nodebudget.measure.rows import measure_records
     from nodebudget.measure.structures import read_structure
 
     try:
-        atoms = read_structure(path.name, path.read_bytes(), Bounds())
+        return read_structure(path.name, path.read_bytes(), Bounds())
     except UnusableError:
-        return
-    measure_records([(path.name, {"atoms": atoms})], GraphSettings())
+        return None
+
+
+def _counted(path: Path) -> None:
+    from nodebudget.measure.rows import measure_records
+
+    for settings in (GraphSettings(), GraphSettings(strategy="radius_graph", cutoff=5.0)):
+        measure_records([(path.name, {"atoms": _structure(path)})], settings)
 
 
 def _written(name: str, write: Callable[[Path], object]) -> Callable[[], list[bytes]]:
@@ -358,6 +363,7 @@ READERS: dict[str, Reader] = {
         _written("a.tar", lambda path: write_members(path, structure_files(entries(count=2)))),
         _checked_headers,
     ),
+    "crystal": Reader("one.vasp", _counted, _structures),
     "cif": Reader("one.cif", _structure, _cifs),
     "poscar": Reader("one.vasp", _structure, _structures),
     "xyz": Reader("one.xyz", _structure, _xyz),
