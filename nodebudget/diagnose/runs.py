@@ -25,7 +25,7 @@ CONFIGS = ("config.json", "config.toml", "config.yaml", "config.yml")
 _IDS = "ids_train_val_test.json"
 
 #: Depth and number of values of a config. YAML can name a part of itself again and again, or from within.
-_DEEPEST, _MOST = 50, 1_000_000
+_DEEPEST, _MOST = 50, 200_000
 
 #: Settings that alignn's TrainingConfig has and hardly any other config does.
 _ALIGNN_KEYS = {"neighbor_strategy", "atom_features", "use_canonize"}
