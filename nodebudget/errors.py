@@ -24,6 +24,11 @@ def printable(text: str) -> str:
     )
 
 
+def printable_lines(text: str) -> str:
+    """Return a text of several lines with all else that a terminal would obey written out as escapes."""
+    return "\n".join(map(printable, text.split("\n")))
+
+
 class NodeBudgetError(Exception):
     """Base of all errors raised on purpose.
 

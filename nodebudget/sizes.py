@@ -8,8 +8,6 @@ import importlib
 import io
 import json
 import os
-import zipfile
-import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -20,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from nodebudget.errors import InputError, MissingError
-from nodebudget.files import write_whole
+from nodebudget.files import DAMAGE, check_archive, write_whole
 from nodebudget.mapped import check_mappable, map_arrays, write_arrays
 
 Column = npt.NDArray[Any]
@@ -30,13 +28,6 @@ STANDARD = ("nodes", "edges", "line_edges")
 
 #: Suffixes of files of sizes.
 SUFFIXES = (".npz", ".csv", ".parquet")
-
-
-#: What readers raise on files that are cut, altered or of another kind.
-_DAMAGE = (
-    *(OSError, ValueError, KeyError, TypeError, EOFError, csv.Error),
-    *(zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError, MemoryError),
-)
 
 
 @dataclass(frozen=True, eq=False)
@@ -210,7 +201,7 @@ class SizeTable:
         except InputError as error:
             what = f"{str(path)!r} holds no sizes: {error.what}"
             raise InputError(what, limit=error.limit, hint="measure the dataset again") from error
-        except _DAMAGE as error:
+        except DAMAGE as error:
             raise InputError(
                 f"{str(path)!r} holds no sizes: {' '.join(str(error).split())[:200]}",
                 limit="columns id, nodes, edges, line_edges and any further",
@@ -292,9 +283,7 @@ def _arrays(table: SizeTable) -> dict[str, Any]:
 def _read_npz(path: Path) -> SizeTable:
     # Opened here, because numpy leaves a file open that turns out to be no archive.
     with path.open("rb") as file:
-        if not zipfile.is_zipfile(file):
-            raise ValueError("not an .npz archive")
-        file.seek(0)
+        check_archive(file)
         archive = np.load(file, allow_pickle=False)
         arrays = {name: archive[name] for name in archive.files}
     return _from_arrays(arrays)

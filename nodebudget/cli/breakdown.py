@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from nodebudget.cli.common import Command, check_picture, json_option, note, print_json, quiet_option
+from nodebudget.cli.common import Command, check_picture, json_option, note, print_json, quiet_option, say
 from nodebudget.cli.devices import device_options, resolve_device
 from nodebudget.cli.progress import Steps
 
@@ -70,7 +70,7 @@ def command(
     else:
         from nodebudget.report.breakdown import breakdown_text
 
-        click.echo(breakdown_text(found, checks))
+        say(breakdown_text(found, checks))
 
 
 def _run(workload: str, data: str, probe: Any, batch_size: int, seed: int, steps: Steps) -> tuple[Any, Any]:

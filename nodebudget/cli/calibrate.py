@@ -17,6 +17,7 @@ from nodebudget.cli.common import (
     pickle_option,
     print_json,
     quiet_option,
+    say,
     warnings_as_notes,
 )
 from nodebudget.cli.devices import device_options, resolve_device
@@ -117,9 +118,9 @@ def _show(calibration: Any, sizes: Any, batch_size: int, capacity: int | None, a
         more = {"gpu_budget": {budget.setting: budget.to_dict() for budget in budgets}} if budgets else {}
         print_json({**_as_record(calibration), **more})
         return
-    click.echo(calibration_text(calibration, sizes, batch_size))
+    say(calibration_text(calibration, sizes, batch_size))
     for budget in budgets:
-        click.echo(f"\n{budget_text(budget)}")
+        say(f"\n{budget_text(budget)}")
 
 
 def _run(

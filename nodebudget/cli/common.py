@@ -14,7 +14,7 @@ import click
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from nodebudget.errors import NodeBudgetError
+from nodebudget.errors import NodeBudgetError, printable, printable_lines
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -24,7 +24,7 @@ Report = Callable[[int, "int | None"], None]
 
 def refuse_usage(ctx: click.Context, error: click.UsageError) -> NoReturn:
     """Say in one sentence what was wrong with the command line, and where to look; exit code 2."""
-    click.echo(f"nodebudget: {error.format_message().rstrip('.')}; see '{ctx.command_path} --help'", err=True)
+    _complain(f"{error.format_message().rstrip('.')}; see '{ctx.command_path} --help'")
     ctx.exit(2)
 
 
@@ -43,13 +43,13 @@ class Command(click.Command):
         try:
             return super().invoke(ctx)
         except NodeBudgetError as error:
-            click.echo(f"nodebudget: {error}", err=True)
+            _complain(str(error))
             ctx.exit(error.exit_code)
         except OSError as error:
             if isinstance(error, BrokenPipeError):
                 _silence(ctx)
             # Folders that can't be read, disks that fail: the system's own words are the best there are.
-            click.echo(f"nodebudget: {error.strerror or error}: {error.filename or 'a file'}; check it", err=True)
+            _complain(f"{error.strerror or error}: {error.filename or 'a file'}; check it")
             ctx.exit(2)
 
 
@@ -116,10 +116,19 @@ def _plain(value: Any) -> Any:
     return value
 
 
+def _complain(sentence: str) -> None:
+    click.echo(f"nodebudget: {printable(sentence)}", err=True)
+
+
+def say(text: str) -> None:
+    """Write lines to stdout. Names in them may come from anybody's files: nothing reaches the terminal as a command."""
+    click.echo(printable_lines(text))
+
+
 def note(text: str, *, quiet: bool = False) -> None:
-    """Write a line to stderr."""
+    """Write a line to stderr, as safe as `say` does."""
     if not quiet:
-        click.echo(text, err=True)
+        click.echo(printable_lines(text), err=True)
 
 
 @contextmanager

@@ -7,7 +7,16 @@ from typing import TYPE_CHECKING
 
 import click
 
-from nodebudget.cli.common import Command, check_picture, json_option, note, pickle_option, print_json, quiet_option
+from nodebudget.cli.common import (
+    Command,
+    check_picture,
+    json_option,
+    note,
+    pickle_option,
+    print_json,
+    quiet_option,
+    say,
+)
 from nodebudget.cli.known import model_options, open_calibration
 from nodebudget.cli.progress import Steps
 
@@ -70,7 +79,7 @@ def command(
     else:
         from nodebudget.report.compare import compare_text
 
-        click.echo(compare_text(found))
+        say(compare_text(found))
 
 
 def _measured(data: tuple[str, ...], allow_pickle: bool, steps: Steps) -> list[tuple[str, SizeTable]]:

@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from nodebudget.cli.common import Command, json_option, print_json, quiet_option
+from nodebudget.cli.common import Command, json_option, print_json, quiet_option, say
 from nodebudget.cli.devices import device_options, resolve_device
 from nodebudget.cli.progress import Steps
 from nodebudget.errors import InputError
@@ -86,7 +86,7 @@ def _compare(paths: tuple[str, str], of: tuple[str | None, str | None], calibrat
     else:
         from nodebudget.report.diagnose import diagnosis_text
 
-        click.echo(diagnosis_text(found))
+        say(diagnosis_text(found))
 
 
 def _experiment(options: dict[str, Any], as_json: bool, quiet: bool) -> None:
@@ -102,7 +102,7 @@ def _experiment(options: dict[str, Any], as_json: bool, quiet: bool) -> None:
     else:
         from nodebudget.report.experiment import experiment_text
 
-        click.echo(experiment_text(found))
+        say(experiment_text(found))
 
 
 def _crystals(path: str | None) -> Any:

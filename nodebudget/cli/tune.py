@@ -16,6 +16,7 @@ from nodebudget.cli.common import (
     pickle_option,
     print_json,
     quiet_option,
+    say,
 )
 from nodebudget.cli.devices import device_options, resolve_device
 from nodebudget.cli.known import check, mismatch_option
@@ -97,7 +98,7 @@ def command(
     else:
         from nodebudget.report.curves import curve_text
 
-        click.echo(curve_text(advice))
+        say(curve_text(advice))
 
 
 def _workload(spec: str, place: str, calibration: Any, probe: Any, *, allow_mismatch: bool, quiet: bool) -> Any:
