@@ -12,7 +12,7 @@ from torch.utils.data import IterableDataset, get_worker_info
 from nodebudget.budget import Limits
 from nodebudget.errors import InputError, OversizedError
 from nodebudget.plan import POLICIES, Planner, check_choice, check_count
-from nodebudget.sampler import world_and_rank
+from nodebudget.ranks import world_and_rank
 from nodebudget.sizes import SizeTable
 
 if TYPE_CHECKING:

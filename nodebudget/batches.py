@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -117,14 +117,14 @@ class Plan:
 
     @cached_property
     def balance(self) -> npt.NDArray[Any]:
-        """The balanced column of each batch, shape (batches,): predicted bytes where there is a calibration."""
+        """The balanced column of each batch, shape (batches,); predicted bytes where there is a calibration."""
         if self.balanced == BYTES and self.predicted_bytes is not None:
             return self.predicted_bytes
         return self.loads(self.sizes[self.balanced])
 
     @property
     def loss_weights(self) -> Floats:
-        """What to multiply each batch's mean loss with, shape (batches,): its graphs over the mean.
+        """What to multiply each batch's mean loss with, its graphs over the mean; shape (batches,).
 
         A loss that is a mean over the batch weighs every batch alike, and so a graph in a batch of 62 a little
         more than one in a batch of 66. Multiplied with these weights every graph counts the same over an epoch,
@@ -209,6 +209,29 @@ class Plan:
     def to_json(self) -> str:
         """Return `to_dict` as JSON."""
         return json.dumps(self.to_dict())
+
+    def to_arrays(self) -> dict[str, npt.NDArray[Any]]:
+        """Return what was worked out, as arrays by name that `from_arrays` takes."""
+        return {
+            "indices": self.indices,
+            "offsets": self.offsets,
+            "oversized": self.oversized,
+            "lower_bound": np.array([self.lower_bound]),
+            "balanced": np.frombuffer(self.balanced.encode(), dtype=np.uint8),
+        }
+
+    @classmethod
+    def from_arrays(cls, arrays: Mapping[str, npt.NDArray[Any]], **known: Any) -> Plan:
+        """Make a plan of what `to_arrays` returned and its other attributes.
+
+        Raises:
+            KeyError: An array is missing.
+        """
+        return cls(
+            *(arrays["indices"], arrays["offsets"], arrays["oversized"], int(arrays["lower_bound"][0])),
+            arrays["balanced"].tobytes().decode(),
+            **known,
+        )
 
     def save(self, path: str | os.PathLike[str], *, force: bool = False) -> Path:
         """Write the plan as `.json`, or as `.npz` with `indices`, `offsets`, `oversized` and `about` (all else, JSON).

@@ -118,8 +118,8 @@ def choose_batches(sizes: SizeTable, batch_size: int, *, seed: int = 0) -> dict[
         seed: Of the shuffled epoch and of the plan.
 
     Returns:
-        "typical": the batch of a shuffled epoch that is nearest to the mean; "worst": its largest one; "budget": the
-        largest of a plan of batches of at most as many graphs.
+        Indices of each batch. "typical" is the batch of a shuffled epoch that is nearest to the mean, "worst" its
+        largest one, "budget" the largest of a plan of batches of at most as many graphs.
 
     Raises:
         InputError: No graphs, or a batch size under 1.

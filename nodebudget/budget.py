@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, SupportsFloat
 
 import numpy as np
 import numpy.typing as npt
 
-from nodebudget.errors import DoesNotFitError, InputError
+from nodebudget.errors import DoesNotFitError, InputError, RecordError
 from nodebudget.packing import Items
 from nodebudget.sizes import STANDARD, SizeTable
 from nodebudget.units import format_bytes, parse_bytes
@@ -21,8 +21,12 @@ if TYPE_CHECKING:
 #: Name of the column of predicted bytes.
 BYTES = "predicted bytes"
 
-#: Columns that are not whole numbers are packed as parts of their cap, rounded up: 2^40 of them make the cap.
-_PARTS = 2**40
+#: Columns that are not whole numbers are packed as parts of their cap, rounded up: 2^40 of them make the cap, fewer
+#: where so many batches would not fit in 63 bits.
+_PARTS, _FEWER_PARTS = 2**40, 2**32
+
+#: More than any machine has; numbers up to here can be compared and added without overflow.
+_MOST_BYTES = 2.0**61
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,6 +87,30 @@ class Limits:
             )
         return cls(caps, most, calibration, room)
 
+    def changed(
+        self,
+        max_nodes: int | None = None,
+        max_edges: int | None = None,
+        max_line_edges: int | None = None,
+        max_graphs: int | None = None,
+        calibration: Calibration | None = None,
+        memory: int | str | None = None,
+        max_columns: Mapping[str, int | float] | None = None,
+    ) -> Limits:
+        """Return limits with what is given changed and all else as it is. Arguments and errors are those of `make`."""
+        given = Limits.make(
+            *(max_nodes, max_edges, max_line_edges, max_graphs),
+            calibration or (self.calibration if memory is not None else None),
+            memory if memory is not None or calibration is None else self.memory,
+            max_columns,
+        )
+        return Limits(
+            {**self.caps, **given.caps},
+            given.max_graphs or self.max_graphs,
+            given.calibration or self.calibration,
+            given.memory or self.memory,
+        )
+
     @property
     def graph_room(self) -> int | None:
         """Bytes that the graphs of one batch may add to what is fixed, by the main piece; None without a calibration.
@@ -96,7 +124,7 @@ class Limits:
     def _room(self, fixed: float) -> int:
         assert self.calibration is not None
         assert self.memory is not None
-        return math.floor(self.calibration.room(self.memory) - fixed)
+        return math.floor(min(self.calibration.room(self.memory) - fixed, _MOST_BYTES / 2))
 
     def describe(self) -> str:
         """Say the caps in one line."""
@@ -119,6 +147,34 @@ class Limits:
             "bound": None if known is None else known.bound.to_dict(),
         }
 
+    def to_state(self) -> dict[str, Any]:
+        """Return plain values that `from_state` makes the limits of; the calibration without its measurements."""
+        known = self.calibration
+        bare = None if known is None else replace(known, observations=(), context={}).to_dict()
+        return {"caps": dict(self.caps), "max_graphs": self.max_graphs, "memory": self.memory, "calibration": bare}
+
+    @classmethod
+    def from_state(cls, state: Any) -> Limits:
+        """Make the limits of what `to_state` returned.
+
+        Raises:
+            RecordError: It is something else.
+        """
+        from nodebudget.costmodel import Calibration
+
+        try:
+            known = None if state["calibration"] is None else Calibration.from_dict(state["calibration"])
+            return cls.make(
+                max_graphs=state["max_graphs"],
+                calibration=known,
+                memory=state["memory"],
+                max_columns=dict(state["caps"]),
+            )
+        except (InputError, DoesNotFitError, KeyError, TypeError, ValueError) as error:
+            raise RecordError(
+                f"this is no state of a budget: {error}", hint="load what state_dict() returned"
+            ) from error
+
     def columns(self, sizes: SizeTable, balance: str | None = None) -> tuple[tuple[str, ...], Items]:
         """Turn sizes into whole numbers with caps, the column to balance first.
 
@@ -134,16 +190,26 @@ class Limits:
         if self.calibration is not None and self.memory is not None:
             for place, piece in enumerate(self.calibration.affine):
                 # Each affine piece is a cap of its own: their maximum keeps to the memory when each of them does.
-                name = BYTES if place == 0 else f"{BYTES}, piece {place + 1}"
-                needs = np.ceil(self.calibration.graph_bytes(sizes, place)).astype(np.int64)
-                found[name] = (needs, self._room(piece["fixed"]))
+                room = self._room(piece["fixed"])
+                found[_piece_name(place)] = (_whole_bytes(self.calibration.graph_bytes(sizes, place), room), room)
+            if not any(needs.any() for needs, _ in found.values()):
+                raise InputError(
+                    "by the calibration none of the graphs takes memory, so that all would make one batch",
+                    hint="calibrate with larger probes (--max-graphs) or on other crystals, or cap nodes or edges",
+                )
         for name, cap in self.caps.items():
             found[name] = _whole_column(sizes[name], cap)
         first = balance or self._to_balance(sizes, found)
         if first not in found:
             found[first] = (_whole_column(sizes[first], None)[0], None)
-        names = (first, *(name for name in found if name != first))
+        names = self.names(first)
         return names, Items(tuple(found[n][0] for n in names), tuple(found[n][1] for n in names), self.max_graphs)
+
+    def names(self, balanced: str) -> tuple[str, ...]:
+        """Return the names of the columns that are packed, the balanced one first."""
+        pieces = 0 if self.calibration is None or self.memory is None else len(self.calibration.affine)
+        capped = (*map(_piece_name, range(pieces)), *self.caps)
+        return (balanced, *(name for name in capped if name != balanced))
 
     def _to_balance(self, sizes: SizeTable, found: Mapping[str, tuple[npt.NDArray[np.int64], int | None]]) -> str:
         if BYTES in found:
@@ -153,13 +219,27 @@ class Limits:
         return [name for name in STANDARD if name in sizes][-1]
 
 
+def _piece_name(place: int) -> str:
+    return BYTES if place == 0 else f"{BYTES}, piece {place + 1}"
+
+
+def _whole_bytes(needs: npt.NDArray[np.float64], room: int) -> npt.NDArray[np.int64]:
+    """Round up."""
+    whole = np.minimum(np.ceil(needs, out=needs), _MOST_BYTES, out=needs).astype(np.int64)
+    if whole.sum(where=whole <= room, dtype=np.float64) >= 2.0**63:
+        raise InputError("all graphs together need over 2^63 bytes", hint="check the sizes, or calibrate again")
+    return whole
+
+
 def _whole_column(values: npt.NDArray[Any], cap: float | None) -> tuple[npt.NDArray[np.int64], int | None]:
     if values.dtype.kind == "i":
         return values, None if cap is None else math.floor(cap)
-    scale = float(cap if cap is not None else max(values.sum(), 1e-300))
+    total = float(values.sum())
+    scale = float(cap if cap is not None else max(total, 1e-300))
+    parts = _PARTS if total / scale < 2**20 else _FEWER_PARTS
     # Over twice the cap it no longer matters by how much.
-    parts = np.ceil(np.minimum(values / scale, 2.0) * _PARTS)
-    return parts.astype(np.int64), None if cap is None else _PARTS
+    shares = np.ceil(np.minimum(values / scale, 2.0) * parts)
+    return shares.astype(np.int64), None if cap is None else parts
 
 
 def _whole(name: str, value: Any) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -90,10 +91,13 @@ def calibrate(
         RecordError: The journal belongs to another calibration.
         DoesNotFitError: Not even the smallest probe fits.
         WorkloadError: The training step raised.
+
+    Warns (UserWarning) when all crystals are of one size, and when no size costs anything.
     """
     plan = effort or Effort()
     rng = np.random.default_rng(plan.seed)
     pool = Pool(workload, dataset, sizes, rng, _variants(workload, dataset, sizes))
+    _warn_of_one_kind(pool)
     prober = Prober(workload, pool, probe)
     _check_effort(plan, len(size_columns(pool.sizes)))
     jobs = _jobs(pool, plan, rng)
@@ -106,6 +110,15 @@ def calibrate(
     if kept is not None:
         kept.remove()
     return calibration
+
+
+def _warn_of_one_kind(pool: Pool) -> None:
+    if all(len(values) and values.min() == values.max() for values in pool.sizes.columns.values()):
+        warnings.warn(
+            "all crystals are of one size, so that what a node, an edge and a line-graph edge take can't be told "
+            "apart: the calibration holds for crystals like these; calibrate on several to use it for others",
+            stacklevel=3,
+        )
 
 
 def _variants(workload: Workload, dataset: Dataset, sizes: SizeTable) -> list[Variant]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -117,6 +117,22 @@ class Calibration:
     observations: tuple[Observation, ...] = ()
     context: Mapping[str, Any] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        for name, value in [*_entries(self.affine), ("floor", self.floor), ("resident", self.resident)]:
+            if not isinstance(value, (int, float)) or not math.isfinite(value) or value < 0:
+                raise InputError(
+                    f"a calibration whose {name} is {value!r}",
+                    limit="bytes are finite and not negative",
+                    hint="calibrate again",
+                )
+        if any("fixed" not in piece for piece in self.affine):
+            raise InputError("a calibration without 'fixed'", hint="calibrate again")
+
+    @property
+    def is_flat(self) -> bool:
+        """Whether no size costs anything, so that no budget can be made of it."""
+        return not any(value for name, value in _entries(self.affine) if name != "fixed")
+
     @property
     def fixed(self) -> float:
         """Bytes that do not depend on the batch."""
@@ -152,7 +168,8 @@ class Calibration:
             Bytes; a float for numbers, an array of shape (batches,) for arrays.
 
         Raises:
-            InputError: A size that the prediction depends on is not given, or a quantile outside (0, 1).
+            InputError: A size that the prediction depends on is not given, is negative or not finite, or a quantile
+                outside (0, 1).
         """
         given = {"graphs": graphs, "nodes": nodes, "edges": edges, "line_edges": line_edges, **further}
         bytes_: Any = self.floor
@@ -178,11 +195,11 @@ class Calibration:
                     hint=f"pass {column}=…",
                 )
             if weight:
-                total = total + weight * np.asarray(given[column], dtype=np.float64)
+                total = total + weight * _amounts(column, given[column])
         return total
 
     def _upper(self, bytes_: Floats, quantile: float) -> Floats:
-        if not 0 < quantile < 1:
+        if not isinstance(quantile, (int, float)) or not 0 < quantile < 1:
             raise InputError(f"a quantile of {quantile!r}", limit="between 0 and 1", hint="0.99 is usual")
         far = float(np.max(bytes_, initial=0.0)) / max(self.bound.reach, 1.0)
         if self.bound.n and far > _FAR:
@@ -228,8 +245,8 @@ class Calibration:
         """
         record = read_record(path, KIND, SCHEMA_VERSION)
         try:
-            return cls._from_dict(record)
-        except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
+            return cls.from_dict(record)
+        except (InputError, KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
             raise RecordError(
                 f"{str(path)!r} is a damaged calibration: {type(error).__name__}: {error}",
                 hint="calibrate again",
@@ -252,13 +269,12 @@ class Calibration:
         }
 
     @classmethod
-    def _from_dict(cls, record: dict[str, Any]) -> Calibration:
+    def from_dict(cls, record: Mapping[str, Any]) -> Calibration:
+        """Make a calibration of what `to_dict` returned; anything else raises what comes up first."""
         own = set(cls.__dataclass_fields__) - {"context"}
         coefficients = _piece(record["coefficients"])
-        if not isinstance(record["columns"], list) or min(float(record["floor"]), float(record["resident"])) < 0:
-            raise ValueError("columns must be a list, floor and resident not negative")
-        if not all(math.isfinite(float(record[name])) for name in ("floor", "resident")):
-            raise ValueError("floor and resident must be finite")
+        if not isinstance(record["columns"], (list, tuple)):
+            raise ValueError("columns must be a list")
         return cls(
             coefficients=coefficients,
             columns=tuple(str(column) for column in record["columns"]),
@@ -277,9 +293,22 @@ class Calibration:
 
 
 def _piece(values: Mapping[str, Any]) -> dict[str, float]:
-    piece = {str(name): float(value) for name, value in values.items()}
-    if not all(math.isfinite(value) and value >= 0 for value in piece.values()):
-        raise ValueError("coefficients must be finite and not negative")
-    if "fixed" not in piece:
-        raise KeyError("fixed")
-    return piece
+    return {str(name): float(value) for name, value in values.items()}
+
+
+def _entries(pieces: Sequence[Mapping[str, float]]) -> Iterator[tuple[str, float]]:
+    return ((name, value) for piece in pieces for name, value in piece.items())
+
+
+def _amounts(column: str, values: npt.ArrayLike) -> Floats:
+    try:
+        found = np.asarray(values, dtype=np.float64)
+    except (TypeError, ValueError):
+        found = np.asarray(np.nan)
+    if not (np.isfinite(found) & (found >= 0)).all():
+        raise InputError(
+            f"a batch with {column} of {values!r:.100}",
+            limit="a finite number, 0 or more",
+            hint="check how it was counted",
+        )
+    return found

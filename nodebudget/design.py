@@ -52,7 +52,7 @@ def choose_fit_batches(sizes: SizeTable, count: int, largest: int, rng: np.rando
     """
     if not len(sizes):
         raise InputError("the dataset has no crystals", hint="give one that has")
-    candidates = _within_weight(sizes, _candidates(sizes, largest, rng), largest)
+    candidates = _within_weight(sizes, _of_two_nodes(sizes, _candidates(sizes, largest, rng)), largest)
     rows = _rows(sizes, candidates)
     # Errors count relative to the bytes of a batch, so each row is scaled to the weight that the fit gives it.
     rows = rows / np.linalg.norm(rows, axis=1, keepdims=True)
@@ -61,23 +61,32 @@ def choose_fit_batches(sizes: SizeTable, count: int, largest: int, rng: np.rando
 
 def choose_holdout_batches(sizes: SizeTable, count: int, largest: int, rng: np.random.Generator) -> list[Indices]:
     """Draw batches to check on: shuffled ones, as training has them, from `largest` / 8 graphs up to `largest`."""
-    most = min(largest, len(sizes))
     # Not single graphs, which may be lighter than anything that is trained on.
-    counts = np.geomspace(min(max(2, most / 8), most), most, count).round().astype(int)
-    return [rng.choice(len(sizes), size=int(graphs), replace=False) for graphs in counts]
+    counts = np.geomspace(min(max(2, largest / 8), largest), largest, count).round().astype(int)
+    return [_draw(np.arange(len(sizes)), int(graphs), rng) for graphs in counts]
+
+
+def _draw(graphs: Indices, many: int, rng: np.random.Generator) -> Indices:
+    # From few crystals a batch takes some of them several times: only then is it known what a larger batch needs.
+    return rng.choice(graphs, size=many, replace=many > len(graphs))
 
 
 def _candidates(sizes: SizeTable, largest: int, rng: np.random.Generator) -> list[Indices]:
     orders = _orders(sizes)
-    most = min(largest, len(sizes))
     drawn = []
     for _ in range(_CANDIDATES):
-        graphs = int(np.exp(rng.uniform(0, np.log(most + 0.5))))
+        graphs = int(np.exp(rng.uniform(0, np.log(largest + 0.5))))
         pool = orders[int(rng.integers(len(orders)))]
         # A window at one end of the order: from just the batch's own size to the whole dataset.
-        window = int(np.exp(rng.uniform(np.log(graphs), np.log(len(sizes) + 0.5))))
-        drawn.append(rng.choice(pool[: max(window, graphs)], size=graphs, replace=False))
+        window = int(np.exp(rng.uniform(*np.sort([np.log(graphs), np.log(len(sizes) + 0.5)]))))
+        drawn.append(_draw(pool[: max(window, graphs)], graphs, rng))
     return drawn
+
+
+def _of_two_nodes(sizes: SizeTable, batches: list[Indices]) -> list[Indices]:
+    # Batch normalisation refuses to train on a single node.
+    nodes = sizes["nodes"]
+    return [indices for indices in batches if nodes[indices].sum() > 1] or batches
 
 
 def weights(sizes: SizeTable) -> npt.NDArray[np.float64]:
@@ -93,14 +102,14 @@ def lightest_batch(sizes: SizeTable) -> Indices:
 
     Two, since batch normalisation refuses to train on a single node, which the lightest graph may be.
     """
-    return np.argsort(weights(sizes), kind="stable")[:2]
+    return np.resize(np.argsort(weights(sizes), kind="stable")[:2], 2)
 
 
 def _within_weight(sizes: SizeTable, batches: Sequence[Indices], largest: int) -> list[Indices]:
     graph = weights(sizes)
     batch = np.array([graph[indices].sum() for indices in batches])
     # A single graph may weigh more than all of that; the lightest candidate is always there.
-    most = max(_LARGEST_SHARE * graph.mean() * min(largest, len(sizes)), batch.min())
+    most = max(_LARGEST_SHARE * graph.mean() * largest, batch.min())
     top = batch[batch <= most].max()
     within = (batch >= _SMALLEST_SHARE * top) & (batch <= most)
     return [indices for indices, fits in zip(batches, within, strict=True) if fits]

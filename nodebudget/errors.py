@@ -1,13 +1,15 @@
 """Every error that nodebudget raises on purpose, on one page.
 
-NodeBudgetError                exit code 2
-├── InputError                 2  a file, an option or an array that can't be used
-│   ├── RecordError            2  a record of another kind, schema version, device or model
-│   └── CrystalError           2  one crystal of a dataset that can't be read
-├── WorkloadError              2  the user's training step raised
-├── DoesNotFitError            1  the budget can't hold what was asked
-│   └── OversizedError         1  single graphs over a cap
-└── MissingError               3  a package or a device that is not there
+As a tree, with their exit codes::
+
+    NodeBudgetError                exit code 2
+    ├── InputError                 2  a file, an option or an array that can't be used
+    │   ├── RecordError            2  a record of another kind, schema version, device or model
+    │   └── CrystalError           2  one crystal of a dataset that can't be read
+    ├── WorkloadError              2  the user's training step raised
+    ├── DoesNotFitError            1  the budget can't hold what was asked
+    │   └── OversizedError         1  single graphs over a cap
+    └── MissingError               3  a package or a device that is not there
 
 Each says what was wrong, the value, the limit and the next step, in one sentence each.
 """
@@ -20,6 +22,11 @@ def printable(text: str) -> str:
     return "".join(
         letter if letter.isprintable() else letter.encode("unicode_escape").decode("ascii") for letter in text
     )
+
+
+def printable_lines(text: str) -> str:
+    """Return a text of several lines with all else that a terminal would obey written out as escapes."""
+    return "\n".join(map(printable, text.split("\n")))
 
 
 class NodeBudgetError(Exception):

@@ -2,13 +2,45 @@
 
 from __future__ import annotations
 
+import csv
 import os
 import secrets
+import tokenize
+import zipfile
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO
 
 from nodebudget.errors import InputError
+from nodebudget.units import format_bytes
+
+#: What readers raise on files that are cut, altered or of another kind; numpy reads an array's header as Python source.
+DAMAGE = (
+    *(OSError, ValueError, KeyError, TypeError, EOFError, OverflowError, MemoryError, csv.Error),
+    *(zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError, SyntaxError, tokenize.TokenError),
+)
+
+#: Bytes that any archive of arrays may unpack to, and how many times its own size a larger one may.
+_FREE, _TIMES = 2**30, 200
+
+
+def check_archive(file: BinaryIO) -> None:
+    """Refuse what is no .npz archive, and one that unpacks to far more than it is; leave the file at its start.
+
+    What members say of their size is what is read of them at most, so that it bounds the memory that they take.
+
+    Raises:
+        ValueError: It is no archive, or unpacks to too much.
+    """
+    if not zipfile.is_zipfile(file):
+        raise ValueError("not an .npz archive")
+    packed = file.seek(0, os.SEEK_END)
+    with zipfile.ZipFile(file) as archive:
+        size = sum(member.file_size for member in archive.infolist())
+    if size > max(_FREE, _TIMES * packed):
+        raise ValueError(f"it unpacks to {format_bytes(size)}, over {format_bytes(_FREE)} and {_TIMES} times its size")
+    file.seek(0)
 
 
 def check_output(path: str | os.PathLike[str], *, force: bool) -> Path:

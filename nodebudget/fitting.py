@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -42,7 +43,9 @@ def fit_calibration(
         context: Further facts for the record.
 
     Raises:
-        InputError: Fewer steps to fit than coefficients.
+        InputError: Fewer steps to fit than coefficients, or none to tell the error from.
+
+    Warns (UserWarning) when no size costs anything.
     """
     names = tuple(dict.fromkeys(("graphs", *columns)))
     fitted = [entry for entry in observations if entry.role == "fit"]
@@ -57,13 +60,14 @@ def fit_calibration(
     lightest = [entry for entry in observations if entry.role == "floor"]
     floor = max([resident, *(float(entry.peak) for entry in lightest if _is_floor(entry, names, solutions))])
     zeros = dict.fromkeys(coefficients_of(_ALWAYS), 0.0)
+    bound = _bound(observations, names, solutions, floor)
     pieces = [zeros | dict(zip(coefficients_of(names), map(float, solution), strict=True)) for solution in solutions]
 
     def summary(role: str) -> ErrorSummary:
         chosen = [entry for entry in observations if entry.role == role]
         return _errors(chosen, names, solutions, floor)
 
-    return Calibration(
+    found = Calibration(
         coefficients=pieces[0],
         columns=names,
         pieces=tuple(pieces[1:]),
@@ -71,11 +75,18 @@ def fit_calibration(
         resident=resident,
         holdout=summary("holdout"),
         fit=summary("fit"),
-        bound=_bound(observations, names, solutions, floor),
+        bound=bound,
         determination=_determination(fitted, names, solutions),
         observations=tuple(observations),
         context=context or {},
     )
+    if found.is_flat:
+        warnings.warn(
+            "the measured steps take the same memory whatever the batch, so that no budget can be made of them; "
+            "calibrate with larger probes (--max-graphs) or on other crystals",
+            stacklevel=2,
+        )
+    return found
 
 
 def _design(observations: Sequence[Observation], names: Sequence[str]) -> Floats:
@@ -129,11 +140,19 @@ def _predictions(
 def _bound(
     observations: Sequence[Observation], names: Sequence[str], solutions: Sequence[Floats], floor: float
 ) -> Bound:
-    checked = [entry for entry in observations if entry.role == "holdout"]
-    checked = checked or [entry for entry in observations if entry.role == "fit"]
+    held = [entry for entry in observations if entry.role == "holdout"]
+    checked = held or [entry for entry in observations if entry.role == "fit"]
+    # The steps that were fitted to lie nearer to the fit than others will: by as many as there are coefficients.
+    free = len(held) or len(checked) - sum(map(len, solutions))
+    if free < 1:
+        raise InputError(
+            f"{len(checked)} measured steps, as many as coefficients, and none to check on",
+            limit="how far the predictions are off is not known then",
+            hint="measure more steps, or hold some out",
+        )
     relative = _peaks(checked) / _predictions(checked, names, solutions, floor) - 1
     reach = max(float(entry.peak) for entry in observations if entry.role in ("fit", "holdout"))
-    return Bound(float(np.sqrt(np.mean(relative**2))), len(checked), reach)
+    return Bound(float(np.sqrt(np.sum(relative**2) / free)), free, reach)
 
 
 def _errors(

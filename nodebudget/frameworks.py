@@ -16,6 +16,7 @@ _EXTRAS = {
     "pymatgen": ("pymatgen", "structures"),
     "alignn": ("alignn", "alignn"),
     "lmdb": ("lmdb", "alignn"),
+    "psutil": ("psutil", "alignn"),
     "ase": ("ase", "structures"),
     "pyarrow": ("pyarrow", "parquet"),
     "distributed": ("distributed", "dask"),

@@ -51,7 +51,7 @@ class Journal:
         self._path.unlink(missing_ok=True)
 
     def _read(self, identity: Mapping[str, Any]) -> None:
-        lines = self._path.read_text(encoding="utf-8").splitlines()
+        lines = self._path.read_text(encoding="utf-8", errors="replace").splitlines()
         # A kill may leave half a last line; what comes before it is whole.
         entries = [entry for entry in map(_parse, lines) if entry is not None]
         if not entries or entries[0] != json.loads(json.dumps(dict(identity))):
@@ -84,6 +84,6 @@ class Journal:
 def _parse(line: str) -> dict[str, Any] | None:
     try:
         entry = json.loads(line)
-    except json.JSONDecodeError:
+    except (ValueError, RecursionError):
         return None
     return entry if isinstance(entry, dict) else None

@@ -12,7 +12,8 @@ import numpy.typing as npt
 
 from nodebudget.batches import Plan as Plan
 from nodebudget.budget import Limits
-from nodebudget.errors import DoesNotFitError, InputError, OversizedError
+from nodebudget.errors import DoesNotFitError, InputError
+from nodebudget.oversized import too_large
 from nodebudget.packing import (
     Deal,
     Settled,
@@ -26,7 +27,6 @@ from nodebudget.packing import (
     split,
 )
 from nodebudget.sizes import SizeTable
-from nodebudget.units import format_bytes
 
 Ints = npt.NDArray[np.integer[Any]]
 Batches = tuple[Ints, npt.NDArray[np.int64]]
@@ -75,7 +75,7 @@ def make_plan(
 
 
 class Planner:
-    """What all epochs share. See `make_plan` for the arguments.
+    """What all epochs share. See `make_plan` for the arguments; `among` are the graphs to deal, ascending, else all.
 
     Attributes:
         oversized: Graphs over a cap, ascending, shape (oversized graphs,).
@@ -92,6 +92,7 @@ class Planner:
         oversized: str = "raise",
         num_replicas: int = 1,
         balance: str | None = None,
+        among: Ints | None = None,
     ) -> None:
         check_choice("pack", pack, PACKS)
         check_choice("oversized", oversized, POLICIES)
@@ -102,11 +103,13 @@ class Planner:
             raise InputError("the dataset has no graphs", hint="check how it was read or filtered")
         self.names, everything = limits.columns(sizes, balance)
         over = everything.oversized()
-        self.oversized = np.flatnonzero(over)
+        self.oversized = np.flatnonzero(over) if among is None else among[over[among]]
         if len(self.oversized) and oversized == "raise":
-            raise self._too_large()
+            raise too_large(self.oversized, sizes, limits)
         # Without oversized graphs, which is the rule, nothing is copied.
-        self._inside = np.flatnonzero(~over) if len(self.oversized) else None
+        self._inside = among
+        if len(self.oversized):
+            self._inside = np.flatnonzero(~over) if among is None else among[~over[among]]
         self.items = everything if self._inside is None else everything.take(self._inside)
         self._alone = len(self.oversized) if oversized == "alone" else 0
         self._check_enough()
@@ -176,9 +179,9 @@ class Planner:
         settled = self._settled
         if self.pack == "dense":
             return mixed(self.items, settled, rng, even=False)
+        # Kept beyond the first plan, it would double the memory.
+        self.forget_first()
         if settled.first is not None and epoch == 0:
-            # Used once: kept, it would double the memory.
-            self._settled = replace(settled, first=None)
             return settled.first
         return deal_epoch(self.items, settled, None if rng is None else epoch_rng(self.seed, epoch))
 
@@ -187,6 +190,11 @@ class Planner:
             graphs = relabelled(self.items, graphs, rng)
         loads = np.add.reduceat(self.items.values[0][graphs], offsets[:-1])
         return _reordered(graphs, offsets, steps(loads, 1 if self._alone else self.num_replicas, rng))
+
+    def forget_first(self) -> None:
+        """Let go the deal that showed how many batches do: it takes as much memory as all else."""
+        if "_settled" in self.__dict__:
+            self._settled = replace(self._settled, first=None)
 
     def __getstate__(self) -> dict[str, Any]:
         state = dict(self.__dict__)
@@ -207,36 +215,6 @@ class Planner:
             values = self.limits.columns(self.sizes, self.names[0])[1].values[0]
             order = steps(np.add.reduceat(values[graphs], offsets[:-1]), self.num_replicas, rng)
         return _reordered(graphs, offsets, order)
-
-    def say_oversized(self) -> str:
-        """Name up to five oversized graphs with their size, the cap, and the memory that they would need."""
-        shown = "; ".join(self._say(int(graph)) for graph in self.oversized[:5])
-        return f"{shown}; and {len(self.oversized) - 5:,} more" if len(self.oversized) > 5 else shown
-
-    def _say(self, graph: int) -> str:
-        name = f"graph {graph}" if self.sizes.ids is None else f"graph {graph} ({self.sizes.ids[graph]})"
-        caps, calibration = self.limits.caps, self.limits.calibration
-        over = {column: self.sizes[column][graph].item() for column in caps}
-        parts = [
-            f"{size:,} {column}, {size - caps[column]:,} over the cap of {caps[column]:,}"
-            for column, size in over.items()
-            if size > caps[column]
-        ]
-        if calibration is not None:
-            sizes = {name: values[graph].item() for name, values in self.sizes.columns.items()}
-            needed = calibration.predict_bytes(graphs=1, **sizes)
-            parts += [f"{sizes['nodes']:,} nodes"] if not parts else []
-            parts.append(f"a step with it alone needs {format_bytes(needed)}")
-        return f"{name}: {', '.join(parts)}"
-
-    def _too_large(self) -> OversizedError:
-        many = "1 graph is" if len(self.oversized) == 1 else f"{len(self.oversized):,} graphs are"
-        return OversizedError(
-            f"{many} larger than a batch may be: {self.say_oversized()}",
-            indices=self.oversized.tolist(),
-            limit=self.limits.describe(),
-            hint="raise the cap, or pass oversized='skip' to leave them out or 'alone' to give each its own batch",
-        )
 
     def _check_enough(self) -> None:
         if not len(self.items) and not self._alone:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import zipfile
-import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,15 +14,10 @@ import numpy.typing as npt
 
 from nodebudget.batches import KIND, SCHEMA_VERSION
 from nodebudget.errors import RecordError
+from nodebudget.files import DAMAGE, check_archive
 from nodebudget.record import check_record, read_record
 
 Ints = npt.NDArray[np.integer[Any]]
-
-#: What readers raise on archives that are cut or altered.
-_DAMAGE = (
-    *(ValueError, KeyError, TypeError, OverflowError, RecursionError, EOFError),
-    *(zipfile.BadZipFile, zlib.error, NotImplementedError),
-)
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,7 +57,7 @@ def read_plan(path: str | os.PathLike[str]) -> SavedPlan:
     except OSError as error:
         reason = error.strerror or str(error)
         raise RecordError(f"{str(path)!r} can't be read: {reason}", hint="check the path") from error
-    except _DAMAGE as error:
+    except DAMAGE as error:
         raise RecordError(
             f"{str(path)!r} is a damaged plan: {' '.join(str(error).split())[:200]}", hint="plan again"
         ) from error
@@ -79,9 +72,11 @@ def _read_json(path: str | os.PathLike[str]) -> SavedPlan:
 
 
 def _read_npz(path: str | os.PathLike[str]) -> SavedPlan:
-    with Path(path).open("rb") as file, np.load(file, allow_pickle=False) as arrays:
-        about = json.loads(arrays["about"].tobytes())
-        indices, offsets = arrays["indices"], arrays["offsets"]
+    with Path(path).open("rb") as file:
+        check_archive(file)
+        with np.load(file, allow_pickle=False) as arrays:
+            about = json.loads(arrays["about"].tobytes())
+            indices, offsets = arrays["indices"], arrays["offsets"]
     return SavedPlan(check_record(about, str(path), KIND, SCHEMA_VERSION), indices, offsets)
 
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from nodebudget.design import Indices
 from nodebudget.errors import InputError
-from nodebudget.sizes import SizeTable
+from nodebudget.sizes import STANDARD, SizeTable
 from nodebudget.workload import Variant, Workload, to_sample
 
 #: Graphs of the data, and of each variant, among which the batches to fit to are chosen: enough to find every ratio of
@@ -67,7 +67,8 @@ class Pool:
         tables = [sizes]
         for variant in variants:
             chosen = rng.choice(self.own, size=min(self.own, _VARIED), replace=False)
-            tables.append(variant.sizes([dataset[int(index)] for index in chosen]))
+            measured = variant.sizes([dataset[int(index)] for index in chosen])
+            tables.append(_with_further(measured, sizes.take(chosen)))
             self._sample_of.append(_Variant(variant.sample, chosen))
         self._starts = np.cumsum([0, *(len(table) for table in tables)])
         shared = [name for name in sizes.columns if all(name in table for table in tables)]
@@ -109,6 +110,14 @@ class Pool:
     def _find(self, index: int) -> tuple[_Variant, int]:
         which = int(np.searchsorted(self._starts, index, side="right")) - 1
         return self._sample_of[which], index - int(self._starts[which])
+
+
+def _with_further(table: SizeTable, own: SizeTable) -> SizeTable:
+    """Take over sizes that have nothing to do with the graph (tokens): a variant has them as the item itself."""
+    for name in own.columns:
+        if name not in table and name not in STANDARD:
+            table = table.with_column(name, own[name])
+    return table
 
 
 class _Variant:

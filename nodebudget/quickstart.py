@@ -18,14 +18,13 @@ from nodebudget.files import write_whole
 from nodebudget.frameworks import load_dgl, require
 from nodebudget.measure import measure_dataset
 from nodebudget.probe import Probe, open_probe
+from nodebudget.prototypes import prototype_datasets
 from nodebudget.record import write_record
+from nodebudget.report.page import trials
 from nodebudget.report.pictures import draw_runs
 from nodebudget.sampler import NodeBudgetSampler
 from nodebudget.sizes import SizeTable
 from nodebudget.workload import Workload, load_workload, to_sample
-
-#: Cells of at most so many atoms make the small-cell dataset, the others the large-cell one.
-SMALL = 8
 
 #: (step, done, all): what is being done, and how far it is.
 Progress = Callable[[str, int, int], None]
@@ -56,21 +55,6 @@ class Options:
     seed: int = 0
 
 
-def prototype_datasets(limit: int | None = None) -> dict[str, list[dict[str, Any]]]:
-    """Return the AFLOW prototypes that come with pymatgen as two JARVIS-style datasets, by the size of the cell.
-
-    Their target is the volume an atom, in Å³: a real property that a network can learn from the structure.
-
-    Raises:
-        MissingError: pymatgen or jarvis-tools is not there.
-    """
-    library = require("pymatgen.analysis.prototypes").AFLOW_PROTOTYPE_LIBRARY
-    crystals = [_jarvis_dict(entry["snl"].structure, str(entry["tags"]["aflow"])) for entry in library]
-    small = [crystal for crystal in crystals if len(crystal["atoms"]["elements"]) <= SMALL]
-    large = [crystal for crystal in crystals if len(crystal["atoms"]["elements"]) > SMALL]
-    return {"small cells": small[:limit], "large cells": large[:limit]}
-
-
 def run_quickstart(options: Options, progress: Progress) -> dict[str, Any]:
     """Run it all and write the artefacts.
 
@@ -88,7 +72,9 @@ def run_quickstart(options: Options, progress: Progress) -> dict[str, Any]:
             hint="take more",
         )
     probe = open_probe(options.device)
+    # Whatever is missing is said before minutes of work.
     load_dgl()
+    require("matplotlib")
     folder = _make_folder(options.folder)
     progress("reading crystals", 0, 1)
     datasets = prototype_datasets(options.limit)
@@ -114,16 +100,6 @@ def _measure(name: str, crystals: list[dict[str, Any]], workload: Workload, prog
     return measure_dataset(
         crystals, graphs=graphs, progress=lambda done, total: progress(f"measuring {name}", done, total)
     )
-
-
-def _jarvis_dict(structure: Any, name: str) -> dict[str, Any]:
-    atoms = require("jarvis.core.atoms").Atoms(
-        lattice_mat=structure.lattice.matrix,
-        coords=structure.frac_coords,
-        elements=[site.specie.symbol for site in structure],
-        cartesian=False,
-    )
-    return {"jid": name, "target": float(structure.volume / len(structure)), "atoms": atoms.to_dict()}
 
 
 def _make_folder(folder: Path) -> Path:
@@ -257,7 +233,7 @@ def _write(
         files[name] = _write_bytes(folder / f"{stem}.json", json.dumps(crystals).encode())
         files[f"{name}, sizes"] = sizes[name].save(folder / f"{stem}_sizes.npz", force=True)
     files["calibration"] = calibration.save(folder / "calibration.json", force=True)
-    files["table"] = write_record(folder / "runs.json", "nodebudget.quickstart", 1, result, force=True)
+    files["table"] = write_record(folder / "runs.json", trials.KIND, trials.SCHEMA_VERSION, result, force=True)
     files["picture"] = write_whole(folder / "peaks.png", lambda file: _draw(result, file), force=True)
     return {name: str(path) for name, path in files.items()}
 

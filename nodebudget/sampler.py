@@ -2,26 +2,26 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import logging
+import os
 from collections.abc import Iterator, Mapping
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-import torch.distributed
 from torch.utils.data import Sampler
 
 from nodebudget.budget import Limits
+from nodebudget.epochs import Course, Recipe, Source, replay
 from nodebudget.errors import InputError, RecordError
-from nodebudget.plan import Plan, Planner, check_count
+from nodebudget.oversized import name_oversized
+from nodebudget.plan import Plan, check_count
+from nodebudget.ranks import world_and_rank as world_and_rank
 from nodebudget.sizes import SizeTable
+from nodebudget.states import STATE_VERSION, checked_state, fingerprints
 
 if TYPE_CHECKING:
     from nodebudget.costmodel import Calibration
     from nodebudget.throughput import TimeModel
-
-STATE_VERSION = 1
 
 _log = logging.getLogger("nodebudget")
 
@@ -41,7 +41,10 @@ class NodeBudgetSampler(Sampler[list[int]]):
     with the batch after. A loader with worker processes takes batches ahead of the training loop, so that
     the sampler has given out more than were trained on: either use torchdata's `StatefulDataLoader`, which
     keeps count, or count the batches that you trained on in this epoch and pass them:
-    `sampler.state_dict(consumed=step)`.
+    `sampler.state_dict(consumed=step)`. With another number of ranks than before, what is left of the epoch is dealt
+    anew to them.
+
+    When memory ran out, `set_budget` deals what is left of the epoch under another budget.
 
     Attributes:
         epoch: As set by `set_epoch`.
@@ -67,6 +70,7 @@ class NodeBudgetSampler(Sampler[list[int]]):
         max_columns: Mapping[str, int | float] | None = None,
         balance: str | None = None,
         time_model: TimeModel | None = None,
+        share: str | os.PathLike[str] | None = None,
     ) -> None:
         """Plan for a dataset.
 
@@ -91,11 +95,13 @@ class NodeBudgetSampler(Sampler[list[int]]):
                 asks for the most batches. "time" balances what `time_model` predicts, so that ranks wait less for
                 each other; the caps are kept all the same.
             time_model: Seconds of a step, as `nodebudget tune` fits them (`nodebudget.throughput.TimeModel`).
+            share: A folder in which the ranks of a machine share plans: one rank works a plan out, the others map it.
+                For many millions of graphs; by default each rank works it out.
 
         Raises:
             OversizedError: A graph is over a cap, and `oversized` is "raise".
             DoesNotFitError: No graph is left, or there are fewer graphs than ranks need.
-            InputError: An empty dataset, no budget, or an argument that can't be.
+            InputError: An empty dataset, no budget, an argument that can't be, or a folder where nothing can be shared.
         """
         limits = Limits.make(
             max_nodes, max_edges, max_line_edges, max_graphs, calibration, memory, max_columns=max_columns
@@ -107,40 +113,42 @@ class NodeBudgetSampler(Sampler[list[int]]):
             raise InputError("balance='time' and a time_model go together", hint="make one with 'nodebudget tune'")
         if time_model is not None:
             sizes, balance = sizes.with_column("seconds", time_model.graph_seconds(sizes)), "seconds"
-        self._planner = Planner(sizes, limits, pack, shuffle, seed, oversized, self.num_replicas, balance)
-        self._length = len(self._planner) // self.num_replicas
-        self._plan: Plan | None = None
-        self._consumed = self._resume = 0
-        self.epoch = 0
+        seed = check_count("seed", seed, 0)
+        recipe = Recipe(sizes, limits, pack, shuffle, seed, oversized, self.num_replicas, balance)
+        self._source = Source(recipe, None if share is None else os.fspath(share))
+        self._made_for, self.epoch = limits, 0
+        self._course = Course(self._source, 0)
+        self._consumed = self._resume = self._changes = 0
+        len(self)
+        self._balanced = self._course.balanced
         self._report_oversized()
 
     def _report_oversized(self) -> None:
-        many, policy = len(self._planner.oversized), self._planner.policy
-        if many and self.rank == 0:
-            done = "left out" if policy == "skip" else f"in a batch of their own ({self._planner.say_oversized()})"
-            caps = self._planner.limits.describe()
-            _log.warning("oversized graphs: %d of %d, over a cap (%s), %s", many, len(self._planner.sizes), caps, done)
+        graphs, policy = self._course.oversized, self._source.recipe.oversized
+        if len(graphs) and self.rank == 0:
+            named = name_oversized(graphs, self.sizes, self.limits)
+            done = "left out" if policy == "skip" else f"in a batch of their own ({named})"
+            caps, many = self.limits.describe(), len(graphs)
+            _log.warning("oversized graphs: %d of %d, over a cap (%s), %s", many, len(self.sizes), caps, done)
 
     def __len__(self) -> int:
-        """Batches of this rank, the same in every epoch."""
-        return self._length
+        """Batches of this rank in the epoch, the same in every epoch under the same budget."""
+        return len(self._course)
 
     @property
     def sizes(self) -> SizeTable:
         """Sizes of the dataset."""
-        return self._planner.sizes
+        return self._source.recipe.sizes
 
     @property
     def limits(self) -> Limits:
         """What a batch may hold."""
-        return self._planner.limits
+        return self._source.recipe.limits
 
     @property
     def plan(self) -> Plan:
-        """The batches of the current epoch, of all ranks."""
-        if self._plan is None or self._plan.epoch != self.epoch:
-            self._plan = self._planner.plan(self.epoch)
-        return self._plan
+        """The batches of the current epoch, of all ranks; after a change in its middle, of what was left then."""
+        return self._course.plan
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the epoch whose batches come next, on every rank alike.
@@ -152,27 +160,87 @@ class NodeBudgetSampler(Sampler[list[int]]):
         if epoch != self.epoch:
             # A resumed loop sets the epoch that it was in, and goes on in its middle.
             self._resume = self._consumed = 0
+            self._course = Course(self._source, epoch)
         self.epoch = epoch
 
-    def __iter__(self) -> Iterator[list[int]]:
-        start, self._resume = self._resume, 0
-        self._consumed = start
-        return self._batches(self.plan, start)
+    def set_budget(
+        self,
+        max_nodes: int | None = None,
+        max_edges: int | None = None,
+        max_line_edges: int | None = None,
+        max_graphs: int | None = None,
+        calibration: Calibration | None = None,
+        memory: int | str | None = None,
+        max_columns: Mapping[str, int | float] | None = None,
+        consumed: int | None = None,
+    ) -> None:
+        """Change the budget, on every rank alike: what is left of the epoch, and all further ones, are dealt anew.
 
-    def _batches(self, plan: Plan, start: int) -> Iterator[list[int]]:
+        What is given changes, all else stays as it is. In the middle of an epoch, after an out-of-memory error say,
+        start a new loop over the loader then: it goes on with the graphs that are left, each of which comes once.
+        `len` is then the number of batches of the whole epoch: those consumed and those that are left.
+
+        Args:
+            max_nodes: Most nodes in a batch; all budgets are as in the constructor.
+            max_edges: Most edges.
+            max_line_edges: Most line-graph edges.
+            max_graphs: Most graphs.
+            calibration: Predicts the bytes of a training step.
+            memory: Bytes, or a text such as "36GiB", that a step may take.
+            max_columns: Caps on further columns of the sizes, by name.
+            consumed: Batches of this epoch that were trained on. Needed once batches were given out, for only the
+                training loop knows it; not before the first one after `load_state_dict`.
+
+        Raises:
+            InputError: No budget, an argument that can't be, or `consumed` is missing or no number of batches of this
+                epoch since the last change.
+            OversizedError: A graph that is left is over a cap, and `oversized` is "raise". Nothing has changed then.
+            DoesNotFitError: What is left can't be dealt to the ranks. Nothing has changed then.
+        """
+        caps = (max_nodes, max_edges, max_line_edges, max_graphs)
+        limits = self.limits.changed(*caps, calibration, memory, max_columns)
+        if consumed is None and self._in_the_middle(self._consumed) and not self._resume:
+            raise InputError(
+                f"a budget is set in the middle of an epoch, {self._consumed} of {len(self)} batches given out",
+                limit="how many of them were trained on is not known here",
+                hint="count them in the training loop and pass consumed=…",
+            )
+        done = self._count(consumed)
+        course, done = self._course.changed(self._source.changed(limits=limits), done)
+        pending = self._resume > 0 or self._in_the_middle(done)
+        self._course, self._source, self._changes = course, course.source, self._changes + 1
+        self._consumed, self._resume = done, done if pending else 0
+        self._report_oversized()
+
+    def _in_the_middle(self, consumed: int) -> bool:
+        return 0 < consumed < len(self)
+
+    def __iter__(self) -> Iterator[list[int]]:
+        start = self._consumed = self._resume
+        if not start and self._course.began:
+            # What was dealt anew came to its end: the whole epoch once more.
+            self._course = Course(self._source, self.epoch)
+        return self._batches(self._course, start, self._changes)
+
+    def _batches(self, course: Course, start: int, changes: int) -> Iterator[list[int]]:
+        # Only now, at the first batch: loaders with workers make iterators that they never use.
+        self._resume = 0
         # Where crystals were left out of the sizes, the dataset still has them: its indices are others.
         kept = self.sizes.settings.get("indices")
-        for place, batch in enumerate(plan.rank_batches(self.rank, start), start):
+        for place, batch in enumerate(course.plan.rank_batches(self.rank, start - course.began), start):
+            if self._changes != changes:
+                raise InputError(
+                    "the budget was changed in the middle of this loop",
+                    limit="its further batches would hold graphs that were dealt anew",
+                    hint="start a new loop over the loader after set_budget",
+                )
             self._consumed = place + 1
             yield batch if kept is None else [kept[row] for row in batch]
 
     @cached_property
     def _fingerprints(self) -> dict[str, str]:
-        """Hashes of all that plans depend on beside seed, epoch and ranks; loaders ask for the state at every step."""
-        planner = self._planner
-        facts = [planner.limits.to_dict(), planner.pack, planner.shuffle, planner.policy, planner.names]
-        settings = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
-        return {"data": self.sizes.fingerprint(), "settings": settings}
+        # Loaders ask for the state at every step.
+        return fingerprints(self._source.recipe, self._made_for, self._balanced)
 
     def state_dict(self, consumed: int | None = None) -> dict[str, Any]:
         """Return where the iteration stands: a few plain values, alike on every rank.
@@ -184,81 +252,57 @@ class NodeBudgetSampler(Sampler[list[int]]):
         Raises:
             InputError: `consumed` is no whole number from 0 to the number of batches.
         """
-        done = self._consumed if consumed is None else check_count("consumed", consumed, 0)
-        if done > len(self):
-            raise InputError(
-                f"consumed is {done}",
-                limit=f"an epoch has {len(self)} batches",
-                hint="go on with the next epoch instead",
-            )
+        limits = self.limits
         return {
             "version": STATE_VERSION,
             "epoch": self.epoch,
-            "consumed": done,
-            "seed": self._planner.seed,
+            "consumed": self._count(consumed),
+            "seed": self._source.recipe.seed,
             "num_replicas": self.num_replicas,
+            "budget": None if limits is self._made_for else limits.to_state(),
+            "stretches": self._course.stretches(),
             **self._fingerprints,
         }
+
+    def _count(self, consumed: int | None) -> int:
+        """Return how many batches of the epoch were consumed, as given or as given out."""
+        done = self._consumed if consumed is None else check_count("consumed", consumed, 0)
+        if not self._course.began <= done <= len(self):
+            since = f", {self._course.began} of them before the last change of the budget" if self._course.began else ""
+            raise InputError(
+                f"consumed is {done}",
+                limit=f"an epoch has {len(self)} batches{since}",
+                hint="go on with the next epoch instead" if done > len(self) else "count on from the last change",
+            )
+        return done
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         """Go on where `state_dict` stood: the next iteration starts after the batches consumed.
 
+        With another number of ranks than the state's, what is left of its epoch is dealt anew to them. A budget that
+        was set with `set_budget` comes with the state.
+
         Raises:
-            RecordError: The state is of another version, dataset, budget, seed or number of ranks.
+            RecordError: The state is of another version, dataset, budget or seed.
+            DoesNotFitError: What is left of the epoch can't be dealt to so many ranks. Nothing has changed then.
         """
-        own = self.state_dict(consumed=0)
-        if not isinstance(state_dict, Mapping) or not own.keys() <= state_dict.keys():
-            raise RecordError("this is no state of a NodeBudgetSampler", hint="load what state_dict() returned")
-        reasons = {
-            "version": "was written by another version of nodebudget",
-            "data": "belongs to another dataset",
-            "settings": "belongs to another budget, pack, shuffle, balance or oversized",
-            "seed": f"belongs to seed {state_dict['seed']}, not {self._planner.seed}",
-            "num_replicas": f"belongs to {state_dict['num_replicas']} ranks, not {self.num_replicas}",
-        }
-        for key, reason in reasons.items():
-            if state_dict[key] != own[key]:
-                raise RecordError(
-                    f"the state {reason}", hint="start the epoch anew, or make the sampler as it was made before"
-                )
-        self.epoch = check_count("epoch", state_dict["epoch"], 0)
-        consumed = check_count("consumed", state_dict["consumed"], 0)
-        if consumed > len(self):
+        state = checked_state(state_dict, self.state_dict())
+        unchanged = self.limits is self._made_for
+        course = replay(self._source if unchanged else self._source.changed(limits=self._made_for), state)
+        done = check_count("consumed", state["consumed"], 0)
+        if not course.began <= done <= len(course):
             raise RecordError(
-                f"the state has {consumed} batches consumed",
-                limit=f"an epoch has {len(self)}",
+                f"the state has {done} batches consumed",
+                limit=f"an epoch has {len(course)}",
                 hint="load the state into the sampler that it was taken from",
             )
-        self._resume = self._consumed = consumed
-
-    def __getstate__(self) -> dict[str, Any]:
-        # The plan is worked out again where it is needed; it may be larger than all else.
-        return {**self.__dict__, "_plan": None}
+        if state["num_replicas"] != self.num_replicas:
+            course, done = course.changed(course.source.changed(num_replicas=self.num_replicas), done)
+        self._course, self._source, self.epoch = course, course.source, course.epoch
+        self._consumed = self._resume = done
 
     def __repr__(self) -> str:
         return (
             f"NodeBudgetSampler({len(self.sizes)} graphs, {len(self)} batches, {self.limits.describe()}, "
             f"rank {self.rank} of {self.num_replicas})"
         )
-
-
-def world_and_rank(num_replicas: int | None, rank: int | None) -> tuple[int, int]:
-    """Return the number of ranks and this one: as given, else torch.distributed's, else 1 and 0.
-
-    Raises:
-        InputError: They are no whole numbers, or there is no such rank.
-    """
-    ready = torch.distributed.is_available() and torch.distributed.is_initialized()
-    if num_replicas is None:
-        num_replicas = torch.distributed.get_world_size() if ready else 1
-    if rank is None:
-        rank = torch.distributed.get_rank() if ready else 0
-    world = check_count("num_replicas", num_replicas, 1)
-    place = check_count("rank", rank, 0)
-    if place >= world:
-        raise InputError(
-            f"rank is {place}",
-            limit=f"num_replicas is {world}, so ranks are 0 to {world - 1}",
-            hint="give the rank of this process",
-        )
-    return world, place

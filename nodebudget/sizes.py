@@ -8,10 +8,9 @@ import importlib
 import io
 import json
 import os
-import zipfile
-import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
@@ -19,7 +18,8 @@ import numpy as np
 import numpy.typing as npt
 
 from nodebudget.errors import InputError, MissingError
-from nodebudget.files import write_whole
+from nodebudget.files import DAMAGE, check_archive, write_whole
+from nodebudget.mapped import check_mappable, map_arrays, write_arrays
 
 Column = npt.NDArray[Any]
 
@@ -28,13 +28,6 @@ STANDARD = ("nodes", "edges", "line_edges")
 
 #: Suffixes of files of sizes.
 SUFFIXES = (".npz", ".csv", ".parquet")
-
-
-#: What readers raise on files that are cut, altered or of another kind.
-_DAMAGE = (
-    *(OSError, ValueError, KeyError, TypeError, EOFError, csv.Error),
-    *(zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError, MemoryError),
-)
 
 
 @dataclass(frozen=True, eq=False)
@@ -153,45 +146,62 @@ class SizeTable:
 
     def fingerprint(self) -> str:
         """Return a SHA-256 of the sizes; two tables with the same sizes in the same order have the same."""
+        return self._digest
+
+    @cached_property
+    def _digest(self) -> str:
         digest = hashlib.sha256(str(len(self)).encode())
         for name in sorted(self.columns):
             digest.update(name.encode())
             digest.update(np.ascontiguousarray(self.columns[name]).data)
         return digest.hexdigest()
 
-    def save(self, path: str | os.PathLike[str], *, force: bool = False) -> Path:
+    def save(self, path: str | os.PathLike[str], *, force: bool = False, compress: bool = True) -> Path:
         """Write the table as `.npz`, `.csv` or `.parquet`, by the suffix.
+
+        Args:
+            path: Where it goes.
+            force: Overwrite an existing file.
+            compress: False leaves an `.npz` uncompressed, so that `load(path, mmap=True)` can map it.
 
         Raises:
             InputError: Another suffix, or the file exists and `force` is not set.
             MissingError: `.parquet` without pyarrow.
         """
-        writers = {".npz": _write_npz, ".csv": _write_csv, ".parquet": _write_parquet}
+        writers = {".npz": _write_npz if compress else _write_flat, ".csv": _write_csv, ".parquet": _write_parquet}
         writer = writers.get(Path(path).suffix.lower())
         if writer is None:
             raise _unknown_suffix(path)
         return write_whole(path, lambda file: writer(self, file), force=force)
 
     @classmethod
-    def load(cls, path: str | os.PathLike[str]) -> SizeTable:
+    def load(cls, path: str | os.PathLike[str], *, mmap: bool = False) -> SizeTable:
         """Read a table that `save` wrote, or any `.csv`/`.parquet` with a column `nodes`.
 
+        Args:
+            path: The file.
+            mmap: Map an `.npz` that was saved with `compress=False` instead of reading it: for many millions of
+                graphs, whose sizes all processes of a machine then share. The file must not be changed in place,
+                and its checksums are not looked at.
+
         Raises:
-            InputError: The file is missing, truncated, or holds something else.
+            InputError: The file is missing, truncated, holds something else, or can't be mapped.
             MissingError: `.parquet` without pyarrow.
         """
-        readers = {".npz": _read_npz, ".csv": _read_csv, ".parquet": _read_parquet}
+        readers = {".npz": _map_npz if mmap else _read_npz, ".csv": _read_csv, ".parquet": _read_parquet}
         reader = readers.get(Path(path).suffix.lower())
         if reader is None:
             raise _unknown_suffix(path)
         if not Path(path).is_file():
             raise InputError(f"there is no file {str(path)!r}", hint="check the path")
+        if mmap:
+            check_mappable(path)
         try:
             return reader(Path(path))
         except InputError as error:
             what = f"{str(path)!r} holds no sizes: {error.what}"
             raise InputError(what, limit=error.limit, hint="measure the dataset again") from error
-        except _DAMAGE as error:
+        except DAMAGE as error:
             raise InputError(
                 f"{str(path)!r} holds no sizes: {' '.join(str(error).split())[:200]}",
                 limit="columns id, nodes, edges, line_edges and any further",
@@ -255,21 +265,35 @@ def _describe(values: Column) -> dict[str, float]:
 
 
 def _write_npz(table: SizeTable, file: BinaryIO) -> None:
+    np.savez_compressed(file, **_arrays(table))
+
+
+def _write_flat(table: SizeTable, file: BinaryIO) -> None:
+    write_arrays(file, _arrays(table))
+
+
+def _arrays(table: SizeTable) -> dict[str, Any]:
     arrays: dict[str, Any] = dict(table.columns)
     if table.ids is not None:
         arrays["id"] = table.ids
     arrays["_settings"] = np.frombuffer(json.dumps(dict(table.settings)).encode(), dtype=np.uint8)
-    np.savez_compressed(file, **arrays)
+    return arrays
 
 
 def _read_npz(path: Path) -> SizeTable:
     # Opened here, because numpy leaves a file open that turns out to be no archive.
     with path.open("rb") as file:
-        if not zipfile.is_zipfile(file):
-            raise ValueError("not an .npz archive")
-        file.seek(0)
+        check_archive(file)
         archive = np.load(file, allow_pickle=False)
         arrays = {name: archive[name] for name in archive.files}
+    return _from_arrays(arrays)
+
+
+def _map_npz(path: Path) -> SizeTable:
+    return _from_arrays(map_arrays(path))
+
+
+def _from_arrays(arrays: dict[str, Column]) -> SizeTable:
     settings = arrays.pop("_settings", None)
     ids = arrays.pop("id", None)
     return SizeTable(arrays, ids, {} if settings is None else json.loads(settings.tobytes()))

@@ -79,7 +79,7 @@ def _out_of_memory(path):
     try:
         for _ in monitor.watch(range(3)):
             with monitor.oom_guard():
-                raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+                raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
     except DoesNotFitError as error:
         monitor.close(f"failed: {type(error).__name__}")
     return path

@@ -219,7 +219,11 @@ def test_wrong_input(sizes, batch_size, words):
             WorkloadError,
             "in a step on the typical batch: no label;",
         ),
-        (torch.OutOfMemoryError("tried to allocate"), DoesNotFitError, "typical batch of 2 graphs ran out of memory"),
+        (
+            torch.cuda.OutOfMemoryError("tried to allocate"),
+            DoesNotFitError,
+            "typical batch of 2 graphs ran out of memory",
+        ),
     ],
 )
 def test_a_step_that_raises_is_named(fail, error, words):

@@ -39,7 +39,7 @@ class LinearProbe(ScriptedProbe):
         nodes = self.workload.nodes
         self.tried.append(nodes)
         if nodes * 10**6 > self.limit:
-            raise torch.OutOfMemoryError("CUDA out of memory")
+            raise torch.cuda.OutOfMemoryError("CUDA out of memory")
         self._peaks = iter([nodes * 10**6])
         return super().measure(lambda: None)
 

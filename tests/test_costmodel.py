@@ -45,6 +45,7 @@ def test_the_fit_finds_the_coefficients_of_a_linear_cost():
     assert set(calibration.coefficients) == {"fixed", "per_graph", "per_node", "per_edge", "per_line_edge"}
 
 
+@pytest.mark.filterwarnings("ignore:the measured steps take the same memory")
 def test_coefficients_are_never_negative():
     rng = np.random.default_rng(0)
     noisy = [observation(sizes, peak=int(1e8 * rng.uniform(1, 5))) for sizes in batches(20)]

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
+from crystals import entries
 from test_costmodel import fitted
 
 from nodebudget import SizeTable
@@ -14,9 +15,11 @@ from nodebudget.cli import main
 from nodebudget.diagnose import Run, diagnose, read_run
 from nodebudget.diagnose.models import count_parameters
 from nodebudget.diagnose.rules import RULES, rule_for
+from nodebudget.diagnose.waiting import batch_bytes
 from nodebudget.errors import InputError
-from nodebudget.measure import open_data
+from nodebudget.measure import measure_dataset, open_data
 from nodebudget.report.diagnose import diagnosis_text
+from nodebudget.workload.alignn import AlignnWorkload
 
 GOLDEN = Path(__file__).parent / "golden"
 
@@ -129,6 +132,38 @@ def test_larger_crystals_are_the_cause(data):
     assert calibrated.differences[0].bytes == pytest.approx(other - one, abs=2)
 
 
+def test_waiting_batches_take_host_memory_by_the_guides_formula(data):
+    a = {"batch_size": 64, "num_workers": 4}
+    batch = 64 * (72 + 20 * 384 + 240 * 64 + 2880 * 20)
+    cases = [
+        ({"num_workers": 24}, "num_workers", (24 - 4) * 2 * batch),
+        ({"num_workers": 0}, "num_workers", -4 * 2 * batch),
+        ({"prefetch_factor": 5}, "prefetch_factor", 4 * (5 - 2) * batch),
+        ({"pin_memory": True}, "pin_memory", None),
+    ]
+    for change, name, expected in cases:
+        entry = by_name(found(a, {**a, **change}, data_a=open_data(data[0])))[name]
+        assert (entry.host_bytes, entry.bytes, entry.moves_device_memory) == (expected, None, False)
+    more = by_name(
+        found({**a, "prefetch_factor": 3}, {**a, "prefetch_factor": 3, "num_workers": 5}, data_a=open_data(data[0]))
+    )
+    assert more["num_workers"].host_bytes == 3 * batch
+    assert by_name(found(a, {**a, "num_workers": 24}))["num_workers"].host_bytes is None
+
+
+@needs_alignn
+def test_the_bytes_of_a_batch_are_those_of_alignns_graphs():
+    workload = AlignnWorkload(alignn_layers=1, gcn_layers=1, hidden_features=8)
+    samples = [workload.sample(entry) for entry in entries(6, 12)]
+    graph, line_graph, *rest = workload.batch(samples)
+    counted = sum(tensor.nbytes for tensor in rest)
+    for part in (graph, line_graph):
+        tensors = [frame[name] for frame in (part.ndata, part.edata) for name in frame]
+        tensors += [*part.edges(), part.batch_num_nodes(), part.batch_num_edges()]
+        counted += sum(tensor.nbytes for tensor in tensors)
+    assert batch_bytes(measure_dataset(samples), 12) == pytest.approx(counted)
+
+
 def test_only_the_training_split_counts(data, tmp_path):
     a = read_run(write(tmp_path / "a", FIRST, [f"small-{place}" for place in range(0, 90, 3)]))
     b = read_run(write(tmp_path / "b", FIRST, [f"small-{place}" for place in range(2, 90, 3)]))
@@ -222,7 +257,7 @@ def test_the_command(tmp_path, data):
     assert result.exit_code == 0, result.stderr
     answer = json.loads(result.stdout)
     entry = answer["differences"][0]
-    assert set(entry) == {"name", "a", "b", "moves_device_memory", "bytes", "reason"}
+    assert set(entry) == {"name", "a", "b", "moves_device_memory", "bytes", "reason", "host_bytes"}
     assert answer["predicted_bytes"]["b"] > answer["predicted_bytes"]["a"]
     assert answer["likely_cause"].startswith("The most likely cause is ")
     text = CliRunner().invoke(main, ["diagnose", a, a])

@@ -1,20 +1,16 @@
 """What the README shows is run: each Python block and each command."""
 
 import json
-import os
 import re
-import shlex
-import subprocess
 import sys
-from pathlib import Path
 
 import pytest
-import torch
 from crystals import entries
+from shown import ROOT, blocks_of, on_this_machine, run
 
-TEXT = (Path(__file__).parents[1] / "README.md").read_text()
-SCRIPTS = re.findall(r"```python\n(.*?)```", TEXT, flags=re.DOTALL)
-COMMANDS = re.findall(r"^\$ (nodebudget .*)$", TEXT, flags=re.MULTILINE)
+BLOCKS = blocks_of(ROOT / "README.md")
+SCRIPTS = [block.text for block in BLOCKS if block.language == "python"]
+COMMANDS = [command for block in BLOCKS if block.language == "console" for command, _ in block.commands]
 
 
 @pytest.fixture(scope="module")
@@ -22,14 +18,6 @@ def folder(tmp_path_factory):
     place = tmp_path_factory.mktemp("readme")
     (place / "crystals.json").write_text(json.dumps(entries(most=4, count=40)))
     return place
-
-
-def run(command, folder):
-    done = subprocess.run(
-        command, cwd=folder, capture_output=True, text=True, env={**os.environ, "DGLBACKEND": "pytorch"}
-    )
-    assert done.returncode == 0, done.stderr
-    return done.stdout
 
 
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda script: script.strip().splitlines()[0][:40])
@@ -49,9 +37,7 @@ def test_the_training_script_uses_the_sampler_in_place_of_a_batch_size(folder):
 def test_the_commands_run_in_their_order(folder):
     assert len(COMMANDS) == 3
     for command in COMMANDS:
-        if not torch.cuda.is_available():
-            command = command.replace("--gpu 0", "--device cpu")
-        name, *arguments = shlex.split(command)
+        name, *arguments = on_this_machine(command)
         out = run([sys.executable, "-m", name, *arguments], folder)
         if "suggest" in command:
             assert "Use batch size 112" in out

@@ -107,7 +107,7 @@ class TestSplit:
         def backward(loss):
             loss.backward()
             if next(failures, False):
-                raise torch.OutOfMemoryError("CUDA out of memory")
+                raise torch.cuda.OutOfMemoryError("CUDA out of memory")
 
         done = run_with_split(mean_loss(workload), samples, workload.model, backward=backward)
         assert done.parts == (4,) * 4

@@ -257,7 +257,6 @@ def test_a_foreign_state_is_refused_with_the_reason(crystals: SizeTable) -> None
     others = {
         "another dataset": NodeBudgetSampler(crystals.take(range(100)), max_nodes=800),
         "another budget": NodeBudgetSampler(crystals, max_nodes=801),
-        "1 ranks, not 2": NodeBudgetSampler(crystals, max_nodes=800, num_replicas=2, rank=0),
         "seed 0, not 1": NodeBudgetSampler(crystals, max_nodes=800, seed=1),
     }
     for reason, other in others.items():

@@ -36,8 +36,10 @@ def make_sampler(**options: Any) -> NodeBudgetSampler:
     return NodeBudgetSampler(SIZES, max_nodes=150, seed=1, **options)
 
 
-@pytest.mark.parametrize("context", ["fork", "spawn"])
-def test_worker_processes_that_persist(context: str) -> None:
+@pytest.mark.parametrize(
+    ("context", "persistent"), [("fork", True), ("spawn", True), ("forkserver", True), ("fork", False)]
+)
+def test_worker_processes_of_every_kind(context: str, persistent: bool) -> None:
     sampler = make_sampler()
     loader = DataLoader(
         Numbers(),
@@ -45,7 +47,7 @@ def test_worker_processes_that_persist(context: str) -> None:
         num_workers=2,
         collate_fn=plain,
         multiprocessing_context=context,
-        persistent_workers=True,
+        persistent_workers=persistent,
     )
     assert len(loader) == len(sampler)
     seen = []
@@ -68,6 +70,16 @@ def test_a_pickled_sampler_goes_on_where_it_was() -> None:
     whole = list(sampler)
     sampler.load_state_dict(sampler.state_dict(consumed=4))
     assert list(pickle.loads(pickle.dumps(sampler))) == whole[4:]
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_resumed_sampler_goes_on_in_a_loader_with_workers(workers: int) -> None:
+    sampler = make_sampler()
+    whole = list(sampler)
+    sampler.load_state_dict(sampler.state_dict(consumed=4))
+    loader = DataLoader(Numbers(), batch_sampler=sampler, num_workers=workers, collate_fn=plain)
+    assert list(loader) == whole[4:]
+    assert list(loader) == whole
 
 
 @pytest.mark.filterwarnings("ignore:.set_vital. is deprecated:UserWarning")  # torchdata calls it

@@ -175,7 +175,7 @@ def test_running_out_of_memory_ends_the_climb(calibration):
     class Limited(Linear):
         def step(self, batch):
             if len(batch) > 100:
-                raise torch.OutOfMemoryError("CUDA out of memory")
+                raise torch.cuda.OutOfMemoryError("CUDA out of memory")
             super().step(batch)
 
     advice = tuned(calibration, Limited(torch.device("cpu"), width=4096))

@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from nodebudget.cli.common import Command, json_option, note, print_json, quiet_option
+from nodebudget.cli.common import Command, check_picture, json_option, note, print_json, quiet_option, say
 from nodebudget.cli.devices import device_options, resolve_device
 from nodebudget.cli.progress import Steps
 
@@ -47,13 +47,13 @@ def command(
     Example:
       nodebudget breakdown --device cpu --data crystals.json --batch-size 16 --plot step.png
     """
-    from nodebudget.files import check_output, write_whole
+    from nodebudget.files import write_whole
     from nodebudget.probe import open_probe
     from nodebudget.totals import check_batch_size
 
     check_batch_size(batch_size)
     if plot is not None:
-        check_output(plot, force=force)
+        check_picture(plot, force=force)
     probe = open_probe(resolve_device(gpu, device))
     with Steps(quiet=quiet) as steps:
         found, checks = _run(workload, data, probe, batch_size, seed, steps)
@@ -70,7 +70,7 @@ def command(
     else:
         from nodebudget.report.breakdown import breakdown_text
 
-        click.echo(breakdown_text(found, checks))
+        say(breakdown_text(found, checks))
 
 
 def _run(workload: str, data: str, probe: Any, batch_size: int, seed: int, steps: Steps) -> tuple[Any, Any]:
@@ -88,6 +88,7 @@ def _run(workload: str, data: str, probe: Any, batch_size: int, seed: int, steps
     sizes = measure_dataset(
         opened,
         graphs=getattr(made, "graphs", None),
+        size_of=getattr(made, "size_of", None),
         progress=lambda done, total: steps.show("measuring sizes", done, total),
     )
     found = break_down(

@@ -9,13 +9,23 @@ from typing import Any
 
 import click
 
-from nodebudget.cli.common import Command, json_option, note, output_options, pickle_option, print_json, quiet_option
+from nodebudget.cli.common import (
+    Command,
+    json_option,
+    note,
+    output_options,
+    pickle_option,
+    print_json,
+    quiet_option,
+    say,
+    warnings_as_notes,
+)
 from nodebudget.cli.devices import device_options, resolve_device
 from nodebudget.cli.progress import Steps
 from nodebudget.units import parse_bytes
 
 
-@click.command(cls=Command)
+@click.command("calibrate", cls=Command)
 @device_options
 @click.option(
     "--workload",
@@ -89,9 +99,10 @@ def command(
     journal = None if output is None else f"{output}.probes.jsonl"
     keep = {"journal": journal, "resume": resume}
     # What the user's own code prints must not mix with our output.
-    with Steps(quiet=quiet) as steps, redirect_stdout(sys.stderr), _interrupts_named(journal, quiet):
+    with warnings_as_notes(quiet=quiet), Steps(quiet=quiet) as steps, redirect_stdout(sys.stderr):
         how = {"workers": workers, "on_error": on_error, "allow_pickle": allow_pickle}
-        calibration, sizes = _run(workload, data, probe, effort, how, keep, steps, capacity is not None)
+        with _interrupts_named(journal, quiet):
+            calibration, sizes = _run(workload, data, probe, effort, how, keep, steps, capacity is not None)
     if output is not None:
         calibration.save(output, force=force)
         note(f"written: {output}", quiet=quiet)
@@ -107,9 +118,9 @@ def _show(calibration: Any, sizes: Any, batch_size: int, capacity: int | None, a
         more = {"gpu_budget": {budget.setting: budget.to_dict() for budget in budgets}} if budgets else {}
         print_json({**_as_record(calibration), **more})
         return
-    click.echo(calibration_text(calibration, sizes, batch_size))
+    say(calibration_text(calibration, sizes, batch_size))
     for budget in budgets:
-        click.echo(f"\n{budget_text(budget)}")
+        say(f"\n{budget_text(budget)}")
 
 
 def _run(
@@ -126,8 +137,9 @@ def _run(
 
     from nodebudget.calibrate import calibrate
     from nodebudget.capacity import with_overheads
+    from nodebudget.cli.measuring import measure_for
     from nodebudget.errors import InputError
-    from nodebudget.measure import measure_path, open_data
+    from nodebudget.measure import open_data
     from nodebudget.workload import load_workload
 
     opened = open_data(data, allow_pickle=how["allow_pickle"])
@@ -137,9 +149,10 @@ def _run(
             hint="give the crystals or graphs that they were measured from",
         )
     made = load_workload(workload, probe.device)
-    sizes = measure_path(
+    sizes = measure_for(
+        made,
         data,
-        graphs=getattr(made, "graphs", None),
+        opened,
         **how,
         progress=lambda done, total: steps.show("measuring sizes", done, total),
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, NoReturn, TypeVar
@@ -13,7 +14,7 @@ import click
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from nodebudget.errors import NodeBudgetError
+from nodebudget.errors import NodeBudgetError, printable, printable_lines
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -23,7 +24,7 @@ Report = Callable[[int, "int | None"], None]
 
 def refuse_usage(ctx: click.Context, error: click.UsageError) -> NoReturn:
     """Say in one sentence what was wrong with the command line, and where to look; exit code 2."""
-    click.echo(f"nodebudget: {error.format_message().rstrip('.')}; see '{ctx.command_path} --help'", err=True)
+    _complain(f"{error.format_message().rstrip('.')}; see '{ctx.command_path} --help'")
     ctx.exit(2)
 
 
@@ -42,13 +43,13 @@ class Command(click.Command):
         try:
             return super().invoke(ctx)
         except NodeBudgetError as error:
-            click.echo(f"nodebudget: {error}", err=True)
+            _complain(str(error))
             ctx.exit(error.exit_code)
         except OSError as error:
             if isinstance(error, BrokenPipeError):
                 _silence(ctx)
             # Folders that can't be read, disks that fail: the system's own words are the best there are.
-            click.echo(f"nodebudget: {error.strerror or error}: {error.filename or 'a file'}; check it", err=True)
+            _complain(f"{error.strerror or error}: {error.filename or 'a file'}; check it")
             ctx.exit(2)
 
 
@@ -84,6 +85,20 @@ def output_options(help_text: str) -> Callable[[F], F]:
     return add
 
 
+def check_picture(path: str, *, force: bool) -> None:
+    """Make sure, before the work starts, that a picture can be drawn there.
+
+    Raises:
+        InputError: See `nodebudget.files.check_output`.
+        MissingError: matplotlib is not there.
+    """
+    from nodebudget.files import check_output
+    from nodebudget.frameworks import require
+
+    check_output(path, force=force)
+    require("matplotlib")
+
+
 def print_json(value: Any) -> None:
     """Print one JSON object on stdout. NaN and infinities become null, which JSON has."""
     click.echo(json.dumps(_plain(value), indent=2, allow_nan=False))
@@ -101,10 +116,32 @@ def _plain(value: Any) -> Any:
     return value
 
 
+def _complain(sentence: str) -> None:
+    click.echo(f"nodebudget: {printable(sentence)}", err=True)
+
+
+def say(text: str) -> None:
+    """Write lines to stdout. Names in them may come from anybody's files: nothing reaches the terminal as a command."""
+    click.echo(printable_lines(text))
+
+
 def note(text: str, *, quiet: bool = False) -> None:
-    """Write a line to stderr."""
+    """Write a line to stderr, as safe as `say` does."""
     if not quiet:
-        click.echo(text, err=True)
+        click.echo(printable_lines(text), err=True)
+
+
+@contextmanager
+def warnings_as_notes(*, quiet: bool = False) -> Iterator[None]:
+    """Say what is warned of in a line each on stderr, at the end; deprecations and such as Python does."""
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always", UserWarning)
+        yield
+    for text in dict.fromkeys(str(entry.message) for entry in said if entry.category is UserWarning):
+        note(f"nodebudget: {text}", quiet=quiet)
+    for entry in said:
+        if entry.category is not UserWarning:
+            warnings.showwarning(entry.message, entry.category, entry.filename, entry.lineno)
 
 
 @contextmanager

@@ -7,7 +7,16 @@ from typing import TYPE_CHECKING
 
 import click
 
-from nodebudget.cli.common import Command, json_option, note, pickle_option, print_json, quiet_option
+from nodebudget.cli.common import (
+    Command,
+    check_picture,
+    json_option,
+    note,
+    pickle_option,
+    print_json,
+    quiet_option,
+    say,
+)
 from nodebudget.cli.known import model_options, open_calibration
 from nodebudget.cli.progress import Steps
 
@@ -49,12 +58,12 @@ def command(
       nodebudget compare a.json b.json --batch-size 64 --plot sizes.png
     """
     from nodebudget.compare import compare
-    from nodebudget.files import check_output, write_whole
+    from nodebudget.files import write_whole
     from nodebudget.totals import check_batch_size
 
     check_batch_size(batch_size)
     if plot is not None:
-        check_output(plot, force=force)
+        check_picture(plot, force=force)
     known = None
     if calibration is not None:
         known = open_calibration(calibration, workload=workload, allow_mismatch=allow_mismatch, quiet=quiet)
@@ -70,7 +79,7 @@ def command(
     else:
         from nodebudget.report.compare import compare_text
 
-        click.echo(compare_text(found))
+        say(compare_text(found))
 
 
 def _measured(data: tuple[str, ...], allow_pickle: bool, steps: Steps) -> list[tuple[str, SizeTable]]:

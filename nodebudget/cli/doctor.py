@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from nodebudget.cli.common import Command, json_option, print_json, quiet_option
+from nodebudget.cli.common import Command, json_option, print_json, quiet_option, say
 
 if TYPE_CHECKING:
     from nodebudget.doctor import Examination
@@ -35,21 +35,20 @@ def command(as_json: bool, quiet: bool) -> None:
 
 
 def _show(found: Examination) -> None:
-    from rich.console import Console
-    from rich.markup import escape
     from rich.table import Table
+
+    from nodebudget.report.console import PlainConsole
 
     table = Table()
     for name in ("what", "state", "found", "for"):
         table.add_column(name)
     for check in found.checks:
-        # Messages of others may hold brackets, which rich would take for its own marks.
-        table.add_row(*(escape(text) for text in (check.name, check.state, check.found, check.purpose)))
-    Console().print(table)
+        table.add_row(check.name, check.state, check.found, check.purpose)
+    PlainConsole().print(table)
     steps = [check for check in found.checks if check.next_step]
     if steps:
-        click.echo("Next steps, where you need it:")
+        say("Next steps, where you need it:")
     for check in steps:
-        click.echo(f"  {check.name}: {check.next_step}")
+        say(f"  {check.name}: {check.next_step}")
     if not found.blocking:
-        click.echo(f"'nodebudget calibrate' can run on {found.device}.")
+        say(f"'nodebudget calibrate' can run on {found.device}.")

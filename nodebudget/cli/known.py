@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from nodebudget.cli.common import note
+from nodebudget.cli.common import warnings_as_notes
 
 if TYPE_CHECKING:
     from nodebudget.costmodel import Calibration
@@ -60,11 +59,8 @@ def check(calibration: Calibration, *, workload: Any, probe: Probe | None, allow
     """
     from nodebudget.applicable import check_applicable
 
-    with warnings.catch_warnings(record=True) as said:
-        warnings.simplefilter("always")
+    with warnings_as_notes(quiet=quiet):
         check_applicable(calibration, workload=workload, probe=probe, allow_mismatch=allow_mismatch)
-    for entry in said:
-        note(f"nodebudget: {entry.message}", quiet=quiet)
 
 
 def _gpu(calibration: Calibration) -> Probe | None:

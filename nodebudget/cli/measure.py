@@ -8,7 +8,6 @@ from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import click
-from rich.console import Console
 from rich.table import Table
 
 from nodebudget.cli.common import (
@@ -23,6 +22,7 @@ from nodebudget.cli.common import (
 )
 from nodebudget.errors import InputError, printable
 from nodebudget.measure.settings import STRATEGIES, GraphSettings
+from nodebudget.report.console import PlainConsole
 from nodebudget.sizes import SizeTable
 from nodebudget.units import parse_bytes
 
@@ -195,7 +195,7 @@ def _show(table: SizeTable) -> None:
         shown.add_column(name, justify="right")
     for column in table.columns:
         shown.add_row(column.replace("_", " "), *(_number(value) for value in statistics[column].values()))
-    Console().print(shown)
+    PlainConsole().print(shown)
 
 
 def _number(value: float) -> str:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from nodebudget.cli.common import Command, json_option, print_json, quiet_option
+from nodebudget.cli.common import Command, json_option, print_json, quiet_option, say
 
 if TYPE_CHECKING:
     from nodebudget.monitor import Run, RunReader
@@ -49,16 +49,16 @@ def command(run: str, follow: bool, capacity: str | None, as_json: bool, quiet: 
     if as_json:
         print_json(summary)
     else:
-        click.echo(run_text(summary))
+        say(run_text(summary))
 
 
 def _follow(reader: RunReader, room: int | None, *, hidden: bool) -> None:
-    from rich.console import Console
     from rich.live import Live
 
+    from nodebudget.report.console import PlainConsole
     from nodebudget.report.run import live_view
 
-    console = Console(stderr=True)
+    console = PlainConsole(stderr=True)
     seen_gpu = _gpu(reader.run)
     # Elsewhere than on a terminal there is nothing to draw anew: the summary comes at the end.
     show = console.is_terminal and not hidden

@@ -5,12 +5,21 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import click
-from rich.console import Console
 
-from nodebudget.cli.common import Command, json_option, note, output_options, pickle_option, print_json, quiet_option
+from nodebudget.cli.common import (
+    Command,
+    json_option,
+    note,
+    output_options,
+    pickle_option,
+    print_json,
+    quiet_option,
+    say,
+)
 from nodebudget.cli.known import model_options, open_calibration
 from nodebudget.errors import InputError
 from nodebudget.files import check_output
+from nodebudget.report.console import PlainConsole
 from nodebudget.units import format_bytes, parse_bytes
 
 if TYPE_CHECKING:
@@ -170,9 +179,9 @@ def _show(plan: Plan) -> None:
         [f"{even['column']} a batch, CV", f"{even['cv']:.2%}"],
         ["oversized graphs", f"{found['oversized']:,}"],
     ]
-    click.echo(f"{found['graphs']:,} graphs, {plan.limits.describe()} a batch")
-    Console().print(table_of(["", "plan"], rows))
-    click.echo(_advice(plan))
+    say(f"{found['graphs']:,} graphs, {plan.limits.describe()} a batch")
+    PlainConsole().print(table_of(["", "plan"], rows))
+    say(_advice(plan))
 
 
 def _advice(plan: Plan) -> str:

@@ -7,13 +7,13 @@ from typing import Any
 
 import click
 
-from nodebudget.cli.common import Command, json_option, note, print_json, quiet_option
+from nodebudget.cli.common import Command, json_option, note, print_json, quiet_option, say
 from nodebudget.cli.devices import device_options, resolve_device
 from nodebudget.cli.progress import Steps
 from nodebudget.units import format_bytes, parse_bytes
 
 
-@click.command(cls=Command)
+@click.command("quickstart", cls=Command)
 @device_options
 @click.option("-o", "--output", "folder", default="nodebudget-quickstart", show_default=True, help="Folder of results.")
 @click.option("--batch-size", default=16, show_default=True, type=click.IntRange(1), help="Of the fixed runs.")
@@ -72,12 +72,12 @@ def _print(result: dict[str, Any], *, quiet: bool) -> None:
     from nodebudget.report.text import calibration_text, runs_table
 
     sizes = result["sizes"]["large cells"]
-    click.echo(calibration_text(result["calibration"], sizes, result["batch_size"], "the large cells"))
-    click.echo(f"\nThe budget of both datasets: {format_bytes(result['memory'])}")
-    click.echo(runs_table(result["runs"]))
+    say(calibration_text(result["calibration"], sizes, result["batch_size"], "the large cells"))
+    say(f"\nThe budget of both datasets: {format_bytes(result['memory'])}")
+    say(runs_table(result["runs"]))
     lost = sum(run["graphs_left_out"] for run in result["runs"] if run["batching"] == "fixed")
     if lost:
-        click.echo(f"The fixed runs left out {lost} crystals in incomplete last batches; the budget runs none.")
+        say(f"The fixed runs left out {lost} crystals in incomplete last batches; the budget runs none.")
     note("\nWritten:", quiet=quiet)
     for name, path in result["files"].items():
         note(f"  {name}: {path}", quiet=quiet)

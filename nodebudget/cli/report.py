@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from nodebudget.cli.common import Command, json_option, note, output_options, print_json, quiet_option
+from nodebudget.cli.common import Command, json_option, note, output_options, print_json, quiet_option, say
 
 #: Where the page goes where nobody says so.
 _DEFAULT = "report.html"
@@ -58,4 +58,4 @@ def command(
         print_json({**page.values, "written": target})
         return
     for entry in page.values["advice"]:
-        click.echo(printable(f"{LEVELS[entry['level']]}: {entry['text']} [{entry['about']}]"))
+        say(printable(f"{LEVELS[entry['level']]}: {entry['text']} [{entry['about']}]"))

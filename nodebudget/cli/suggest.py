@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from nodebudget.cli.common import Command, json_option, note, pickle_option, print_json, quiet_option
+from nodebudget.cli.common import Command, json_option, note, pickle_option, print_json, quiet_option, say
 from nodebudget.cli.known import model_options, open_calibration
 from nodebudget.errors import InputError
 
@@ -69,7 +69,7 @@ def command(
         records = [answer.to_dict() for answer in answers]
         print_json({**records[0], "targets": records})
     else:
-        click.echo(answers_text(answers) if style is None else answers_table(answers, style))
+        say(answers_text(answers) if style is None else answers_table(answers, style))
 
 
 def _answers(

@@ -7,7 +7,17 @@ from typing import Any
 
 import click
 
-from nodebudget.cli.common import Command, json_option, note, output_options, pickle_option, print_json, quiet_option
+from nodebudget.cli.common import (
+    Command,
+    check_picture,
+    json_option,
+    note,
+    output_options,
+    pickle_option,
+    print_json,
+    quiet_option,
+    say,
+)
 from nodebudget.cli.devices import device_options, resolve_device
 from nodebudget.cli.known import check, mismatch_option
 from nodebudget.cli.progress import Steps
@@ -69,9 +79,10 @@ def command(
     from nodebudget.tune import Effort
     from nodebudget.units import parse_bytes
 
-    for path in (output, plot):
-        if path is not None:
-            check_output(path, force=force)
+    if output is not None:
+        check_output(output, force=force)
+    if plot is not None:
+        check_picture(plot, force=force)
     place = resolve_device(gpu, device)
     effort = Effort(budgets, batches, repeats, longest, seed)
     known = Calibration.load(calibration)
@@ -87,7 +98,7 @@ def command(
     else:
         from nodebudget.report.curves import curve_text
 
-        click.echo(curve_text(advice))
+        say(curve_text(advice))
 
 
 def _workload(spec: str, place: str, calibration: Any, probe: Any, *, allow_mismatch: bool, quiet: bool) -> Any:
@@ -108,8 +119,9 @@ def _run(
     effort: Any,
     steps: Steps,
 ) -> Any:
+    from nodebudget.cli.measuring import measure_for
     from nodebudget.errors import InputError
-    from nodebudget.measure import measure_path, open_data
+    from nodebudget.measure import open_data
     from nodebudget.record import provenance
     from nodebudget.tune import tune
 
@@ -119,9 +131,10 @@ def _run(
             f"{data!r} holds sizes, not crystals",
             hint="give the crystals or graphs that they were measured from",
         )
-    sizes = measure_path(
+    sizes = measure_for(
+        made,
         data,
-        graphs=getattr(made, "graphs", None),
+        opened,
         allow_pickle=allow_pickle,
         progress=lambda done, total: steps.show("measuring sizes", done, total),
     )

@@ -36,6 +36,8 @@ class Difference:
         moves_device_memory: Whether it moves device memory; None: not known.
         bytes: What B's value adds to a step of A, all else as in A; None where that can't be said.
         reason: Why.
+        host_bytes: What B's value adds to the batches that wait in host memory, all else as in A; None where it has
+            no part in that, or where the batches are not known.
         strength: By about which factor it changes the memory of a step, as a logarithm: what is ranked by.
         direction: 1 where B takes more by it, -1 where it takes less, 0 where that is not known.
     """
@@ -46,6 +48,7 @@ class Difference:
     moves_device_memory: bool | None
     bytes: int | None
     reason: str
+    host_bytes: int | None = None
     strength: float = 0.0
     direction: int = 0
 
@@ -146,14 +149,14 @@ def _difference(name: str, a: Any, b: Any, known: Known, runs: Sequence[Mapping[
         return Difference(name, a, b, None, None, "nothing is known of this setting")
     reason = rule.explain(a, b)
     if not rule.moves:
-        return Difference(name, a, b, False, None, reason)
+        return Difference(name, a, b, False, None, reason, known.waiting(name, a, b))
     added = effect_of(rule.effect, known, name, a, b)
     if added is not None and known.total is not None and rule.effect in WHOLE:
         change = math.log(max(1 + added / known.total, _LEAST))
-        return Difference(name, a, b, True, added, reason, abs(change), _sign(change))
+        return Difference(name, a, b, True, added, reason, None, abs(change), _sign(change))
     if added is not None and rule.effect in KEPT:
         reason += "; the bytes are those of parameters, gradients and optimizer state alone"
-    return Difference(name, a, b, True, added, reason, *_guess(rule, a, b, added))
+    return Difference(name, a, b, True, added, reason, None, *_guess(rule, a, b, added))
 
 
 def _guess(rule: Rule, a: Any, b: Any, added: int | None) -> tuple[float, int]:
@@ -190,7 +193,7 @@ def _from_cause(cause: Cause, total: float | None) -> Difference:
     added = None if total is None else round(cause.share * total)
     first, here = (float(f"{value:.4g}") for value in (cause.first, cause.here))
     change = math.log(max(1 + cause.share, _LEAST))
-    return Difference(f"data.{cause.name}", first, here, True, added, reason, abs(change), _sign(change))
+    return Difference(f"data.{cause.name}", first, here, True, added, reason, None, abs(change), _sign(change))
 
 
 def _predicted(known: Known, batch_size: int | None, other: Sized) -> tuple[int, int] | None:

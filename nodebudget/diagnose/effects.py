@@ -12,6 +12,7 @@ from nodebudget.costmodel import Calibration
 from nodebudget.diagnose.models import count_parameters, kept_numbers, width_of
 from nodebudget.diagnose.rules import ratio
 from nodebudget.diagnose.runs import Run
+from nodebudget.diagnose.waiting import batch_bytes, waiting_bytes
 from nodebudget.errors import InputError, MissingError
 from nodebudget.measure import Data, GraphSettings, measure_dataset
 from nodebudget.sizes import SizeTable
@@ -94,6 +95,12 @@ class Known:
         if self.calibration is None or table is None:
             return None
         return Measure("bytes", self.calibration)(min(batch_size, len(table)), mean_sizes(table))
+
+    def waiting(self, setting: str, a: Any, b: Any) -> int | None:
+        """Return the host memory of waiting batches that B's value of a setting adds, bytes."""
+        if self.batch_size is None or self.table is None:
+            return None
+        return waiting_bytes(self.run, setting, a, b, batch_bytes(self.table, self.batch_size))
 
     def causes(self, other: SizeTable) -> tuple[Cause, ...]:
         """Part the difference of other samples, at this batch size, among its causes."""

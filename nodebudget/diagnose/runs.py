@@ -24,6 +24,9 @@ CONFIGS = ("config.json", "config.toml", "config.yaml", "config.yml")
 
 _IDS = "ids_train_val_test.json"
 
+#: Depth and number of values of a config. YAML can name a part of itself again and again, or from within.
+_DEEPEST, _MOST = 50, 200_000
+
 #: Settings that alignn's TrainingConfig has and hardly any other config does.
 _ALIGNN_KEYS = {"neighbor_strategy", "atom_features", "use_canonize"}
 
@@ -104,6 +107,7 @@ def _read(path: Path) -> dict[str, Any]:
     kind = {".toml": "TOML", ".yaml": "YAML", ".yml": "YAML"}.get(suffix, "JSON")
     try:
         values = _parser(kind)(path.read_text(encoding="utf-8"))
+        _refuse_endless(values)
     except OSError as error:
         raise InputError(f"{str(path)!r} can't be read: {error.strerror}", hint="check the path") from error
     except MissingError:
@@ -114,6 +118,19 @@ def _read(path: Path) -> dict[str, Any]:
     if not isinstance(values, dict) or not values:
         raise InputError(f"{str(path)!r} holds no settings", limit="names and values", hint="name a run's config")
     return values
+
+
+def _refuse_endless(values: Any) -> None:
+    level, count = [values] if isinstance(values, (dict, list)) else [], 0
+    for _ in range(_DEEPEST):
+        inner = [list(entry.values() if isinstance(entry, dict) else entry) for entry in level]
+        count += sum(map(len, inner))
+        if count > _MOST:
+            raise ValueError(f"it holds over {_MOST:,} values")
+        level = [value for entries in inner for value in entries if isinstance(value, (dict, list))]
+        if not level:
+            return
+    raise ValueError(f"it is nested over {_DEEPEST} deep")
 
 
 def _parser(kind: str) -> Callable[[str], Any]:

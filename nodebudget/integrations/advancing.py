@@ -38,6 +38,11 @@ class AdvancingSampler(NodeBudgetSampler):
         super().set_epoch(epoch)
         self._fresh = True
 
+    def set_budget(self, *arguments: Any, **named: Any) -> None:
+        """Change the budget as `NodeBudgetSampler.set_budget` does; the next iteration goes on with what is left."""
+        super().set_budget(*arguments, **named)
+        self._fresh = self._fresh or 0 < self.state_dict()["consumed"] < len(self)
+
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         """Go on where `state_dict` stood: in the middle of its epoch, or with the next one if that was done.
 

@@ -1,5 +1,7 @@
 """Budget batches for alignn's own training loop, `alignn.train.train_dgl`.
 
+The loaders that alignn made are replaced::
+
     from alignn.data import get_train_val_loaders
     from alignn.train import train_dgl
     from nodebudget.integrations.alignn import with_budget

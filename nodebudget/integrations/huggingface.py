@@ -12,6 +12,8 @@ from nodebudget.monitor import MemoryMonitor
 def trainer_callback(monitor: MemoryMonitor) -> Any:
     """Return a callback for `transformers.Trainer` that monitors each forward and backward pass.
 
+    It is given to the Trainer::
+
         Trainer(model, args, ..., callbacks=[trainer_callback(MemoryMonitor("run.jsonl"))])
 
     The Trainer shows its callbacks no batches: they are counted where they go into the model. With accumulation

@@ -12,6 +12,8 @@ from nodebudget.monitor import MemoryMonitor
 def lightning_callback(monitor: MemoryMonitor) -> Any:
     """Return a Lightning callback that monitors each training batch.
 
+    It is given to the Trainer::
+
         trainer = Trainer(callbacks=[lightning_callback(MemoryMonitor("run.jsonl"))])
 
     A step lasts from `on_train_batch_start` to `on_train_batch_end`: forward, backward and optimizer. Batches are

@@ -42,7 +42,8 @@ def fingerprint(files: Sequence[Path], how: str = QUICK) -> str:
         digest.update(os.fsencode(path.name) + b"\0")
         try:
             _add(digest, path, how, look)
-        except FileNotFoundError:
+        except (FileNotFoundError, ValueError):
+            # No file can have a name with a zero in it.
             digest.update(b"missing")
         except OSError as error:
             raise InputError(f"{str(path)!r} can't be read: {error.strerror}", hint="check it") from error

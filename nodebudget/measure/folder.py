@@ -77,10 +77,10 @@ def _parsed(name: str, content: bytes | str, bounds: Bounds) -> Any:
 
 
 def _content(path: Path, bounds: Bounds) -> bytes | str:
-    # A named pipe or a device in a dataset would be read for ever.
-    if not path.is_file():
-        return f"there is no file {str(path)!r}"
     try:
+        # A named pipe or a device in a dataset would be read for ever.
+        if not path.is_file():
+            return f"there is no file {str(path)!r}"
         if (size := path.stat().st_size) > bounds.record:
             return bounds.too_large(size)
         with path.open("rb") as file:

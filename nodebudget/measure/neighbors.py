@@ -39,6 +39,9 @@ _MAX_IMAGES = 2e5
 #: vesin sorts atoms into cells as wide as the radius. Beyond 100,000 of them it merges some, and divides by
 #: zero, which ends the process, where the crystal is too thin for that.
 _MAX_CELLS = 2e4
+#: How many pairs of them one search may visit: a second. Ordinary crystals need 27 a cell; those that are thin one way
+#: and long another, as only broken or crafted ones are, hundreds of each of many.
+_MAX_VISITS = 1e7
 #: Neighbours to expect in the first sphere, over those asked for: large enough that few atoms fall short.
 _FIRST_SPHERE = 1.7
 _GROWTH = 1.35
@@ -152,6 +155,12 @@ class Neighborhood:
             raise UnusableError(
                 f"a search to {radius:.4g} Å visits about {images:.1e} periodic images and {pairs:.1e} pairs, "
                 f"over the limit of {_MAX_IMAGES:.0e} and {_MAX_PAIRS:.0e}"
+            )
+        cells = np.maximum(1, np.floor(self._planes / radius))
+        visits = float(np.prod(cells * (2 * np.maximum(1, np.ceil(radius * cells / self._planes)) + 1)))
+        if visits > _MAX_VISITS:
+            raise UnusableError(
+                f"its cell is thin and long: a search visits {visits:.1e} boxes, over {_MAX_VISITS:.0e}"
             )
 
 

@@ -72,11 +72,12 @@ class Partial:
             file.seek(self._size)
             for line in file:
                 entry = _parsed(line)
-                if entry is None or entry.get("first") != number:
+                rows = None if entry is None or entry.get("first") != number else _rows(entry.get("rows"))
+                if rows is None:
                     break
                 self._size += len(line)
-                number += len(entry["rows"])
-                yield [_row(values) for values in entry["rows"]]
+                number += len(rows)
+                yield rows
         os.ftruncate(self._file, self._size)
 
     def add(self, first: int, rows: Sequence[Row]) -> None:
@@ -156,13 +157,28 @@ def _parsed(line: bytes) -> dict[str, Any] | None:
     text = line[9:-1]
     if not line.endswith(b"\n") or line[:9] != b"%08x " % zlib.crc32(text):
         return None
-    entry = json.loads(text)
+    try:
+        entry = json.loads(text)
+    except (ValueError, RecursionError):
+        return None
     return entry if isinstance(entry, dict) else None
 
 
-def _row(values: list[Any]) -> Row:
-    name, *counts = values
-    if len(counts) == 1:
-        return name, str(counts[0])
-    nodes, edges, line_edges = counts
-    return name, (int(nodes), int(edges), int(line_edges))
+def _rows(values: Any) -> list[Row] | None:
+    """Return the rows of a line, or None where they are none."""
+    try:
+        rows = [_row(*row) for row in values]
+    except TypeError:
+        return None
+    return None if None in rows else [row for row in rows if row is not None]
+
+
+def _row(name: Any, *counts: Any) -> Row | None:
+    if name is not None and not isinstance(name, str):
+        return None
+    if len(counts) == 1 and isinstance(counts[0], str):
+        return name, counts[0]
+    if len(counts) == 3 and all(isinstance(count, int) and 0 <= count < 2**63 for count in counts):
+        nodes, edges, line_edges = counts
+        return name, (int(nodes), int(edges), int(line_edges))
+    return None

@@ -12,7 +12,7 @@ from typing import Any
 
 from nodebudget.errors import CrystalError, InputError, NodeBudgetError
 from nodebudget.files import check_output
-from nodebudget.frameworks import installed
+from nodebudget.frameworks import installed, require
 from nodebudget.measure.bounds import Bounds
 from nodebudget.measure.cache import Cache
 from nodebudget.measure.fingerprint import QUICK, fingerprint
@@ -182,3 +182,5 @@ def _check_suffix(output: str | os.PathLike[str]) -> None:
             limit=f"suffix {', '.join(SUFFIXES)}",
             hint="choose one of these suffixes",
         )
+    if str(output).endswith(".parquet"):
+        require("pyarrow.parquet")

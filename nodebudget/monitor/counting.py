@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import fields, is_dataclass
 from typing import Any
 
 import numpy as np
@@ -32,8 +33,9 @@ def sizes_of(
 
     Args:
         batch: A batched DGL graph, a PyG `Batch`, alignn's `TorchGraph`; a tuple, list or dict that holds one
-            (and its line graph); a list of samples that are or start with graphs; indices of the dataset, where
-            `sizes` is a table; a dict with `input_ids`, shape (graphs, tokens), whose padded tokens count too.
+            (and its line graph), or an object with one among its attributes; a list of samples that are or start
+            with graphs; indices of the dataset, where `sizes` is a table; a dict with `input_ids`, shape
+            (graphs, tokens), whose padded tokens count too, or a tuple that holds one.
         sizes: A table that `indices`, or a batch of indices, are looked up in; or a function of the batch, whose
             sizes stand over those that are counted.
         indices: Places of the batch's graphs in the table.
@@ -83,21 +85,35 @@ def _are_indices(batch: Any) -> bool:
 
 def _count(batch: Any, line_edges: bool) -> dict[str, float]:
     found = _of_graphs(_graphs(batch, _DEPTH), line_edges)
-    tokens = batch.get("input_ids") if isinstance(batch, Mapping) else None
-    if isinstance(tokens, torch.Tensor) and tokens.ndim == 2:
-        found = {"graphs": len(tokens), **found, "tokens": tokens.numel()}
-    return found
+    tokens = _tokens(batch)
+    return found if tokens is None else {"graphs": len(tokens), **found, "tokens": tokens.numel()}
+
+
+def _tokens(batch: Any) -> torch.Tensor | None:
+    """Find the tokens of a batch that is a dict with `input_ids`, or a tuple that holds one."""
+    parts = batch if isinstance(batch, (list, tuple)) else [batch]
+    found = next((part["input_ids"] for part in parts if isinstance(part, Mapping) and "input_ids" in part), None)
+    return found if isinstance(found, torch.Tensor) and found.ndim == 2 else None
 
 
 def _graphs(batch: Any, depth: int) -> Iterator[Any]:
     """Find the graphs in a batch, in order."""
     if is_graph(batch):
         yield batch
-    elif depth and isinstance(batch, Mapping):
-        yield from _graphs(list(batch.values()), depth - 1)
-    elif depth and isinstance(batch, (list, tuple)):
-        for part in batch:
+    elif depth:
+        for part in _parts(batch):
             yield from _graphs(part, depth - 1)
+
+
+def _parts(batch: Any) -> Iterable[Any]:
+    """Return what a batch holds: entries, values or attributes, in order."""
+    if isinstance(batch, Mapping):
+        return batch.values()
+    if isinstance(batch, (list, tuple)):
+        return batch
+    if is_dataclass(batch):
+        return [getattr(batch, field.name) for field in fields(batch)]
+    return () if isinstance(batch, torch.nn.Module) else getattr(batch, "__dict__", {}).values()
 
 
 def _of_graphs(graphs: Iterator[Any], line_edges: bool) -> dict[str, float]:

@@ -13,8 +13,8 @@ import torch
 from nodebudget.costmodel import Calibration
 from nodebudget.monitor.log import KIND, SCHEMA_VERSION
 from nodebudget.probe import Probe
+from nodebudget.ranks import world_and_rank
 from nodebudget.record import provenance
-from nodebudget.sampler import world_and_rank
 
 _NO_PEAK = "the CPU's allocator keeps no peak: rss is the resident set of the process; trace=True measures peaks"
 

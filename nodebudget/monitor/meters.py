@@ -9,11 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-import numpy as np
 import torch
 
 from nodebudget.probe.cuda import counters
-from nodebudget.probe.trace import peak_of
+from nodebudget.probe.trace import memory_profiler, peak_of, read_blocks
 
 
 @dataclass(frozen=True)
@@ -118,22 +117,14 @@ class TraceMeter:
 
     def start(self) -> None:
         """Start the profiler."""
-        os.environ.setdefault("KINETO_LOG_LEVEL", "99")
         self._at_start = self._resident()
-        self._profiler = torch.profiler.profile(
-            activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True, acc_events=False
-        )
+        self._profiler = memory_profiler()
         self._profiler.start()
 
     def stop(self) -> Reading:
         """Stop it and add up what it saw."""
         self._profiler.stop()
-        found = [
-            (event.start_ns(), event.nbytes())
-            for event in self._profiler.profiler.kineto_results.events()
-            if event.name() == "[memory]" and event.device_type().name == "CPU"
-        ]
-        trace = np.array([nbytes for _, nbytes in sorted(found, key=lambda pair: pair[0])], dtype=np.int64)
+        trace = read_blocks(self._profiler).nbytes
         self._profiler, resident = None, self._at_start
         measured = None if resident is None else resident + peak_of(trace)
         return Reading(measured=measured, resident=resident, rss=resident_set())

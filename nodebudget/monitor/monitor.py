@@ -33,6 +33,8 @@ T = TypeVar("T")
 class MemoryMonitor:
     """Writes a line a batch: its sizes, predicted and measured peak, time.
 
+    It goes around a loader::
+
         monitor = MemoryMonitor("run.jsonl", calibration=calibration)
         for batch in monitor.watch(loader):
             ...                                   # the training step, as it was

@@ -10,6 +10,7 @@ from typing import Any
 
 from nodebudget import __version__
 from nodebudget.errors import RecordError
+from nodebudget.monitor.lines import is_sound, is_sound_header
 from nodebudget.monitor.log import KIND, SCHEMA_VERSION
 
 #: A line longer than this is none of a log.
@@ -102,11 +103,17 @@ class RunReader:
             entry = None
         if not self.run.parts:
             self._check(entry)
-        if isinstance(entry, dict):
-            self.run.add(entry)
-        else:
+        if not isinstance(entry, dict):
             # Cut by a kill, before the run was taken up again.
             self.run.damaged += 1
+        elif (is_sound_header if entry.get("kind") == KIND else is_sound)(entry):
+            self.run.add(entry)
+        else:
+            raise RecordError(
+                f"{str(self._path)!r} is a damaged run: a line that holds {line[:80].decode(errors='replace')!r}",
+                limit="values as a MemoryMonitor writes them",
+                hint="make it again, or remove that line",
+            )
 
     def _check(self, entry: Any) -> None:
         if not isinstance(entry, dict) or entry.get("kind") != KIND:

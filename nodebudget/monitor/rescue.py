@@ -132,7 +132,7 @@ def run_with_split(
     again: so they are exactly those of the parts, each loss weighted by its share of the samples. For a loss that is
     a mean over samples, that is the gradient of the whole batch. Not so with batch normalisation, whose statistics
     are those of each part, and with dropout, which draws anew. Gradients that were there before stay, with these
-    added, as backward() does it.
+    added, as backward() does it::
 
         optimizer.zero_grad()
         run_with_split(lambda part: loss_function(model(collate(part)), labels(part)), samples, model)

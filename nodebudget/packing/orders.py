@@ -77,7 +77,9 @@ def next_fit(items: Items) -> Batches:
     starts, most = [0], items.most or len(items)
     while starts[-1] < len(items):
         first = starts[-1]
-        ends = [int(np.searchsorted(total, total[first] + cap, side="right")) - 1 for total, cap in sums]
+        # As Python's whole numbers, which do not overflow.
+        tops = [min(int(total[first]) + cap, int(total[-1])) for total, cap in sums]
+        ends = [int(np.searchsorted(total, top, side="right")) - 1 for (total, _), top in zip(sums, tops, strict=True)]
         starts.append(min(first + most, len(items), *ends))
     return np.arange(len(items)), np.asarray(starts, dtype=np.int64)
 

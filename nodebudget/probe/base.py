@@ -95,7 +95,7 @@ class ScriptedProbe:
 
 def is_out_of_memory(error: BaseException) -> bool:
     """Tell whether an exception means that memory ran out, on the CPU, in PyTorch's allocator or another one."""
-    if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
+    if isinstance(error, (torch.cuda.OutOfMemoryError, MemoryError)):
         return True
     # Other allocators and libraries only say so in words.
     text = str(error).lower()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -10,9 +9,9 @@ from typing import Any, Protocol
 
 import numpy as np
 import torch
-from torch.profiler import ProfilerActivity, profile, record_function
+from torch.profiler import record_function
 
-from nodebudget.probe.trace import Integers
+from nodebudget.probe.trace import Integers, event_trees, memory_profiler
 from nodebudget.workload import Workload
 
 #: What is named by the mark of a phase; "between" is all that is none of the others.
@@ -176,9 +175,7 @@ class _CpuRecorder:
     """PyTorch's CPU profiler; marks are empty ranges of it."""
 
     def __enter__(self) -> _CpuRecorder:
-        # Otherwise each use writes two lines to stderr.
-        os.environ.setdefault("KINETO_LOG_LEVEL", "99")
-        self._profiler = profile(activities=[ProfilerActivity.CPU], profile_memory=True, acc_events=False)
+        self._profiler = memory_profiler()
         self._profiler.__enter__()  # type: ignore[no-untyped-call]
         return self
 
@@ -190,10 +187,9 @@ class _CpuRecorder:
             pass
 
     def events(self) -> tuple[Integers, list[int]]:
-        kineto: Any = self._profiler.profiler
         memory: list[tuple[int, int, int]] = []
         times = []
-        waiting = list(kineto.kineto_results.experimental_event_tree())
+        waiting = event_trees(self._profiler)
         while waiting:
             event = waiting.pop()
             waiting.extend(event.children)

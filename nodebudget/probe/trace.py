@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -51,20 +52,34 @@ def trace_blocks(run: Callable[[], Any]) -> BlockTrace:
     Args:
         run: What to trace; what it raises passes through.
     """
+    with memory_profiler() as profiler:
+        run()
+    return read_blocks(profiler)
+
+
+def memory_profiler() -> profile:
+    """Return PyTorch's profiler, not started, that records each allocation and release on the CPU."""
     # Otherwise each use writes two lines to stderr; unset, no message of that library is of use here.
     os.environ.setdefault("KINETO_LOG_LEVEL", "99")
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True, acc_events=False) as profiler:
-        run()
+    # PyTorch before 2.5 has no such option; newer ones ask for it with a warning.
+    known = inspect.signature(profile).parameters
+    extra: dict[str, Any] = {"acc_events": False} if "acc_events" in known else {}
+    return profile(activities=[ProfilerActivity.CPU], profile_memory=True, **extra)
+
+
+def event_trees(profiler: profile) -> list[Any]:
+    """Return what a profiler recorded, as its trees of events."""
     # The public tables sum the events of each operator, which loses their order, and the flat list of raw events
     # has no addresses. The tree is what the profiler's own memory timeline is made of.
     kineto: Any = profiler.profiler
-    return _read(kineto.kineto_results.experimental_event_tree())
+    return list(kineto.kineto_results.experimental_event_tree())
 
 
-def _read(roots: Iterable[Any]) -> BlockTrace:
+def read_blocks(profiler: profile) -> BlockTrace:
+    """Return the allocations and releases that a profiler recorded, in order."""
     allocations: list[tuple[int, int, int]] = []
     products: dict[bool, list[int]] = {False: [], True: []}
-    for event, backward in _flat(roots):
+    for event, backward in _flat(event_trees(profiler)):
         if event.name == "[memory]" and event.extra_fields.device.type == "cpu":
             allocations.append((event.start_time_ns, event.extra_fields.ptr, event.extra_fields.alloc_size))
         elif event.name in _PRODUCTS:

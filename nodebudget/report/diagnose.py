@@ -43,13 +43,16 @@ def _table(rows: Iterable[Difference], moves: bool | None) -> Table:
     table = Table()
     for name in ("setting", "A", "B"):
         table.add_column(name, justify="left" if name == "setting" else "right", overflow="fold")
-    if moves:
-        table.add_column("bytes", justify="right", no_wrap=True)
+    rows = list(rows)
+    on_host = any(row.host_bytes is not None for row in rows)
+    if moves or on_host:
+        table.add_column("bytes" if moves else "host memory", justify="right", no_wrap=True)
     if moves is not None:
         table.add_column("why", overflow="fold")
     for row in rows:
         cells = [row.name, _value(row.a), _value(row.b)]
         cells += [_bytes(row.bytes)] if moves else []
+        cells += ["" if row.host_bytes is None else _bytes(row.host_bytes)] if on_host else []
         table.add_row(*cells, *([row.reason] if moves is not None else []))
     return table
 

@@ -12,6 +12,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from nodebudget.errors import printable
 from nodebudget.monitor.reading import Run
 from nodebudget.monitor.summary import progress_of, seconds_left, speed
 from nodebudget.report.text import render, table_of
@@ -31,8 +32,8 @@ _NARROW = 0.95
 
 def run_text(summary: Mapping[str, Any]) -> str:
     """Describe a run for people."""
-    parts = [_title(summary), render(table_of(["a batch", "mean", "max", "CV"], _rows(summary)))]
-    parts += [f"- {sentence}" for sentence in _sentences(summary)]
+    parts = [printable(_title(summary)), render(table_of(["a batch", "mean", "max", "CV"], _rows(summary)))]
+    parts += [f"- {printable(sentence)}" for sentence in _sentences(summary)]
     if summary["slowest"]:
         parts += ["Slowest steps:", render(table_of(["step", "time", "graphs", "edges", "peak"], _slowest(summary)))]
     return "\n".join(parts)
@@ -122,12 +123,12 @@ def live_view(run: Run, capacity: int | None, gpu: str | None = None) -> Rendera
     if run.steps:
         parts += [_memory(run.steps[-1], max_of(run), capacity), _sizes(run.steps[-1])]
     else:
-        parts.append(Text("no batch yet", style="dim"))
+        parts.append(_line("no batch yet", style="dim"))
     if gpu:
-        parts.append(Text(gpu, style="dim"))
+        parts.append(_line(gpu, style="dim"))
     notes = [event for event in run.events if event.get("event") in ("warning", "out of memory")]
-    parts += [Text(f"step {note['step']}: {note['text']}", style="yellow") for note in notes[-3:]]
-    return Panel(Group(*parts), title=escape(title), title_align="left", width=100)
+    parts += [_line(f"step {note['step']}: {note['text']}", style="yellow") for note in notes[-3:]]
+    return Panel(Group(*parts), title=escape(printable(title)), title_align="left", width=100)
 
 
 def max_of(run: Run) -> dict[str, int]:
@@ -155,7 +156,7 @@ def _progress(run: Run) -> RenderableType:
         words[-1] += " in this epoch"
     # A grid, since a bar by itself does not end its line.
     lines = Table.grid()
-    lines.add_row(Text("   ".join(word for word in words if word), style="bold"))
+    lines.add_row(_line("   ".join(word for word in words if word), style="bold"))
     if total:
         lines.add_row(ProgressBar(total=total, completed=min(done, total), width=96))
     return lines
@@ -184,4 +185,9 @@ def _bar(most: int, now: int, capacity: int) -> ProgressBar:
 
 def _sizes(step: Mapping[str, Any]) -> Text:
     parts = [f"{value:,} {_SIZES.get(name, name)}" for name, value in step["sizes"].items()]
-    return Text("this batch: " + (", ".join(parts) or "sizes not known"))
+    return _line("this batch: " + (", ".join(parts) or "sizes not known"))
+
+
+def _line(words: str, style: str = "") -> Text:
+    # Names and texts of a log may be anybody's.
+    return Text(printable(words), style=style)

@@ -7,11 +7,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from rich.console import Console
+from rich.console import RenderableType
 from rich.table import Table
 
 from nodebudget.capacity import DeviceBudget
 from nodebudget.costmodel import SURE, Calibration, coefficient_name
+from nodebudget.errors import printable
+from nodebudget.report.console import PlainConsole
 from nodebudget.sizes import SizeTable
 from nodebudget.suggest import Suggestion
 from nodebudget.units import format_bytes
@@ -24,10 +26,10 @@ _LABELS = {
 }
 
 
-def render(table: Table, width: int = 100) -> str:
+def render(table: RenderableType, width: int = 100) -> str:
     """Return a table as plain text without trailing spaces."""
     buffer = io.StringIO()
-    Console(file=buffer, width=width, color_system=None, legacy_windows=False).print(table)
+    PlainConsole(file=buffer, width=width, color_system=None, legacy_windows=False).print(table)
     return "\n".join(line.rstrip() for line in buffer.getvalue().rstrip().splitlines())
 
 
@@ -52,7 +54,7 @@ def calibration_text(
         rows.append([unit_of(column), format_bytes(cost)])
     device = calibration.context.get("device", {})
     title = f"A training step on {device.get('device', 'the device')} ({device.get('name', 'unknown')})"
-    text = [title, render(table_of(["what", "memory"], rows))]
+    text = [printable(title), render(table_of(["what", "memory"], rows))]
     if sizes is not None and len(sizes):
         text.append(_batch_sentence(calibration, sizes, batch_size, whose))
     held = calibration.holdout

@@ -44,7 +44,7 @@ def load_workload(spec: str, device: str | torch.device = "cpu", **arguments: An
         workload = make(device=torch.device(device), **{**given, **arguments})
     except NodeBudgetError:
         raise
-    except torch.OutOfMemoryError as error:
+    except torch.cuda.OutOfMemoryError as error:
         raise DoesNotFitError(
             f"the model of the workload {spec!r} does not fit into the memory of {device}",
             limit=_first_line(error),

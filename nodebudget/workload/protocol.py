@@ -17,9 +17,9 @@ class Workload(Protocol):
     Made by a callable that takes the device: `Mine(device=torch.device("cuda:0"), **arguments)`.
 
     A workload may also have `sample(item)`, which turns an item of the data (a JARVIS dict, a DGL graph) into
-    what `batch` takes; `graphs`, the `GraphSettings` that `sample` builds graphs with; `variants(item)`, other ways
-    to make samples of such items, which help to tell the sizes apart (without it, graphs of DGL and PyTorch Geometric
-    are thinned); and `name`.
+    what `batch` takes; `graphs`, the `GraphSettings` that `sample` builds graphs with; `size_of(item)`, further sizes
+    of an item, such as {"tokens": 312}; `variants(item)`, other ways to make samples of such items, which help to tell
+    the sizes apart (without it, graphs of DGL and PyTorch Geometric are thinned); and `name`.
     """
 
     model: torch.nn.Module

@@ -24,7 +24,7 @@ from nodebudget.costmodel import Calibration, Observation
 from nodebudget.fitting import fit_calibration
 from nodebudget.measure import GraphSettings, measure_dataset, open_data
 from nodebudget.probe import Probe, open_probe
-from nodebudget.quickstart import prototype_datasets
+from nodebudget.prototypes import prototype_datasets
 from nodebudget.workload import Workload, load_workload, resident_bytes
 
 OTHERS = {

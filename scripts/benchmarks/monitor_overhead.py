@@ -24,7 +24,7 @@ import torch
 
 from nodebudget import MemoryMonitor
 from nodebudget.costmodel import Bound, Calibration, ErrorSummary
-from nodebudget.quickstart import prototype_datasets
+from nodebudget.prototypes import prototype_datasets
 from nodebudget.workload.alignn import AlignnWorkload
 
 #: A calibration like any: its values do not matter for the time that a prediction takes.

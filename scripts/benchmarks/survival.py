@@ -84,7 +84,7 @@ class Bench:
         survived = True
         try:
             self._train(batches)
-        except torch.OutOfMemoryError:
+        except torch.cuda.OutOfMemoryError:
             survived = False
         found = torch.cuda.memory_stats()
         clear()

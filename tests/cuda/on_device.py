@@ -24,12 +24,13 @@ def is_stand_in() -> bool:
 def python(*arguments: str, **environment: str | int) -> subprocess.CompletedProcess[str]:
     """Run this interpreter in the folder of the tests, with more in the environment."""
     settings = {name: str(value) for name, value in environment.items()}
+    path = os.pathsep.join(filter(None, [str(TESTS), os.environ.get("PYTHONPATH")]))
     return subprocess.run(
         [sys.executable, *arguments],
         capture_output=True,
         text=True,
         cwd=TESTS,
-        env={**os.environ, "PYTHONPATH": str(TESTS), **settings},
+        env={**os.environ, "PYTHONPATH": path, **settings},
         check=False,
     )
 

@@ -14,7 +14,7 @@ for graphs in rng.integers(2, 40, 14):
     try:
         batch = workload.batch([workload.sample(items[place]) for place in rng.integers(0, 200, graphs)])
         workload.step(batch)
-    except torch.OutOfMemoryError:
+    except torch.cuda.OutOfMemoryError:
         failed = True
         break
 signs = {"alloc": 1, "free_completed": -1, "oom": 1}

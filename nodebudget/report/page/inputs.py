@@ -16,21 +16,19 @@ from nodebudget.errors import InputError, RecordError
 from nodebudget.monitor import log, read_run
 from nodebudget.planfile import read_plan
 from nodebudget.record import read_record
+from nodebudget.report.page import trials
 from nodebudget.sizes import SUFFIXES, SizeTable
 
 #: Kinds in the order in which a page shows them, as people call them.
 KINDS = {"calibration": "calibration", "sizes": "sizes", "plan": "plan", "trial": "quickstart", "run": "run"}
 
-#: What `nodebudget quickstart` writes: epochs measured with a fixed batch size and with a budget.
-_TRIAL = "nodebudget.quickstart"
-
-_SAYS = {costmodel.KIND: "calibration", batches.KIND: "plan", log.KIND: "run", _TRIAL: "trial"}
+_SAYS = {costmodel.KIND: "calibration", batches.KIND: "plan", log.KIND: "run", trials.KIND: "trial"}
 
 _READERS: dict[str, Callable[[str], Any]] = {
     "calibration": Calibration.load,
     "sizes": SizeTable.load,
     "plan": read_plan,
-    "trial": lambda path: read_record(path, _TRIAL, 1),
+    "trial": lambda path: read_record(path, trials.KIND, trials.SCHEMA_VERSION),
     "run": read_run,
 }
 

@@ -9,6 +9,10 @@ from nodebudget.report.page.charts import Axis, Chart, Series, lines, thin
 from nodebudget.report.page.words import Advice, facts_of, model_and_device, percent
 from nodebudget.units import format_bytes
 
+#: What `nodebudget quickstart` writes as runs.json.
+KIND = "nodebudget.quickstart"
+SCHEMA_VERSION = 1
+
 
 def describe_trial(record: Mapping[str, Any]) -> dict[str, Any]:
     """Return what a page shows of the measured epochs of a quickstart, as plain values."""

@@ -1,0 +1,109 @@
+"""Tokens a text: further sizes of samples that have a text beside their graph."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+from nodebudget.errors import InputError
+
+#: Text → its tokens: a list, a tensor, or what Hugging Face's tokenizers return.
+Tokenizer = Callable[[str], Any]
+
+
+class TokenCounter:
+    """Counts the tokens of samples, for `size_of` of `measure_dataset`, and of batches, for `sizes` of `MemoryMonitor`.
+
+    Sizes of a batch are the sums over its samples, so count what each text takes in a batch: texts that are padded to
+    a multiple of 32 with those of like length take their length rounded up. Padding all texts of a batch to its longest
+    one is no such sum, and can't be predicted from one.
+
+    Args:
+        tokenizer: Text → tokens: a function, a tokenizer of Hugging Face, or an object with `encode`.
+        multiple: Lengths are rounded up to a multiple of this.
+        longest: Texts are cut to so many tokens.
+        pairs: Also count `token_pairs`, the square of a text's length: what attention keeps where it keeps its weights.
+        key: Under which key a sample that is a dict has its text; of a tuple it is the first string.
+    """
+
+    def __init__(
+        self,
+        tokenizer: Tokenizer | Any,
+        *,
+        multiple: int = 1,
+        longest: int | None = None,
+        pairs: bool = False,
+        key: str = "text",
+    ) -> None:
+        if not callable(tokenizer) and not hasattr(tokenizer, "encode"):
+            raise InputError(
+                f"a {type(tokenizer).__name__} is no tokenizer",
+                limit="something to call with a text, or with a method encode",
+                hint="give the tokenizer itself",
+            )
+        for name, value in (("multiple", multiple), ("longest", longest)):
+            if value is not None and value < 1:
+                raise InputError(f"{name} is {value}", limit="1 or more", hint="give a number of tokens")
+        self._encode = tokenizer if callable(tokenizer) else tokenizer.encode
+        self._multiple, self._longest, self._pairs, self._key = multiple, longest, pairs, key
+
+    def __call__(self, sample: Any) -> dict[str, int]:
+        """Return `tokens` of a sample (a dict, a tuple or the text itself), and `token_pairs` where they are asked for.
+
+        Raises:
+            InputError: The sample has no text.
+        """
+        count = self.length(self._text(sample))
+        return {"tokens": count, **({"token_pairs": count * count} if self._pairs else {})}
+
+    def of_batch(self, batch: Any) -> dict[str, int]:
+        """Return the same sums over a batch: a list of texts, or a tuple or dict that holds one.
+
+        Raises:
+            InputError: The batch has no list of texts.
+        """
+        found = [self(text) for text in self._texts(batch)]
+        return {name: sum(entry[name] for entry in found) for name in found[0]}
+
+    def length(self, text: str) -> int:
+        """Return the tokens of a text as they count in a batch."""
+        count = _count(self._encode(text))
+        if self._longest is not None:
+            count = min(count, self._longest)
+        return -(-count // self._multiple) * self._multiple
+
+    def _text(self, sample: Any) -> str:
+        found = sample
+        if isinstance(sample, Mapping):
+            found = sample.get(self._key)
+        elif isinstance(sample, (tuple, list)):
+            found = next((part for part in sample if isinstance(part, str)), None)
+        if isinstance(found, str):
+            return found
+        raise InputError(
+            f"a sample of type {type(sample).__name__} has no text",
+            limit=f"a text, a tuple with one, or a dict with one under {self._key!r}",
+            hint="name its key (key=…), or count with a function of your own",
+        )
+
+    def _texts(self, batch: Any) -> list[str]:
+        if isinstance(batch, (tuple, list)) and batch and all(isinstance(part, str) for part in batch):
+            return list(batch)
+        parts: Iterable[Any] = batch.values() if isinstance(batch, Mapping) else batch
+        for part in parts if isinstance(batch, (Mapping, tuple, list)) else ():
+            if isinstance(part, (tuple, list)) and part and all(isinstance(text, str) for text in part):
+                return list(part)
+        raise InputError(
+            f"a batch of type {type(batch).__name__} has no list of texts",
+            limit="a list of texts, or a tuple or dict that holds one",
+            hint="give the monitor a function of your own that counts a batch's tokens",
+        )
+
+
+def _count(found: Any) -> int:
+    # Hugging Face's tokenizers return a mapping, those of the package tokenizers an object with ids.
+    if isinstance(found, Mapping) or hasattr(found, "input_ids"):
+        found = found["input_ids"]
+    found = getattr(found, "ids", found)
+    # One text makes one row of ids, with return_tensors= a row of a matrix.
+    return int(found.numel()) if hasattr(found, "numel") else len(found)

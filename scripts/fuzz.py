@@ -1,0 +1,218 @@
+"""Feed mutated files to everything that is read from disk, steered by coverage (atheris, which is libFuzzer).
+
+    pip install 'nodebudget[test,fuzz]'
+    python scripts/fuzz.py [--runs 1000000] [--reader NAME ...] [--findings FOLDER] [--list]
+
+Each reader has a process of its own, one after the other, and starts from files that it takes and from the corpus of
+what was found before (tests/corpus). What may come of an input is a value or one NodeBudgetError whose text is safe to
+show, within 10 seconds and 3 GiB; nothing is unpickled, no program is started, and nothing is written outside of the
+temporary folder. The first input of each way to break that is kept in FOLDER. A process that dies or hangs is replaced,
+and its input kept too. The exit code is 1 where anything was found.
+
+The runs are shared out by how long a reader takes. DGL's native reader of .bin files is left out: it can end its
+process, which is why the package tries such files in one of their own.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import math
+import os
+import subprocess
+import sys
+import tempfile
+import time
+import traceback
+import warnings
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
+
+#: Seconds and MiB that an input may take.
+SLOW, MEMORY = 10, 3072
+#: Bytes of the largest input; a database and an archive are never small.
+LENGTH = {"ase": 2**17, "tar": 2**14, "tar_files": 2**14, "calibration": 2**14}
+#: Shares of the runs: cheap readers get many.
+SHARES: dict[str, float] = {
+    **{
+        "sizes_csv": 280,
+        "poscar": 200,
+        "sizes_npy": 180,
+        "state": 80,
+        "calibration": 70,
+        "plan_json": 50,
+        "plan_npz": 40,
+    },
+    **{"sizes_npz": 30, "jsonl": 12, "json_zip": 12, "journal": 12, "config_toml": 12, "part": 8, "json": 8, "run": 8},
+    **{"config_json": 8, "sizes_parquet": 6, "crystal": 4, "json_zipped": 4, "tar": 4, "tar_files": 3, "parquet": 3},
+    **{"id_prop": 3, "xyz": 2, "cif": 2, "page": 2, "config_yaml": 2, "ase": 1, "cache": 1, "diagnose": 0.5},
+}
+
+
+class Target:
+    """What libFuzzer calls with one input after another.
+
+    Args:
+        name: Of the reader.
+        runs: How many inputs.
+        findings: Where the first input of each kind of failure goes.
+        status: A file that says how far it is.
+    """
+
+    def __init__(self, name: str, runs: int, findings: Path, status: Path) -> None:
+        import hostile
+
+        self._hostile, self._reader = hostile, hostile.READERS[name]
+        self._runs, self._findings, self._status = runs, findings / name, status
+        self._folder = Path(tempfile.mkdtemp(prefix="fuzz-"))
+        self._started, self._slowest = time.monotonic(), 0.0
+        self._count, self._refused, self._found = 0, 0, {}
+
+    def __call__(self, data: bytes) -> None:
+        """Read one input."""
+        before = time.perf_counter()
+        failure: BaseException | None = None
+        with self._hostile.watched(self._folder) as seen:
+            try:
+                self._refused += self._hostile.feed(self._reader, data, self._folder) is not None
+            except BaseException as error:
+                failure = error
+        if failure is not None:
+            self._keep(data, "".join(traceback.format_exception(failure)[-6:]), _kind(failure))
+        if seen:
+            self._keep(data, "\n".join(seen), seen[0])
+        taken = time.perf_counter() - before
+        if taken > self._slowest:
+            self._slowest = taken
+            self._write(data, f"slowest-{self._reader.file}")
+        self._count += 1
+        if self._count % 500 == 0 or self._count >= self._runs:
+            self._report()
+        if self._count >= self._runs:
+            os._exit(0)
+
+    def _keep(self, data: bytes, said: str, kind: str) -> None:
+        if kind not in self._found:
+            mark = hashlib.sha256(kind.encode()).hexdigest()[:8]
+            self._write(data, mark)
+            self._write(said.encode(), f"{mark}.txt")
+        self._found[kind] = self._found.get(kind, 0) + 1
+
+    def _write(self, data: bytes, name: str) -> None:
+        self._findings.mkdir(parents=True, exist_ok=True)
+        (self._findings / name).write_bytes(data)
+
+    def _report(self) -> None:
+        seconds = time.monotonic() - self._started
+        state = {"inputs": self._count, "refused": self._refused, "seconds": seconds}
+        self._status.write_text(json.dumps({**state, "slowest": self._slowest, "found": self._found}))
+
+
+def _kind(error: BaseException) -> str:
+    """What was raised and where: failures of one kind are one finding."""
+    frames = traceback.extract_tb(error.__traceback__)
+    own = [frame for frame in frames if "/nodebudget/" in frame.filename] or frames
+    return f"{type(error).__name__} at {Path(own[-1].filename).name}:{own[-1].lineno}"
+
+
+def child(name: str, runs: int, findings: Path, status: Path, seed: int) -> None:
+    """Fuzz one reader in this process, which ends with it."""
+    import atheris
+
+    warnings.simplefilter("ignore")
+    with atheris.instrument_imports(include=["nodebudget", "jarvis.io.vasp.inputs", "jarvis.core.atoms"]):
+        target = Target(name, runs, findings, status)
+        from hostile import CORPUS, READERS
+
+        seeds = READERS[name].seeds()
+        # What is imported on the way is instrumented too.
+        for content in seeds:
+            target._hostile.feed(READERS[name], content, target._folder)
+    folder = Path(tempfile.mkdtemp(prefix="seeds-"))
+    kept = [path.read_bytes() for path in sorted((CORPUS / name).glob("*"))] if (CORPUS / name).is_dir() else []
+    for number, content in enumerate([*seeds, *kept]):
+        (folder / str(number)).write_bytes(content)
+    (findings / name).mkdir(parents=True, exist_ok=True)
+    flags = {
+        **{"timeout": SLOW, "rss_limit_mb": MEMORY, "max_len": LENGTH.get(name, 4096), "seed": seed, "verbosity": 0},
+        **{"artifact_prefix": f"{findings / name}/", "print_final_stats": 0},
+    }
+    target._started = time.monotonic()
+    atheris.Setup([sys.argv[0], *(f"-{key}={value}" for key, value in flags.items()), str(folder)], target)
+    atheris.Fuzz()
+
+
+def fuzz(name: str, runs: int, findings: Path) -> dict[str, Any]:
+    """Fuzz one reader in processes of their own until all inputs are through; return what came of it."""
+    total: dict[str, Any] = {"inputs": 0, "refused": 0, "seconds": 0.0, "slowest": 0.0, "found": {}}
+    lives = 0
+    while total["inputs"] < runs and lives < 20:
+        lives += 1
+        with tempfile.TemporaryDirectory() as folder:
+            status = Path(folder) / "status.json"
+            command = [sys.executable, __file__, "--child", str(status), "--reader", name, "--seed", str(lives)]
+            command += ["--runs", str(runs - total["inputs"]), "--findings", str(findings)]
+            environment = {**os.environ, "TMPDIR": folder, "OMP_NUM_THREADS": "1", "DGLBACKEND": "pytorch"}
+            done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+            state = json.loads(status.read_text()) if status.exists() else {"inputs": 0, "found": {}}
+        if done.returncode:
+            said = [line for line in done.stderr.splitlines() if "ERROR" in line or "Error" in line]
+            kind = f"the process ended with {done.returncode}: {' '.join(said)[-200:]}"
+            state["found"][kind] = state["found"].get(kind, 0) + 1
+            # What it did since its last report is not known: a hang or a crash is an input too.
+            state["inputs"] += 1
+        for key in ("inputs", "refused", "seconds"):
+            total[key] += state.get(key, 0)
+        total["slowest"] = max(total["slowest"], state.get("slowest", 0.0))
+        for kind, count in state["found"].items():
+            total["found"][kind] = total["found"].get(kind, 0) + count
+    return total
+
+
+def shares(names: list[str], runs: int) -> dict[str, int]:
+    """Share out inputs, a few more than asked for where that makes whole numbers."""
+    every = sum(SHARES[name] for name in names)
+    return {name: math.ceil(runs * SHARES[name] / every) for name in names}
+
+
+def main() -> int:
+    """Run."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--runs", type=int, default=1_000_000, help="inputs of all readers together")
+    parser.add_argument("--reader", action="append", choices=list(SHARES), help="only this; may be repeated")
+    parser.add_argument("--findings", type=Path, default=Path("findings"), help="where inputs that break something go")
+    parser.add_argument("--list", action="store_true", help="name the readers")
+    parser.add_argument("--child", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--seed", type=int, default=1, help=argparse.SUPPRESS)
+    given = parser.parse_args()
+    if given.child:
+        child(given.reader[0], given.runs, given.findings.resolve(), given.child, given.seed)
+    names = given.reader or list(SHARES)
+    if given.list:
+        print("\n".join(names))
+        return 0
+    print(f"{'reader':14} {'inputs':>9} {'inputs/s':>9} {'refused':>8} {'slowest':>9}  found")
+    totals = {"inputs": 0, "seconds": 0.0, "found": 0}
+    for name, runs in shares(names, given.runs).items():
+        done = fuzz(name, runs, given.findings.resolve())
+        rate, refused = done["inputs"] / max(done["seconds"], 1e-9), done["refused"] / max(done["inputs"], 1)
+        print(
+            f"{name:14} {done['inputs']:9,} {rate:9,.0f} {refused:8.1%} {done['slowest'] * 1000:6,.0f} ms"
+            f"  {len(done['found']) or 'nothing'}",
+            flush=True,
+        )
+        for kind, count in done["found"].items():
+            print(f"    {count:,} x {kind}", flush=True)
+        totals["inputs"] += done["inputs"]
+        totals["seconds"] += done["seconds"]
+        totals["found"] += len(done["found"])
+    print(f"{totals['inputs']:,} inputs in {totals['seconds']:,.0f} s; {totals['found'] or 'no'} kinds of failure")
+    return 1 if totals["found"] else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
