@@ -79,7 +79,6 @@ class Rows:
         self._on_error, self._named, self._size_of = on_error, named, size_of
         self._counts = [array("q") for _ in STANDARD]
         self._further: dict[str, list[float]] = {}
-        self._indices = array("q")
         self._names = _Names()
         self._skipped: list[dict[str, Any]] = []
         #: How many samples were seen.
@@ -101,7 +100,6 @@ class Rows:
             self._extend(index, self._size_of(sample))
         for column, value in zip(self._counts, counts, strict=True):
             column.append(value)
-        self._indices.append(index)
         self._named = self._named or name is not None
         self._names.append(str(index) if name is None else name)
 
@@ -111,7 +109,7 @@ class Rows:
         Raises:
             InputError: Not one sample was kept.
         """
-        if not self._indices:
+        if not self._counts[0]:
             first = self._skipped[0]
             raise InputError(
                 f"not one of {self.seen} samples could be read, the first for this reason: {first['reason']}",
@@ -119,7 +117,8 @@ class Rows:
             )
         record = dict(settings)
         if self._skipped:
-            record |= {"skipped": self._skipped, "indices": self._indices.tolist()}
+            left_out = [entry["index"] for entry in self._skipped]
+            record |= {"skipped": self._skipped, "indices": np.delete(np.arange(self.seen), left_out).tolist()}
         columns: dict[str, Any] = {
             name: np.frombuffer(values, dtype=np.int64) for name, values in zip(STANDARD, self._counts, strict=True)
         }
@@ -127,7 +126,7 @@ class Rows:
         return SizeTable(columns, self._names.array() if self._named else None, record)
 
     def _extend(self, index: int, further: Mapping[str, float]) -> None:
-        if self._indices and further.keys() != self._further.keys():
+        if self._counts[0] and further.keys() != self._further.keys():
             raise InputError(
                 f"sample {index} has the sizes {', '.join((*STANDARD, *further))}",
                 limit=f"those before it have {', '.join((*STANDARD, *self._further))}",
@@ -140,7 +139,7 @@ class Rows:
         if self._on_error == "raise":
             raise CrystalError(index, name or "", reason)
         self._skipped.append({"index": index, "name": name or "", "reason": reason})
-        if len(self._skipped) > max(_SKIPPED, len(self._indices)):
+        if len(self._skipped) > max(_SKIPPED, len(self._counts[0])):
             raise InputError(
                 f"most of the first {self.seen:,} samples can't be read, the last for this reason: {reason}",
                 limit=f"half of them, once {_SKIPPED:,} are left out",
