@@ -48,7 +48,7 @@ def calibration_text(
     weak = () if calibration.determination is None else calibration.determination.undetermined
     rows = [["fixed, a step", format_bytes(calibration.fixed)]]
     for column in calibration.columns:
-        label = _LABELS.get(column, column.removesuffix("s"))
+        label = _LABELS.get(column, column.removesuffix("s").replace("_", " "))
         cost = calibration.coefficients.get(coefficient_name(column), 0.0)
         rows.append([f"a {label}" if label[0] not in "aeiou" else f"an {label}", format_bytes(cost)])
     device = calibration.context.get("device", {})
