@@ -56,7 +56,7 @@ nitpicky = True
 # What other packages document, and inventories of theirs would have to be fetched; names in docstrings that are not
 # of this package.
 nitpick_ignore_regex = [
-    (r"py:.*", r"(torch|numpy|np|npt|collections|pathlib|os|typing|types|click|abc)\..*"),
+    (r"py:.*", r"(torch|numpy|np|npt|collections|concurrent|pathlib|os|typing|types|click|abc)\..*"),
     (r"py:obj", r".*"),
     # A type variable, what is only ever entered, and the name of a kind of function.
     (r"py:class", r"(nodebudget\.monitor\.(monitor\.T|step\.Step)|Collate)"),

@@ -137,4 +137,5 @@ def test_one_sentence_with_the_value_and_the_next_step(case, folder):
     assert value in what, said
     assert step in hint, said
     assert "Traceback" not in result.stderr
-    assert {path.name for path in folder.iterdir()} == before
+    # Sizes that were measured on the way are kept beside the data, for the next try.
+    assert {path.name for path in folder.iterdir()} - {".nodebudget"} == before

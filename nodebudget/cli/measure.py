@@ -36,7 +36,7 @@ _HELP = """Count nodes, edges and line-graph edges of every crystal of DATA.
 DATA is a JARVIS-style JSON (.json, .json.gz, .json.zip) or an entry a line (.jsonl, .jsonl.gz), Parquet with a column
 atoms or cif, an ASE database (.db), a .tar or .tar.gz (webdataset shards among them), a folder with id_prop.csv, of
 structure files or of shards, a DGL graph cache (.bin), an LMDB as alignn writes it, several by a pattern
-('part-{00..99}.tar', '*.jsonl'), or sizes measured before (.npz, .csv, .parquet).
+('part-{00..99}.tar', 'part-?.jsonl'), or sizes measured before (.npz, .csv, .parquet).
 
 Crystals are counted exactly as alignn would make graphs of them. For the strategies k-nearest and radius_graph
 no graph is built; for the others alignn builds each one, which takes tens of times longer.

@@ -11,7 +11,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from nodebudget.errors import InputError, RecordError
+from nodebudget.errors import CrystalError, InputError, RecordError
 from nodebudget.measure.rows import Row
 
 try:
@@ -23,6 +23,10 @@ except ImportError:  # pragma: no cover - not on Windows, where two processes ha
 _HEAD = {"kind": "nodebudget sizes, part", "schema_version": 1}
 #: Seconds between two waits for the disk itself. What a killed process wrote is safe without; a power cut costs these.
 _SYNC = 1.0
+
+#: Where a crystal that can't be read ends a measurement, fewer rows than these are not worth a file: they are measured
+#: again in a moment.
+_WORTH = 1000
 
 
 class Partial:
@@ -48,7 +52,7 @@ class Partial:
             raise InputError(
                 f"{str(self._path)!r} can't be written: {error.strerror}", hint="choose another place"
             ) from error
-        self._synced = time.monotonic()
+        self._synced, self._rows = time.monotonic(), 0
         try:
             if not resume:
                 os.ftruncate(self._file, 0)
@@ -63,6 +67,8 @@ class Partial:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        if isinstance(error, CrystalError) and self._rows < _WORTH:
+            self.remove()
         os.close(self._file)
 
     def rows(self) -> Iterator[list[Row]]:
@@ -77,6 +83,7 @@ class Partial:
                     break
                 self._size += len(line)
                 number += len(rows)
+                self._rows = number
                 yield rows
         os.ftruncate(self._file, self._size)
 
@@ -88,6 +95,7 @@ class Partial:
         """
         plain = [[name, counts] if isinstance(counts, str) else [name, *counts] for name, counts in rows]
         self._write({"first": first, "rows": plain})
+        self._rows = first + len(rows)
         if time.monotonic() - self._synced > _SYNC:
             os.fsync(self._file)
             self._synced = time.monotonic()

@@ -112,6 +112,8 @@ def _measured(
                 kept.remove()
             raise InputError(f"{str(path)!r} has changed while it was read", hint="measure it again when it is whole")
         if not rows.seen:
+            if kept is not None:
+                kept.remove()
             raise is_empty(path)
         settings = {} if source.kind == "graphs" else {"graphs": (options.graphs or GraphSettings()).to_dict()}
         table = _saved(rows.table({**settings, "source": str(path)}), options)
