@@ -27,7 +27,9 @@ _PACKAGES = (
     ("pymatgen.core", "pymatgen", "crystals of the quickstart", False),
     ("torch_geometric", "torch-geometric", "graphs of PyTorch Geometric", False),
     ("matplotlib", "matplotlib", "pictures", False),
-    ("pyarrow", "pyarrow", "sizes as .parquet", False),
+    ("pyarrow", "pyarrow", "sizes and crystals as .parquet", False),
+    ("ase", "ase", "crystals of ASE databases", False),
+    ("distributed", "distributed", "measuring on a Dask cluster", False),
     ("lmdb", "lmdb", "datasets that alignn keeps in LMDB", False),
 )
 

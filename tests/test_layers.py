@@ -98,7 +98,19 @@ def test_a_module_imports_only_from_those_above_it(path):
 
 @pytest.mark.parametrize("path", modules(), ids=lambda path: str(path.relative_to(ROOT)))
 def test_frameworks_are_imported_by_their_one_place_alone(path):
-    heavy = {"dgl", "alignn", "jarvis", "pymatgen", "vesin", "torch_geometric", "matplotlib", "lmdb", "pyarrow"}
+    heavy = {
+        "dgl",
+        "alignn",
+        "jarvis",
+        "pymatgen",
+        "vesin",
+        "torch_geometric",
+        "matplotlib",
+        "lmdb",
+        "pyarrow",
+        "ase",
+        "distributed",
+    }
     assert not {name.split(".")[0] for name in imports(path)} & heavy
 
 

@@ -6,8 +6,12 @@ import multiprocessing
 import os
 import random
 import signal
+import subprocess
+import sys
+import time
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
 
+import psutil
 import pytest
 from click.testing import CliRunner
 from crystals import entries
@@ -128,6 +132,21 @@ def test_a_process_that_dies_is_named_and_nothing_is_lost(pool, tmp_path):
     table = measure_path(path, output=output, note=notes.append)
     assert "going on from" in notes[0]
     assert table.fingerprint() == measure_dataset(many).fingerprint()
+
+
+def test_workers_end_when_the_process_that_started_them_is_killed(tmp_path):
+    many = [{**entry, "jid": f"{n}-{entry['jid']}"} for n in range(300) for entry in CRYSTALS]
+    path, part = write_lines(tmp_path / "a.jsonl", many), tmp_path / "s.npz.part"
+    command = [sys.executable, "-m", "nodebudget", "measure", path, "-o", tmp_path / "s.npz", "--workers", "1", "-q"]
+    process = subprocess.Popen(command)
+    while process.poll() is None and not (part.exists() and part.read_bytes().count(b"\n") > 1):
+        time.sleep(0.02)
+    children = psutil.Process(process.pid).children()
+    process.kill()
+    process.wait()
+    assert children
+    _, left = psutil.wait_procs(children, timeout=30)
+    assert left == []
 
 
 @pytest.fixture(scope="module")

@@ -221,6 +221,15 @@ def test_a_disk_that_fills_up_leaves_what_can_be_gone_on_with(size, tmp_path):
     assert sorted(found.name for found in tmp_path.iterdir()) == [".nodebudget", "a.jsonl", "s.csv"]
 
 
+def test_a_disk_too_full_for_the_cache_costs_no_sizes(tmp_path):
+    path = write_lines(tmp_path / "a.jsonl", CRYSTALS)
+    command = [*COMMAND, path, "--json"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, preexec_fn=limited(100))
+    assert json.loads(done.stdout)["graphs"] == 12
+    assert "sizes are not cached" in done.stderr
+    assert not list((tmp_path / ".nodebudget").iterdir())
+
+
 def test_a_folder_that_cannot_be_written_is_refused_before_the_work(tmp_path):
     path = write_lines(tmp_path / "a.jsonl", CRYSTALS)
     # Not even root can write there.

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
+import threading
 from collections import deque
 from collections.abc import Generator, Iterable, Iterator
 from concurrent.futures import Executor, Future, ProcessPoolExecutor
@@ -42,7 +44,8 @@ def measure_chunks(
         yield from _in_order(executor, iter(chunks), settings, _MANY)
     elif workers:
         # Fresh interpreters: forking one that runs torch's or BLAS's threads can hang.
-        with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
+        context = multiprocessing.get_context("spawn")
+        with ProcessPoolExecutor(workers, mp_context=context, initializer=_end_with_parent) as pool:
             try:
                 yield from _in_order(pool, iter(chunks), settings, _AHEAD * workers)
             finally:
@@ -50,6 +53,18 @@ def measure_chunks(
     else:
         for chunk in chunks:
             yield chunk, measure_chunk(chunk, settings)
+
+
+def _end_with_parent() -> None:
+    """Let a worker end when the process that started it is killed: it would wait for work for ever."""
+    parent = multiprocessing.parent_process()
+
+    def watch() -> None:
+        if parent is not None:
+            parent.join()
+            os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def measure_chunk(chunk: Chunk, settings: GraphSettings) -> list[Row]:
