@@ -188,8 +188,8 @@ class NodeBudgetSampler(Sampler[list[int]]):
             calibration: Predicts the bytes of a training step.
             memory: Bytes, or a text such as "36GiB", that a step may take.
             max_columns: Caps on further columns of the sizes, by name.
-            consumed: Batches of this epoch that were trained on. Needed in the middle of an epoch: only the training
-                loop knows it.
+            consumed: Batches of this epoch that were trained on. Needed once batches were given out, for only the
+                training loop knows it; not before the first one after `load_state_dict`.
 
         Raises:
             InputError: No budget, an argument that can't be, or `consumed` is missing or no number of batches of this
@@ -199,7 +199,7 @@ class NodeBudgetSampler(Sampler[list[int]]):
         """
         caps = (max_nodes, max_edges, max_line_edges, max_graphs)
         limits = self.limits.changed(*caps, calibration, memory, max_columns)
-        if consumed is None and self._in_the_middle(self._consumed):
+        if consumed is None and self._in_the_middle(self._consumed) and not self._resume:
             raise InputError(
                 f"a budget is set in the middle of an epoch, {self._consumed} of {len(self)} batches given out",
                 limit="how many of them were trained on is not known here",

@@ -35,7 +35,7 @@ SUFFIXES = (".npz", ".csv", ".parquet")
 #: What readers raise on files that are cut, altered or of another kind.
 _DAMAGE = (
     *(OSError, ValueError, KeyError, TypeError, EOFError, csv.Error),
-    *(zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError),
+    *(zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError, MemoryError),
 )
 
 

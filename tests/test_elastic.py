@@ -232,6 +232,19 @@ def test_how_much_was_trained_must_be_said() -> None:
         sampler.set_budget(max_nodes=400, consumed=3)
 
 
+def test_a_state_that_was_loaded_says_how_much_was_trained() -> None:
+    sampler = NodeBudgetSampler(SIZES, max_nodes=1000)
+    state = sampler.state_dict(consumed=5)
+    head = train([sampler], 5)
+    again = NodeBudgetSampler(SIZES, max_nodes=1000)
+    again.load_state_dict(state)
+    again.set_budget(max_nodes=500)
+    again.set_budget(max_nodes=400)
+    rest = train([again])
+    assert sorted(graph for batch in head + rest for graph in batch) == list(range(1000))
+    assert max(SIZES.totals(batch)["nodes"] for batch in rest) <= 400
+
+
 def test_a_loop_over_the_old_batches_does_not_go_on() -> None:
     sampler = NodeBudgetSampler(SIZES, max_nodes=1000)
     going = iter(sampler)

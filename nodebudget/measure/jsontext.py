@@ -15,6 +15,10 @@ from nodebudget.measure.source import Named
 
 #: Bytes to read at once.
 _BLOCK = 2**18
+#: Blank lines that may follow each other.
+_BLANK = 100_000
+#: What may follow a part of a number, the end of the window among it.
+_OF_A_NUMBER = ("", *".eE+-0123456789")
 _SPACE = re.compile(r"[ \t\r\n]*")
 #: What other JSON than a list starts with.
 _OTHERS = {"{": "dict", '"': "str", "t": "bool", "f": "bool", "n": "null", **dict.fromkeys("-0123456789", "number")}
@@ -81,8 +85,8 @@ class _Window:
         """Return the text of the element that starts here, and go on behind it."""
         while True:
             end, reason = self._end_of_element(number)
-            # A number at the very end of the window may go on behind it.
-            if 0 <= end < len(self.text) or (end >= 0 and self._ended):
+            # Of a number that goes on behind the window, a part is a number too.
+            if end >= 0 and (self._ended or self.text[end : end + 1] not in _OF_A_NUMBER):
                 found = self.text[self.place : end]
                 self._check(len(found), number, bounds)
                 self.place = end
@@ -113,8 +117,12 @@ class _Window:
 
 
 def lines(file: BinaryIO, bounds: Bounds) -> Iterator[tuple[bytes | UnusableError, int, int]]:
-    """Yield each line that is not blank, with its length and where it starts; in place of one over the bounds, why."""
-    place = 0
+    """Yield each line that is not blank, with its length and where it starts; in place of one over the bounds, why.
+
+    Raises:
+        ValueError: Blank lines, as a bomb has them, take no end.
+    """
+    place = blank = 0
     while line := file.readline(bounds.record + 1):
         start, size = place, len(line)
         long = size > bounds.record and not line.endswith(b"\n")
@@ -126,7 +134,12 @@ def lines(file: BinaryIO, bounds: Bounds) -> Iterator[tuple[bytes | UnusableErro
         if long:
             yield UnusableError(bounds.too_large(size)), 0, start
         elif not line.isspace():
+            blank = 0
             yield line, size, start
+        else:
+            blank += 1
+            if blank > _BLANK:
+                raise ValueError(f"{_BLANK} blank lines follow each other")
 
 
 def decode_json(payload: Iterable[str | bytes | UnusableError]) -> Iterator[Named]:

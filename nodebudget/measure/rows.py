@@ -22,6 +22,9 @@ from nodebudget.sizes import STANDARD, SizeTable
 Row = tuple["str | None", "Counts | str"]
 SizeOf = Callable[[Any], Mapping[str, float]]
 
+#: Samples that can be left out whatever their share is. A list of millions of reasons helps nobody.
+_SKIPPED = 100_000
+
 #: Keys under which datasets name their crystals, as alignn's `id_tag` knows them and others use them.
 ID_KEYS = ("jid", "id", "material_id", "_oqmd_entry_id")
 
@@ -87,7 +90,7 @@ class Rows:
 
         Raises:
             CrystalError: The row is a reason and errors are to be raised.
-            InputError: `size_of` gave other columns than before.
+            InputError: `size_of` gave other columns than before, or far too many samples have no sizes.
         """
         index, self.seen = self.seen, self.seen + 1
         name, counts = row
@@ -137,6 +140,12 @@ class Rows:
         if self._on_error == "raise":
             raise CrystalError(index, name or "", reason)
         self._skipped.append({"index": index, "name": name or "", "reason": reason})
+        if len(self._skipped) > max(_SKIPPED, len(self._indices)):
+            raise InputError(
+                f"most of the first {self.seen:,} samples can't be read, the last for this reason: {reason}",
+                limit=f"half of them, once {_SKIPPED:,} are left out",
+                hint="check that this is the dataset that you mean",
+            )
 
 
 class _Names:
