@@ -52,7 +52,7 @@ class Partial:
         try:
             if not resume:
                 os.ftruncate(self._file, 0)
-            self._size = self._check_head()
+            self._size = self._begun = self._check_head()
         except BaseException:
             os.close(self._file)
             raise
@@ -63,6 +63,9 @@ class Partial:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        # A run that measured nothing leaves nothing.
+        if kind is not None and self._size == self._begun:
+            self.remove()
         os.close(self._file)
 
     def rows(self) -> Iterator[list[Row]]:

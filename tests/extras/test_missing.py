@@ -6,7 +6,7 @@ Only what is really missing is tried; run in environments that lack it, by `nox`
 from __future__ import annotations
 
 import pytest
-from apart import PROMISED, call, is_there, some_sizes, write_crystals
+from apart import PROMISED, call, is_there, some_crystals, some_sizes, write_crystals
 
 from nodebudget import MemoryMonitor, SizeTable
 from nodebudget.errors import MissingError
@@ -23,7 +23,7 @@ COMMANDS = [
     ("dgl", "calibrate --device cpu --data crystals.json -o out.json", "DGL", "nodebudget[dgl]"),
     ("dgl", "breakdown --device cpu --data crystals.json --batch-size 2", "DGL", "nodebudget[dgl]"),
     ("dgl", "quickstart --device cpu -o out.json", "DGL", "nodebudget[dgl]"),
-    ("lmdb", "measure lmdb --allow-pickle -o out.npz", "lmdb", "nodebudget[alignn]"),
+    ("lmdb", "measure cache --allow-pickle -o out.npz", "lmdb", "nodebudget[alignn]"),
     ("pyarrow", "measure sizes.csv -o out.parquet", "pyarrow", "nodebudget[parquet]"),
     ("pyarrow", "measure sizes.parquet -o out.npz", "pyarrow", "nodebudget[parquet]"),
     ("matplotlib", "compare sizes.csv sizes.csv --batch-size 8 --plot out.png", "matplotlib", "nodebudget[plot]"),
@@ -48,7 +48,7 @@ def folder(tmp_path, monkeypatch):
     (tmp_path / "graphs.bin").write_bytes(b"")
     (tmp_path / "sizes.parquet").write_bytes(b"")
     (tmp_path / "run.yaml").write_text("model: {name: alignn}\n")
-    for name, file in (("lmdb", "data.mdb"), ("folder", "id_prop.csv")):
+    for name, file in (("cache", "data.mdb"), ("folder", "id_prop.csv")):
         (tmp_path / name).mkdir()
         (tmp_path / name / file).write_text("POSCAR-1.vasp,0\n")
     (tmp_path / "folder" / "POSCAR-1.vasp").write_text("Si\n1.0\n4 0 0\n0 4 0\n0 0 4\nSi\n1\ndirect\n0 0 0\n")
@@ -75,7 +75,7 @@ def test_a_command_says_what_is_missing(module, command, name, extra, folder, ca
         ("dgl", load_dgl, "nodebudget[dgl]"),
         ("lightning", lambda: lightning_callback(MemoryMonitor(device="cpu")), "nodebudget[lightning]"),
         ("transformers", lambda: trainer_callback(MemoryMonitor(device="cpu")), "nodebudget[transformers]"),
-        ("jarvis", lambda: SizeTable.from_dataset([{"atoms": {}}]), "nodebudget[structures]"),
+        ("jarvis", lambda: SizeTable.from_dataset(some_crystals()), "nodebudget[structures]"),
     ],
     ids=["dgl", "lightning", "transformers", "jarvis"],
 )

@@ -1,4 +1,4 @@
-"""What works with torch, numpy, scipy, click and rich alone: from sizes to plans, samplers, suggestions and monitors."""
+"""What works with torch, numpy, scipy, click and rich alone: sizes, plans, samplers, suggestions, monitors."""
 
 from __future__ import annotations
 
@@ -20,7 +20,10 @@ from nodebudget.monitor import read_run
 from nodebudget.probe import open_probe
 
 #: Seen nowhere among the modules of a process that does what core does.
-OPTIONAL = "dgl jarvis vesin pymatgen ase alignn lmdb pyarrow distributed matplotlib torch_geometric lightning".split()
+OPTIONAL = [
+    *("dgl", "jarvis", "vesin", "pymatgen", "ase", "alignn", "lmdb", "pyarrow", "distributed", "matplotlib"),
+    *("torch_geometric", "lightning", "transformers", "psutil"),
+]
 
 
 @pytest.fixture
@@ -58,7 +61,9 @@ def test_a_sampler_in_pytorchs_loader():
 
 def test_a_stream_and_a_suggestion():
     table = some_sizes()
-    batcher = NodeBudgetBatcher(iter(range(200)), size_of=lambda row: {"nodes": int(table["nodes"][row])}, max_nodes=500)
+    batcher = NodeBudgetBatcher(
+        iter(range(200)), size_of=lambda row: {"nodes": int(table["nodes"][row])}, max_nodes=500
+    )
     assert sorted(row for batch in batcher for row in batch) == list(range(200))
     assert suggest_batch_size(reference=35, batch_size=64, target=20).batch_size == 112
 
@@ -83,9 +88,9 @@ class Linear:
 def test_a_calibration_of_a_workload_of_ones_own(tmp_path):
     nodes = np.random.default_rng(0).integers(200, 4000, 60)
     sizes = SizeTable.from_counts(nodes)
-    found = calibrate(Linear(), nodes.tolist(), sizes, open_probe("cpu"), effort=Effort(probes=8, holdout=3))
+    found = calibrate(Linear(), nodes.tolist(), sizes, open_probe("cpu"), effort=Effort(probes=9))
     # The forward pass, its square and both gradients: at least two tensors of 64 floats a node live at once.
-    assert 2 * 64 * 4 <= found.coefficients["per_node"] <= 5 * 64 * 4
+    assert 2 * 64 * 4 <= found.coefficients["per_node"] <= 6 * 64 * 4
     assert found.holdout.mape < 0.02
     again = Calibration.load(found.save(tmp_path / "cal.json"))
     plan = NodeBudgetSampler(sizes, calibration=again, memory="40MB").plan
