@@ -25,7 +25,7 @@ from formats import structure_files, write_ase, write_lines, write_members, writ
 
 from nodebudget import Calibration, SizeTable
 from nodebudget.costmodel import Observation
-from nodebudget.errors import NodeBudgetError
+from nodebudget.errors import CrystalError, NodeBudgetError
 from nodebudget.frameworks import require
 from nodebudget.measure import GraphSettings, measure_path, open_data
 
@@ -86,6 +86,8 @@ def watched(folder: Path) -> Iterator[list[str]]:
 _WATCHERS: list[tuple[Path, list[str]]] = []
 #: Audit hooks can't be taken away again.
 _HOOKED: list[bool] = []
+#: What Python and libraries keep for themselves when they are imported.
+_CACHES = ("__pycache__", "matplotlib")
 _FORBIDDEN = ("pickle.", "subprocess.", "os.system", "os.exec", "os.posix_spawn", "socket.connect", "socket.send")
 _CHANGES = ("os.remove", "os.rename", "os.rmdir", "os.mkdir", "os.chmod", "os.link", "os.symlink")
 
@@ -98,7 +100,7 @@ def _on_event(event: str, arguments: tuple[Any, ...]) -> None:
         seen.append(f"{event} {arguments!r:.200}")
     elif event in _CHANGES or (event == "open" and _writes(arguments)):
         place = str(arguments[0])
-        if not place.startswith((str(folder), tempfile.gettempdir())) and "__pycache__" not in place:
+        if not place.startswith((str(folder), tempfile.gettempdir())) and not any(cache in place for cache in _CACHES):
             seen.append(f"{event} {place!r}")
 
 
@@ -218,8 +220,8 @@ def _structure(path: Path) -> Any:
 
     try:
         return read_structure(path.name, path.read_bytes(), Bounds())
-    except UnusableError:
-        return None
+    except UnusableError as error:
+        raise CrystalError(0, path.name, str(error)) from error
 
 
 def _counted(path: Path) -> None:
