@@ -18,7 +18,15 @@ from nodebudget.units import format_bytes
 #: What readers raise on files that are cut, altered or of another kind; numpy reads an array's header as Python source.
 DAMAGE = (
     *(OSError, ValueError, KeyError, TypeError, EOFError, OverflowError, MemoryError, csv.Error),
-    *(zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError, SyntaxError, tokenize.TokenError),
+    *(
+        zipfile.BadZipFile,
+        zlib.error,
+        NotImplementedError,
+        RuntimeError,
+        AttributeError,
+        SyntaxError,
+        tokenize.TokenError,
+    ),
 )
 
 #: Bytes that any archive of arrays may unpack to, and how many times its own size a larger one may.

@@ -46,10 +46,7 @@ def require(module: str) -> Any:
         load_dgl()  # alignn swallows a broken DGL and fails much later
     package, extra = _EXTRAS.get(root, (root, "all"))
     try:
-        with warnings.catch_warnings():
-            # Deprecations inside other packages are not the user's to mend.
-            warnings.simplefilter("ignore")
-            return importlib.import_module(module)
+        return _import(module)
     except ImportError as error:
         raise MissingError(
             f"{package} is needed for this and does not import: {_one_line(error)}",
@@ -66,9 +63,7 @@ def load_dgl() -> Any:
     # Without it DGL's first import prints a notice and writes ~/.dgl/config.json.
     os.environ.setdefault("DGLBACKEND", "pytorch")
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            return importlib.import_module("dgl")
+        return _import("dgl")
     except (ImportError, OSError, AttributeError, RuntimeError) as error:
         # DGL loads compiled parts at import: a misfit shows as any of these.
         found, torch = installed("dgl"), installed("torch")
@@ -83,6 +78,17 @@ def load_dgl() -> Any:
             "dgl 2.1 and newer only with the torch that they were built for",
             hint="pip install dgl==1.1.3 packaging setuptools, or DGL's own CUDA wheel for your torch",
         ) from error
+
+
+def _import(module: str) -> Any:
+    with warnings.catch_warnings():
+        # Deprecations inside other packages are not the user's to mend.
+        warnings.simplefilter("ignore")
+        found = importlib.import_module(module)
+    if "." not in module and getattr(found, "__file__", None) is None:
+        # Python takes a folder of data beside the script for a package: one named lmdb, say.
+        raise ImportError(f"{next(iter(found.__path__))!r} is a folder without code")
+    return found
 
 
 def installed(package: str) -> str | None:

@@ -296,7 +296,26 @@ def _map_npz(path: Path) -> SizeTable:
 def _from_arrays(arrays: dict[str, Column]) -> SizeTable:
     settings = arrays.pop("_settings", None)
     ids = arrays.pop("id", None)
-    return SizeTable(arrays, ids, {} if settings is None else json.loads(settings.tobytes()))
+    found = {} if settings is None else json.loads(settings.tobytes())
+    table = SizeTable(arrays, ids, found)
+    _check_settings(found, len(table))
+    return table
+
+
+def _check_settings(settings: Any, rows: int) -> None:
+    """Refuse settings that what uses sizes could not use."""
+    if not isinstance(settings, dict):
+        raise ValueError("its settings are no names and values")
+    indices, skipped = settings.get("indices"), settings.get("skipped", [])
+    if indices is not None and not (
+        isinstance(indices, list)
+        and len(indices) == rows
+        and all(type(index) is int and index >= 0 for index in indices)
+    ):
+        raise ValueError("its indices are not one a graph")
+    keys = {"index", "name", "reason"}
+    if not (isinstance(skipped, list) and all(isinstance(entry, dict) and keys <= entry.keys() for entry in skipped)):
+        raise ValueError("its list of skipped crystals is none")
 
 
 def _rows(table: SizeTable) -> dict[str, Sequence[Any]]:

@@ -64,9 +64,10 @@ class Target:
     """
 
     def __init__(self, name: str, runs: int, findings: Path, status: Path) -> None:
-        import hostile
+        import feeding
+        from hostile import READERS
 
-        self._hostile, self._reader = hostile, hostile.READERS[name]
+        self._feed, self._watched, self._reader = feeding.feed, feeding.watched, READERS[name]
         self._runs, self._findings, self._status = runs, findings / name, status
         self._folder = Path(tempfile.mkdtemp(prefix="fuzz-"))
         self._started, self._slowest = time.monotonic(), 0.0
@@ -76,9 +77,9 @@ class Target:
         """Read one input."""
         before = time.perf_counter()
         failure: BaseException | None = None
-        with self._hostile.watched(self._folder) as seen:
+        with self._watched(self._folder) as seen:
             try:
-                self._refused += self._hostile.feed(self._reader, data, self._folder) is not None
+                self._refused += self._feed(self._reader, data, self._folder) is not None
             except BaseException as error:
                 failure = error
         if failure is not None:
@@ -131,7 +132,7 @@ def child(name: str, runs: int, findings: Path, status: Path, seed: int) -> None
         seeds = READERS[name].seeds()
         # What is imported on the way is instrumented too.
         for content in seeds:
-            target._hostile.feed(READERS[name], content, target._folder)
+            target._feed(READERS[name], content, target._folder)
     folder = Path(tempfile.mkdtemp(prefix="seeds-"))
     kept = [path.read_bytes() for path in sorted((CORPUS / name).glob("*"))] if (CORPUS / name).is_dir() else []
     for number, content in enumerate([*seeds, *kept]):

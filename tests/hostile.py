@@ -1,7 +1,4 @@
-"""Everything that is read from disk, each reader with files that it takes: for files that are damaged, or crafted.
-
-A reader is fed bytes. What may come of it is a value, or one NodeBudgetError whose text is safe to show.
-"""
+"""Everything that is read from disk, each reader with files that it takes: for files that are damaged, or crafted."""
 
 from __future__ import annotations
 
@@ -9,102 +6,26 @@ import functools
 import io
 import json
 import re
-import sys
 import tempfile
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from crystals import entries
+from feeding import Reader
 from formats import structure_files, write_ase, write_lines, write_members, write_parquet, write_webdataset
 
 from nodebudget import Calibration, SizeTable
 from nodebudget.costmodel import Observation
-from nodebudget.errors import NodeBudgetError
+from nodebudget.errors import CrystalError
 from nodebudget.frameworks import require
 from nodebudget.measure import GraphSettings, measure_path, open_data
 
 GOLDEN = Path(__file__).parent / "golden"
 CORPUS = Path(__file__).parent / "corpus"
-
-
-@dataclass(frozen=True)
-class Reader:
-    """How a kind of file is read.
-
-    Attributes:
-        file: Name of the file.
-        read: Reads it.
-        seeds: Contents that it takes.
-        wrap: Makes the file of what is fed to it, so that damage gets past checksums.
-    """
-
-    file: str
-    read: Callable[[Path], object]
-    seeds: Callable[[], list[bytes]]
-    wrap: Callable[[bytes], bytes] = bytes
-
-
-def feed(reader: Reader, content: bytes, folder: Path) -> str | None:
-    """Read a file of this content in a folder; return what the error said, or None where there was none.
-
-    Raises:
-        AssertionError: The error's text could do something to a terminal.
-        Exception: Whatever the reader lets through.
-    """
-    path = folder / reader.file
-    path.write_bytes(reader.wrap(content))
-    try:
-        reader.read(path)
-    except NodeBudgetError as error:
-        said = str(error)
-    else:
-        return None
-    assert said.isprintable(), ascii(said)
-    return said
-
-
-@contextmanager
-def watched(folder: Path) -> Iterator[list[str]]:
-    """List what is done meanwhile that no reader may do: writing elsewhere, unpickling, starting programs, the net."""
-    seen: list[str] = []
-    _WATCHERS.append((folder, seen))
-    if len(_WATCHERS) == 1 and not _HOOKED:
-        _HOOKED.append(True)
-        sys.addaudithook(_on_event)
-    try:
-        yield seen
-    finally:
-        _WATCHERS.pop()
-
-
-_WATCHERS: list[tuple[Path, list[str]]] = []
-#: Audit hooks can't be taken away again.
-_HOOKED: list[bool] = []
-_FORBIDDEN = ("pickle.", "subprocess.", "os.system", "os.exec", "os.posix_spawn", "socket.connect", "socket.send")
-_CHANGES = ("os.remove", "os.rename", "os.rmdir", "os.mkdir", "os.chmod", "os.link", "os.symlink")
-
-
-def _on_event(event: str, arguments: tuple[Any, ...]) -> None:
-    if not _WATCHERS:
-        return
-    folder, seen = _WATCHERS[-1]
-    if event.startswith(_FORBIDDEN):
-        seen.append(f"{event} {arguments!r:.200}")
-    elif event in _CHANGES or (event == "open" and _writes(arguments)):
-        place = str(arguments[0])
-        if not place.startswith((str(folder), tempfile.gettempdir())) and "__pycache__" not in place:
-            seen.append(f"{event} {place!r}")
-
-
-def _writes(arguments: tuple[Any, ...]) -> bool:
-    path, mode, flags = arguments
-    return isinstance(path, (str, bytes)) and (bool(set(mode or "") & set("wax+")) or bool((flags or 0) & 3))
 
 
 def _measured(path: Path) -> None:
@@ -218,8 +139,8 @@ def _structure(path: Path) -> Any:
 
     try:
         return read_structure(path.name, path.read_bytes(), Bounds())
-    except UnusableError:
-        return None
+    except UnusableError as error:
+        raise CrystalError(0, path.name, str(error)) from error
 
 
 def _counted(path: Path) -> None:

@@ -6,7 +6,8 @@ import warnings
 from pathlib import Path
 
 import pytest
-from hostile import CORPUS, READERS, feed, watched
+from feeding import feed, watched
+from hostile import CORPUS, READERS
 
 FILES = sorted(path for path in CORPUS.glob("*/*") if path.is_file())
 

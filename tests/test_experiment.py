@@ -146,6 +146,15 @@ def test_what_raises_device_memory_is_confirmed(number, where, change):
     assert judge(outcomes(usual), Noise(200 * MIB, 0), cuda=True)[0].device == "refuted"
 
 
+@pytest.mark.parametrize(
+    ("batch", "more", "verdict"), [(10, 110, "confirmed"), (10, 10, "refuted"), (2, 1, "not measured")]
+)
+def test_host_memory_follows_the_formula_or_not_or_there_is_too_little_to_tell(batch, more, verdict):
+    usual = {("num_workers", 2): {"processes": 3, "batch": batch * MIB}}
+    findings = outcomes({**usual, ("prefetch_factor", 8): {"host": TOOK.host + more * MIB}})
+    assert judge(findings, Noise(0, 0), cuda=True)[1].host == verdict
+
+
 def test_people_get_a_table_and_verdicts():
     findings = outcomes({("num_workers", 2): {"processes": 3, "host": 560 * MIB}}, cuda=False)
     claims = judge(findings, Noise(0, MIB), cuda=False)
@@ -205,6 +214,14 @@ def test_batches_that_do_not_fit_into_shared_memory_are_refused_before_a_worker_
 def test_options_that_can_not_be(wrong):
     with pytest.raises(InputError, match=r"is [01] "):
         Options(**wrong)
+
+
+def test_a_crystal_that_makes_no_graph_is_named(tmp_path):
+    path = tmp_path / "crystals.json"
+    path.write_text(json.dumps([entries(4, 1)[0], {"jid": "broken", "atoms": {"elements": ["Si"]}}]))
+    result = CliRunner().invoke(main, ["diagnose", "--experiment", "--device", "cpu", "--data", str(path)])
+    assert result.exit_code == 2
+    assert "crystal 1 (broken) can't be read" in result.stderr.splitlines()[-1]
 
 
 def test_no_crystals():

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from nodebudget import errors, files
 from nodebudget.errors import CrystalError, InputError, MissingError, NodeBudgetError, OversizedError, RecordError
-from nodebudget.frameworks import load_dgl, require
+from nodebudget.frameworks import installed, load_dgl, require
 from nodebudget.record import read_record, write_record
 from nodebudget.units import format_bytes, parse_bytes
 
@@ -139,6 +139,7 @@ def test_a_missing_package_names_the_extra_that_brings_it(monkeypatch):
         require("vesin")
 
 
+@pytest.mark.skipif(installed("dgl") is None, reason="dgl is not installed, and so never broken")
 def test_a_broken_dgl_says_which_versions_go_together(monkeypatch, tmp_path):
     broken = tmp_path / "dgl" / "__init__.py"
     broken.parent.mkdir()
@@ -151,3 +152,10 @@ def test_a_broken_dgl_says_which_versions_go_together(monkeypatch, tmp_path):
         load_dgl()
     assert caught.value.exit_code == 3
     assert "datapipes" in str(caught.value)
+
+
+def test_a_folder_of_data_is_no_package(tmp_path, monkeypatch):
+    (tmp_path / "crystals_of_mine").mkdir()
+    monkeypatch.syspath_prepend(str(tmp_path))
+    with pytest.raises(MissingError, match=r"crystals_of_mine' is a folder without code"):
+        require("crystals_of_mine")

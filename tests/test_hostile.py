@@ -10,7 +10,8 @@ import warnings
 from pathlib import Path
 
 import pytest
-from hostile import READERS, feed, watched
+from feeding import feed, watched
+from hostile import READERS
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 

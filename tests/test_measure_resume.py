@@ -236,3 +236,9 @@ def test_a_folder_that_cannot_be_written_is_refused_before_the_work(tmp_path):
     with pytest.raises(InputError, match=r"written|no folder"):
         measure_path(path, output="/proc/nodebudget.npz", cache=False)
     assert Path("/proc").is_dir()
+
+
+def test_a_run_that_measured_nothing_leaves_nothing(tmp_path):
+    with pytest.raises(InputError), Partial(tmp_path / "out.npz.part", {"data": "some"}):
+        raise InputError("a package is not there", hint="install it")
+    assert not list(tmp_path.iterdir())

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import builtins
+import json
 import string
+import zipfile
 
 import numpy as np
 import pytest
@@ -15,6 +17,8 @@ from nodebudget.errors import InputError, MissingError
 
 SUFFIXES = [".npz", ".csv", ".parquet"]
 TABLE = SizeTable.from_counts([1, 2, 4], [12, 24, 50], [132, 264, 600], ids=["a", "b,c", "ü"], tokens=[0.5, 1, 2])
+
+SKIPPED = [{"index": 3, "name": "x", "reason": "no atoms"}]
 
 counts = st.integers(0, 2**40)
 names = st.text(string.ascii_letters + 'é ,"-', min_size=1, max_size=8)
@@ -47,7 +51,7 @@ def test_files_give_back_what_went_in(suffix, table, tmp_path_factory):
 
 
 def test_npz_keeps_the_settings(tmp_path):
-    table = SizeTable.from_counts([1], settings={"graphs": {"cutoff": 8.0}, "skipped": [{"index": 3}]})
+    table = SizeTable.from_counts([1], settings={"graphs": {"cutoff": 8.0}, "skipped": SKIPPED})
     assert SizeTable.load(table.save(tmp_path / "s.npz")).settings == table.settings
 
 
@@ -211,3 +215,34 @@ def test_fingerprints_tell_tables_apart():
     assert same.fingerprint() == TABLE.fingerprint()
     others = [TABLE.take([1, 0, 2]), TABLE.take([0, 1]), SizeTable.from_counts([1, 2, 4])]
     assert len({table.fingerprint() for table in [TABLE, *others]}) == 4
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        [1],
+        5,
+        {"skipped": 3},
+        {"skipped": [{"index": 1}]},
+        {"indices": [0]},
+        {"indices": [0, -1]},
+        {"indices": [0, "a"]},
+    ],
+)
+def test_settings_that_nothing_could_use(settings, tmp_path):
+    text = np.frombuffer(json.dumps(settings).encode(), np.uint8)
+    np.savez(tmp_path / "s.npz", nodes=np.arange(2), _settings=text)
+    with pytest.raises(InputError, match="holds no sizes: its"):
+        SizeTable.load(tmp_path / "s.npz")
+
+
+def test_an_archive_that_unpacks_to_far_too_much(tmp_path):
+    block = bytes(2**24)
+    with (
+        zipfile.ZipFile(tmp_path / "s.npz", "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive,
+        archive.open("nodes.npy", "w", force_zip64=True) as file,
+    ):
+        for _ in range(65):
+            file.write(block)
+    with pytest.raises(InputError, match=r"unpacks to 1.02 GiB, over 1.00 GiB and 200 times"):
+        SizeTable.load(tmp_path / "s.npz")

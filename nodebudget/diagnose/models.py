@@ -36,7 +36,7 @@ def count_parameters(model: Mapping[str, Any]) -> int | None:
     Returns:
         The count, or None where alignn is not there or takes no such settings.
     """
-    if model.get("name") not in MODELS:
+    if model.get("name") not in tuple(MODELS):
         return None
     module_name, class_name = MODELS[model["name"]]
     try:

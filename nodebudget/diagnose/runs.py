@@ -146,7 +146,7 @@ def _parser(kind: str) -> Callable[[str], Any]:
 
 def _is_alignn(values: Mapping[str, Any]) -> bool:
     model = values.get("model")
-    return bool(_ALIGNN_KEYS & set(values)) or (isinstance(model, Mapping) and model.get("name") in MODELS)
+    return bool(_ALIGNN_KEYS & set(values)) or (isinstance(model, Mapping) and model.get("name") in tuple(MODELS))
 
 
 def _with_defaults(values: dict[str, Any]) -> dict[str, Any]:

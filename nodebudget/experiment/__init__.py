@@ -104,6 +104,7 @@ def run_experiment(crystals: Sequence[dict[str, Any]], options: Options, progres
         progress: Called with what is done, how far it is, and how far it will be.
 
     Raises:
+        CrystalError: alignn can make no graph of a crystal.
         DoesNotFitError: The batches of the workers do not fit into the shared memory of this machine.
         InputError: No crystals.
         MissingError: A package or the device is not there.

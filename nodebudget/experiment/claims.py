@@ -15,6 +15,9 @@ REFUTED, CONFIRMED, UNMEASURED = "refuted", "confirmed", "not measured"
 _SAME = 0.005
 _NEAR = 0.25
 
+#: Less host memory than this, by the formula, does not refute it.
+_TELLS = 32 * 2**20
+
 
 @dataclass(frozen=True)
 class Claim:
@@ -24,7 +27,8 @@ class Claim:
         number: Its number among the causes that are usually given.
         text: What is claimed.
         device: Verdict for device memory: "refuted", "confirmed" or "not measured".
-        host: Verdict for host memory, "" where nothing is claimed of it.
+        host: Verdict for host memory, "" where nothing is claimed of it; "not measured" also where there was too little
+            of it to tell.
         reason: The figures behind it, in a sentence.
     """
 
@@ -88,7 +92,8 @@ def _workers(number: Finding, ahead: Finding, moved: Finding | None, noise: Nois
     batches = workers * number.pair.b.prefetch_factor * number.b.batch
     reason = (
         f"{_asks(ahead)}; prefetch_factor {' → '.join(ahead.pair.shown)} took {_more(ahead.host)} of the host, and the "
-        f"formula says {format_bytes(ahead.expected_host or 0)}; {workers} workers instead of none took "
+        f"formula says {format_bytes(ahead.expected_host or 0)}; {workers} worker{'s' if workers > 1 else ''} "
+        f"instead of none took "
         f"{format_bytes(number.host)}: {format_bytes(batches)} of batches, and "
         f"{format_bytes((number.host - batches) / max(workers, 1))} for each worker itself"
     )
@@ -128,7 +133,10 @@ def _grows(found: Finding, noise: Noise) -> str:
 
 def _follows(found: Finding) -> str:
     formula = found.expected_host or 0
-    return CONFIRMED if abs(found.host - formula) <= _NEAR * formula else REFUTED
+    if abs(found.host - formula) <= _NEAR * formula:
+        return CONFIRMED
+    # What other code leaves behind is some MiB, whatever the noise of equal runs: too little says nothing.
+    return REFUTED if formula >= _TELLS else UNMEASURED
 
 
 def _asks(found: Finding) -> str:

@@ -44,7 +44,7 @@ class Samples(Dataset[Any]):
         if setup.graphs == "cached":
             self.graphs = load_dgl().load_graphs(str(folder / GRAPHS))[0]
         if setup.text != "encoded":
-            self.encodings = torch.load(folder / ENCODINGS)
+            self.encodings = torch.load(folder / ENCODINGS, weights_only=True)
         if setup.text == "on device":
             self.encodings = [found.to(setup.device) for found in self.encodings]
 

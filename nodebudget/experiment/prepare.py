@@ -9,9 +9,11 @@ from typing import Any
 
 import torch
 
+from nodebudget.errors import CrystalError, NodeBudgetError
 from nodebudget.experiment.text import Encoder, describe, tokenize
 from nodebudget.frameworks import load_dgl, require
 from nodebudget.measure import GraphSettings
+from nodebudget.measure.rows import entry_id
 from nodebudget.workload.alignn import build_graphs
 
 CRYSTALS, GRAPHS, TOKENS, ENCODINGS = "crystals.json", "graphs.bin", "tokens.json", "encodings.pt"
@@ -28,13 +30,20 @@ def prepare(crystals: Sequence[dict[str, Any]], folder: Path, progress: Progress
         progress: Called with what is done, how far it is, and how far it will be.
 
     Raises:
+        CrystalError: alignn can make no graph of a crystal.
         MissingError: DGL, alignn or jarvis-tools is not there.
     """
     dgl = load_dgl()
     graphs: list[Any] = []
     texts = []
     for done, crystal in enumerate(crystals, start=1):
-        graphs.extend(graphs_of(crystal))
+        try:
+            graphs.extend(graphs_of(crystal))
+        except NodeBudgetError:
+            raise
+        except Exception as error:  # alignn and jarvis-tools say in many ways that they can't make a graph of it
+            reason = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+            raise CrystalError(done - 1, entry_id(crystal) or "", reason) from error
         texts.append(describe(crystal))
         progress("preparing crystals", done, len(crystals))
     (folder / CRYSTALS).write_text(json.dumps(list(crystals)), encoding="utf-8")

@@ -56,7 +56,7 @@ class Partial:
         try:
             if not resume:
                 os.ftruncate(self._file, 0)
-            self._size = self._check_head()
+            self._size = self._begun = self._check_head()
         except BaseException:
             os.close(self._file)
             raise
@@ -67,7 +67,9 @@ class Partial:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if isinstance(error, CrystalError) and self._rows < _WORTH:
+        # A run that measured nothing leaves nothing, and one that a crystal ended leaves no moment's work.
+        nothing = kind is not None and self._size == self._begun
+        if nothing or (isinstance(error, CrystalError) and self._rows < _WORTH):
             self.remove()
         os.close(self._file)
 

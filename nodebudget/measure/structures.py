@@ -66,9 +66,11 @@ def _read(name: str, text: str) -> Any:
         return _read_cif(text)
     if name.endswith(".xyz"):
         return _read_xyz(text)
-    counts = text.splitlines()[6].split()
-    if all(word.isdecimal() for word in counts) and sum(map(int, counts)) > text.count("\n") + 1:
-        raise UnusableError(f"it announces {sum(map(int, counts)):.3g} atoms and has fewer lines")
+    rows = text.splitlines()
+    # As jarvis reads them, signs and all.
+    counts = [int(word) for word in rows[6].split()]
+    if min(counts, default=0) < 0 or sum(counts) > len(rows):
+        raise UnusableError(f"it announces {sum(counts):.3g} atoms, not as many as it has lines or fewer")
     return require("jarvis.io.vasp.inputs").Poscar.from_string(text).atoms
 
 

@@ -33,7 +33,7 @@ def is_sound(line: Mapping[str, Any]) -> bool:
     if event in _TEXTS:
         return isinstance(line.get("text"), str) and _is_count(line.get("step"))
     if event == "epoch":
-        return _is_count(line.get("step")) and _is_open(line.get("batches"))
+        return _is_count(line.get("step")) and "batches" in line and _is_open(line["batches"])
     return True
 
 

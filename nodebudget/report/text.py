@@ -78,7 +78,7 @@ def calibration_text(
 
 def unit_of(column: str) -> str:
     """Return one of a column in words: "edges" → "an edge"."""
-    label = _LABELS.get(column, column.removesuffix("s"))
+    label = _LABELS.get(column, column.removesuffix("s").replace("_", " "))
     return f"{'an' if label[:1] in tuple('aeiou') else 'a'} {label}"
 
 
