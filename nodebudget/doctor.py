@@ -14,7 +14,7 @@ from typing import Any
 
 from nodebudget import __version__
 from nodebudget.errors import MissingError
-from nodebudget.frameworks import installed, load_dgl, require
+from nodebudget.frameworks import check_torch, installed, load_dgl, require
 from nodebudget.units import format_bytes
 
 OK, MISSING, BROKEN = "ok", "missing", "broken"
@@ -141,6 +141,7 @@ def _torch() -> tuple[Any, Check]:
     purpose = "everything but measuring"
     try:
         torch = require("torch")
+        check_torch()
     except (MissingError, OSError, AttributeError, RuntimeError) as error:
         # A library that does not load shows as OSError.
         state = MISSING if installed("torch") is None else BROKEN

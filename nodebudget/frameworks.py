@@ -29,6 +29,9 @@ _EXTRAS = {
     "transformers": ("transformers", "transformers"),
 }
 
+#: The first number of the oldest PyTorch whose training steps can be measured.
+OLDEST_TORCH = 2
+
 
 def require(module: str) -> Any:
     """Import a module of an optional package.
@@ -89,6 +92,19 @@ def _import(module: str) -> Any:
         # Python takes a folder of data beside the script for a package: one named lmdb, say.
         raise ImportError(f"{next(iter(found.__path__))!r} is a folder without code")
     return found
+
+
+def check_torch() -> None:
+    """Refuse a PyTorch that is too old for measuring training steps.
+
+    Raises:
+        MissingError: It is.
+    """
+    found = installed("torch")
+    if found is not None and int(found.partition(".")[0]) < OLDEST_TORCH:
+        raise MissingError(
+            f"torch {found} is too old", limit=f"torch {OLDEST_TORCH}.0 or newer", hint="install a newer torch"
+        )
 
 
 def installed(package: str) -> str | None:

@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nodebudget import errors, files
+from nodebudget import errors, files, frameworks
 from nodebudget.errors import CrystalError, InputError, MissingError, NodeBudgetError, OversizedError, RecordError
-from nodebudget.frameworks import installed, load_dgl, require
+from nodebudget.frameworks import check_torch, installed, load_dgl, require
 from nodebudget.record import read_record, write_record
 from nodebudget.units import format_bytes, parse_bytes
 
@@ -159,3 +159,9 @@ def test_a_folder_of_data_is_no_package(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(str(tmp_path))
     with pytest.raises(MissingError, match=r"crystals_of_mine' is a folder without code"):
         require("crystals_of_mine")
+
+
+def test_a_torch_that_is_too_old_is_refused(monkeypatch):
+    monkeypatch.setattr(frameworks, "installed", lambda package: "1.13.1+cu117")
+    with pytest.raises(MissingError, match=r"torch 1\.13\.1\+cu117 is too old \(torch 2\.0 or newer\)"):
+        check_torch()

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from nodebudget.errors import DoesNotFitError, InputError, NodeBudgetError, WorkloadError
+from nodebudget.frameworks import check_torch
 from nodebudget.workload.protocol import Workload
 
 if sys.version_info >= (3, 11):
@@ -34,10 +35,11 @@ def load_workload(spec: str, device: str | torch.device = "cpu", **arguments: An
 
     Raises:
         InputError: There is no such workload, or it is none.
-        MissingError: It needs a package that is not there.
+        MissingError: It needs a package that is not there, or torch is too old.
         DoesNotFitError: The model does not fit into the device's memory.
         WorkloadError: Making it raised.
     """
+    check_torch()
     target, given = _resolve(spec)
     make = _find(target, spec)
     try:

@@ -19,9 +19,9 @@ need("structures", "jarvis", "vesin", "pymatgen", "ase")
 NODES, EDGES, LINE_EDGES = 1, 36, 36 * 35
 
 
-@pytest.mark.parametrize("strategy", ["k-nearest", "radius_graph"])
-def test_crystals_of_a_json(strategy, tmp_path, capsys):
-    assert call("measure", write_crystals(tmp_path), "--strategy", strategy, "--json", "-q", "--no-cache") == 0
+@pytest.mark.parametrize("how", ["--strategy k-nearest", "--strategy radius_graph --cutoff 7"])
+def test_crystals_of_a_json(how, tmp_path, capsys):
+    assert call("measure", write_crystals(tmp_path), *how.split(), "--json", "-q", "--no-cache") == 0
     found = json.loads(capsys.readouterr().out)
     assert (found["graphs"], found["nodes"]["total"]) == (6, 12)
 
