@@ -76,7 +76,7 @@ def train(options: argparse.Namespace, log: Path) -> tuple[list[dict[str, int]],
             work.step([part.to(work.device) for part in batch])
             if monitor.steps % EVERY == 0:
                 seen.append(look())
-    return seen, {"epochs": sampler.epoch + 1, "batches_an_epoch": len(sampler), "crystals": len(samples)}
+    return seen, {"epochs": sampler.epoch, "batches_an_epoch": len(sampler), "crystals": len(samples)}
 
 
 def batches(monitor: MemoryMonitor, loader: Any, sampler: NodeBudgetSampler, steps: int) -> Iterator[Any]:
