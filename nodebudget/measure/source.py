@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -44,7 +45,7 @@ class Chunk:
         return replace(self, first=self.first + number, count=self.count - number, payload=self.payload[number:])
 
 
-class Source:
+class Source(ABC):
     """A dataset on disk that can be read from front to back.
 
     Attributes:
@@ -71,13 +72,13 @@ class Source:
         # A crystal of a dozen atoms takes a kilobyte or two.
         return known if known is not None else sum(file.stat().st_size for file in self.files) // 1500
 
+    @abstractmethod
     def chunks(self, start: int) -> Iterator[Chunk]:
         """Yield the records from number `start` on.
 
         Raises:
             InputError: The data is damaged.
         """
-        raise NotImplementedError
 
     def items(self) -> Sequence[Any]:
         """Return the samples for access in any order; what can't be read raises a CrystalError when it is asked for.
