@@ -37,7 +37,15 @@ def folder(tmp_path, monkeypatch):
             del sys.modules[name]
 
 
-@pytest.mark.parametrize("page", RUN, ids=name_of)
+#: Pages that train for longest; what they show has tests of its own (test_elastic_ddp.py, test_text.py).
+LONG = {"docs/howto/ddp.md", "docs/howto/resuming.md", "docs/howto/text.md"}
+
+
+def marked(page):
+    return pytest.param(page, marks=pytest.mark.slow) if name_of(page) in LONG else page
+
+
+@pytest.mark.parametrize("page", [marked(page) for page in RUN], ids=name_of)
 def test_the_examples_of_a_page_run(page, folder):
     run_page(page, folder)
 

@@ -16,6 +16,8 @@ from click.testing import CliRunner
 
 from nodebudget.cli import main
 
+pytestmark = pytest.mark.slow
+
 PAGE = (Path(__file__).parents[1] / "docs" / "guide-rows.md").read_text()
 FILES = dict(re.findall(r"```(?:python|toml)\n# ([\w.]+)\n(.*?)```", PAGE, flags=re.DOTALL))
 ROWS = [line for line in PAGE.splitlines() if line.startswith("| ")][2:]

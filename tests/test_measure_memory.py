@@ -30,6 +30,7 @@ for name in sys.argv[1:]:
 FORMATS = ("lines.jsonl", "packed.jsonl.gz", "list.json", "text.parquet", "ase.db", "shard.tar")
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="the peak of a process is read from Linux")
 def test_memory_of_many_crystals_is_that_of_few(tmp_path):
     atoms = {

@@ -271,6 +271,7 @@ def test_a_calibration_that_is_ten_times_off_is_noticed_on_real_alignn(factor: f
         train()
 
 
+@pytest.mark.slow
 def test_the_guard_saves_a_run_that_is_ten_times_off() -> None:
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(HERE.parent), str(HERE)])}
     command = [sys.executable, "-W", "ignore", str(HERE / "ten_times_off.py")]

@@ -22,6 +22,7 @@ def soak(*arguments: str) -> dict[str, Any]:
     return json.loads(done.stdout)
 
 
+@pytest.mark.slow
 def test_a_short_run_is_looked_at_from_all_sides() -> None:
     found = soak("--steps", "40", "--hidden", "8", "--layers", "1", "--workers", "1", "--restart-workers")
     assert found["steps"] == 40
