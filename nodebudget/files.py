@@ -46,9 +46,18 @@ def check_archive(file: BinaryIO) -> None:
     packed = file.seek(0, os.SEEK_END)
     with zipfile.ZipFile(file) as archive:
         size = sum(member.file_size for member in archive.infolist())
+    check_unpacked(size, packed)
+    file.seek(0)
+
+
+def check_unpacked(size: int, packed: int) -> None:
+    """Refuse a file of `packed` bytes that takes `size` bytes of memory, where that is far more.
+
+    Raises:
+        ValueError: It is.
+    """
     if size > max(_FREE, _TIMES * packed):
         raise ValueError(f"it unpacks to {format_bytes(size)}, over {format_bytes(_FREE)} and {_TIMES} times its size")
-    file.seek(0)
 
 
 def check_output(path: str | os.PathLike[str], *, force: bool) -> Path:

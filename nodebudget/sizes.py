@@ -2,29 +2,30 @@
 
 from __future__ import annotations
 
-import csv
 import hashlib
 import importlib
-import io
-import json
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, BinaryIO, cast
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
 
-from nodebudget.errors import InputError, MissingError
-from nodebudget.files import DAMAGE, check_archive, write_whole
-from nodebudget.mapped import check_mappable, map_arrays, write_arrays
+from nodebudget import sizefiles
+from nodebudget.errors import InputError
+from nodebudget.files import DAMAGE, write_whole
+from nodebudget.mapped import check_mappable
 
 Column = npt.NDArray[Any]
 
 #: Columns with a meaning of their own, in the order in which they are shown.
 STANDARD = ("nodes", "edges", "line_edges")
+
+#: Names that files of sizes and statistics give another meaning.
+_RESERVED = {"graphs", "id", sizefiles.SETTINGS, sizefiles.VERSION}
 
 #: Suffixes of files of sizes.
 SUFFIXES = (".npz", ".csv", ".parquet")
@@ -48,7 +49,7 @@ class SizeTable:
 
     def __post_init__(self) -> None:
         clean = {name: _checked(name, values) for name, values in self.columns.items()}
-        for reserved in {"graphs", "id"} & clean.keys():
+        for reserved in _RESERVED & clean.keys():
             raise InputError(f"a column {reserved!r}", limit="that name means something else here", hint="rename it")
         if "nodes" not in clean:
             raise InputError("sizes without a column 'nodes'", hint="give the number of nodes of every graph")
@@ -168,11 +169,13 @@ class SizeTable:
             InputError: Another suffix, or the file exists and `force` is not set.
             MissingError: `.parquet` without pyarrow.
         """
-        writers = {".npz": _write_npz if compress else _write_flat, ".csv": _write_csv, ".parquet": _write_parquet}
+        npz = sizefiles.write_npz if compress else sizefiles.write_flat
+        writers = {".npz": npz, ".csv": sizefiles.write_csv, ".parquet": sizefiles.write_parquet}
         writer = writers.get(Path(path).suffix.lower())
         if writer is None:
             raise _unknown_suffix(path)
-        return write_whole(path, lambda file: writer(self, file), force=force)
+        stored = sizefiles.Stored(self.columns, self.ids, self.settings)
+        return write_whole(path, lambda file: writer(stored, file), force=force)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str], *, mmap: bool = False) -> SizeTable:
@@ -188,7 +191,8 @@ class SizeTable:
             InputError: The file is missing, truncated, holds something else, or can't be mapped.
             MissingError: `.parquet` without pyarrow.
         """
-        readers = {".npz": _map_npz if mmap else _read_npz, ".csv": _read_csv, ".parquet": _read_parquet}
+        npz = sizefiles.map_npz if mmap else sizefiles.read_npz
+        readers = {".npz": npz, ".csv": sizefiles.read_csv, ".parquet": sizefiles.read_parquet}
         reader = readers.get(Path(path).suffix.lower())
         if reader is None:
             raise _unknown_suffix(path)
@@ -197,7 +201,10 @@ class SizeTable:
         if mmap:
             check_mappable(path)
         try:
-            return reader(Path(path))
+            stored = reader(Path(path))
+            table = cls(stored.columns, stored.ids, stored.settings)
+            _check_settings(stored.settings, len(table))
+            return table
         except InputError as error:
             what = f"{str(path)!r} holds no sizes: {error.what}"
             raise InputError(what, limit=error.limit, hint="measure the dataset again") from error
@@ -231,6 +238,8 @@ def _checked(name: str, values: npt.ArrayLike) -> Column:
             )
         if (array == np.floor(array)).all() and (np.abs(array) < 2**53).all():
             array = array.astype(np.int64)
+        else:
+            array = array.astype(np.float64, copy=False)
     elif array.size and array.max() > np.iinfo(np.int64).max:
         raise InputError(
             f"column {name!r} has a value of {array.max()}", limit="at most 2^63 - 1", hint="give it in a larger unit"
@@ -264,44 +273,6 @@ def _describe(values: Column) -> dict[str, float]:
     }
 
 
-def _write_npz(table: SizeTable, file: BinaryIO) -> None:
-    np.savez_compressed(file, **_arrays(table))
-
-
-def _write_flat(table: SizeTable, file: BinaryIO) -> None:
-    write_arrays(file, _arrays(table))
-
-
-def _arrays(table: SizeTable) -> dict[str, Any]:
-    arrays: dict[str, Any] = dict(table.columns)
-    if table.ids is not None:
-        arrays["id"] = table.ids
-    arrays["_settings"] = np.frombuffer(json.dumps(dict(table.settings)).encode(), dtype=np.uint8)
-    return arrays
-
-
-def _read_npz(path: Path) -> SizeTable:
-    # Opened here, because numpy leaves a file open that turns out to be no archive.
-    with path.open("rb") as file:
-        check_archive(file)
-        archive = np.load(file, allow_pickle=False)
-        arrays = {name: archive[name] for name in archive.files}
-    return _from_arrays(arrays)
-
-
-def _map_npz(path: Path) -> SizeTable:
-    return _from_arrays(map_arrays(path))
-
-
-def _from_arrays(arrays: dict[str, Column]) -> SizeTable:
-    settings = arrays.pop("_settings", None)
-    ids = arrays.pop("id", None)
-    found = {} if settings is None else json.loads(settings.tobytes())
-    table = SizeTable(arrays, ids, found)
-    _check_settings(found, len(table))
-    return table
-
-
 def _check_settings(settings: Any, rows: int) -> None:
     """Refuse settings that what uses sizes could not use."""
     if not isinstance(settings, dict):
@@ -316,63 +287,3 @@ def _check_settings(settings: Any, rows: int) -> None:
     keys = {"index", "name", "reason"}
     if not (isinstance(skipped, list) and all(isinstance(entry, dict) and keys <= entry.keys() for entry in skipped)):
         raise ValueError("its list of skipped crystals is none")
-
-
-def _rows(table: SizeTable) -> dict[str, Sequence[Any]]:
-    head = {} if table.ids is None else {"id": table.ids.tolist()}
-    return {**head, **{name: values.tolist() for name, values in table.columns.items()}}
-
-
-def _write_csv(table: SizeTable, file: BinaryIO) -> None:
-    text = io.TextIOWrapper(file, encoding="utf-8", newline="", write_through=True)
-    rows = _rows(table)
-    writer = csv.writer(text)
-    writer.writerow(rows)
-    writer.writerows(zip(*rows.values(), strict=True))
-    text.detach()
-
-
-def _read_csv(path: Path) -> SizeTable:
-    with path.open(encoding="utf-8", newline="") as text:
-        rows = list(csv.reader(text))
-    head, body = (rows[0], rows[1:]) if rows else ([], [])
-    if any(len(row) != len(head) for row in body):
-        raise ValueError("rows of unequal length")
-    columns = {name: [row[place] for row in body] for place, name in enumerate(head)}
-    ids = columns.pop("id", None)
-    # An empty column means that this size is not known, as in tables of node counts alone.
-    known = {name: values for name, values in columns.items() if any(values) or not body}
-    arrays = {name: _numbers(name, values) for name, values in known.items()}
-    return SizeTable(arrays, None if ids is None else np.asarray(ids, dtype=np.str_))
-
-
-def _numbers(name: str, values: list[str]) -> Column:
-    try:
-        return np.array([int(value) for value in values], dtype=np.int64)
-    except (ValueError, OverflowError):
-        try:
-            return np.array([float(value) for value in values])
-        except ValueError as error:
-            raise ValueError(f"column {name!r}: {error}") from None
-
-
-def _arrow() -> Any:
-    try:
-        return importlib.import_module("pyarrow.parquet")
-    except ImportError as error:
-        raise MissingError(
-            "Parquet files need pyarrow, which is not installed", hint="pip install 'nodebudget[parquet]'"
-        ) from error
-
-
-def _write_parquet(table: SizeTable, file: BinaryIO) -> None:
-    parquet = _arrow()
-    arrow = importlib.import_module("pyarrow")
-    parquet.write_table(arrow.table(_rows(table)), file)
-
-
-def _read_parquet(path: Path) -> SizeTable:
-    columns = _arrow().read_table(path).to_pydict()
-    ids = columns.pop("id", None)
-    arrays = {name: np.asarray(values) for name, values in columns.items()}
-    return SizeTable(arrays, None if ids is None else np.asarray(ids, dtype=np.str_))

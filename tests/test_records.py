@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from nodebudget import NodeBudgetSampler, SizeTable
+from nodebudget.errors import InputError
 from nodebudget.monitor import read_run
 from nodebudget.planfile import read_plan
 from nodebudget.report.page import make_page
@@ -22,12 +23,13 @@ PACKAGE = Path(__file__).parents[1] / "nodebudget"
 NODES = [4, 2, 8, 6, 4, 3, 5, 8, 2, 6, 4, 8]
 BATCHES = [[6, 4, 9], [8, 7, 3], [11, 0, 1], [10, 5, 2]]
 
-#: Where a version number stands → files of that kind, `{}` for the version. (Files of sizes have no number.)
+#: Where a version number stands → files of that kind, `{}` for the version. (Sizes as text or Parquet have no number.)
 VERSIONS = {
     "costmodel.SCHEMA_VERSION": ["calibration_v{}.json"],
     "batches.SCHEMA_VERSION": ["plan_v{}.json", "plan_v{}.npz"],
     "monitor.log.SCHEMA_VERSION": ["run_v{}.jsonl"],
     "report.page.trials.SCHEMA_VERSION": ["quickstart_v{}.json"],
+    "sizefiles.SCHEMA_VERSION": ["sizes_v{}.npz", "sizes_mapped_v{}.npz"],
     "states.STATE_VERSION": ["state_v{}.json"],
 }
 
@@ -100,6 +102,17 @@ def test_sizes(path):
     assert table.ids.tolist() == [f"JVASP-{i}" for i in range(12)]
     if path.suffix == ".npz":
         assert table.settings["graphs"]["neighbors"] == 12
+
+
+@pytest.mark.parametrize(
+    ("version", "words"),
+    [([3], "its version is 3, this nodebudget reads 1 to 2"), ([0], "its version is 0"), ([[1]], "no number")],
+)
+def test_sizes_of_a_version_to_come(version, words, tmp_path):
+    with np.load(GOLDEN / "sizes_v2.npz") as arrays:
+        np.savez(tmp_path / "s.npz", **{**arrays, "_version": np.array(version)})
+    with pytest.raises(InputError, match=words):
+        SizeTable.load(tmp_path / "s.npz")
 
 
 @pytest.mark.parametrize("path", written("state_v*"), ids=lambda path: path.name)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import builtins
 import json
 import string
+import sys
 import zipfile
 
 import numpy as np
@@ -140,11 +140,7 @@ def test_an_npz_with_pickles_is_not_run(tmp_path):
 
 
 def test_parquet_without_pyarrow(tmp_path, monkeypatch):
-    real = builtins.__import__
-    monkeypatch.setattr(
-        "nodebudget.sizes.importlib.import_module",
-        lambda name: real("a_package_that_is_not_there") if name.startswith("pyarrow") else real(name),
-    )
+    monkeypatch.setitem(sys.modules, "pyarrow.parquet", None)
     with pytest.raises(MissingError, match=r"pyarrow.*nodebudget\[parquet\]"):
         TABLE.save(tmp_path / "s.parquet")
     assert list(tmp_path.iterdir()) == []
@@ -246,3 +242,74 @@ def test_an_archive_that_unpacks_to_far_too_much(tmp_path):
             file.write(block)
     with pytest.raises(InputError, match=r"unpacks to 1.02 GiB, over 1.00 GiB and 200 times"):
         SizeTable.load(tmp_path / "s.npz")
+
+
+def test_long_tables_are_read_block_by_block(tmp_path, monkeypatch):
+    monkeypatch.setattr("nodebudget.sizefiles._BLOCK", 2)
+    lines = ["id,nodes,edges,tokens", "a,1,,1.5", "bb,2,,2", "c,3,,3", "ddd,4,,4", "e,5,,5"]
+    (tmp_path / "s.csv").write_text("\n".join(lines))
+    found = SizeTable.load(tmp_path / "s.csv")
+    assert list(found.columns) == ["nodes", "tokens"]
+    assert found["nodes"].tolist() == [1, 2, 3, 4, 5]
+    assert found["tokens"].tolist() == [1.5, 2, 3, 4, 5]
+    assert found.ids.tolist() == ["a", "bb", "c", "ddd", "e"]
+    (tmp_path / "s.csv").write_text("\n".join([*lines[:3], "c,3,36,3"]))
+    with pytest.raises(InputError, match="column 'edges': some of its rows are empty"):
+        SizeTable.load(tmp_path / "s.csv")
+
+
+def test_two_columns_of_one_name(tmp_path):
+    (tmp_path / "s.csv").write_text("nodes,edges,nodes\n1,2,3\n")
+    with pytest.raises(InputError, match="2 columns are named 'nodes'"):
+        SizeTable.load(tmp_path / "s.csv")
+
+
+def test_names_that_would_take_far_more_memory_than_the_file(tmp_path):
+    """An array keeps all names as wide as the longest."""
+    (tmp_path / "s.csv").write_text(f"id,nodes\n{'x' * 257},1\n")
+    with pytest.raises(InputError, match="an id has 257 characters, over the limit of 256"):
+        SizeTable.load(tmp_path / "s.csv")
+    (tmp_path / "s.csv").write_text(f"id,nodes\n{'x' * 256},1\n" + "a,1\n" * 1_100_000)
+    with pytest.raises(InputError, match=r"it unpacks to 1\.05 GiB, over 1\.00 GiB"):
+        SizeTable.load(tmp_path / "s.csv")
+
+
+def test_parquet_of_other_programs(tmp_path):
+    arrays, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    path = tmp_path / "s.parquet"
+
+    def stored(**columns):
+        parquet.write_table(arrays.table(columns), path)
+        return SizeTable.load(path)
+
+    assert stored(id=[7, 8], nodes=[1, 2]).ids.tolist() == ["7", "8"]
+    assert stored(id=["é", None], nodes=[1, 2]).ids.tolist() == ["é", ""]
+    assert stored(id=arrays.array(["a", "b"]).dictionary_encode(), nodes=[1, 2]).ids.tolist() == ["a", "b"]
+    assert stored(nodes=arrays.array([1, 2]).dictionary_encode())["nodes"].tolist() == [1, 2]
+    assert list(stored(nodes=[1, 2], edges=arrays.nulls(2)).columns) == ["nodes"]
+    assert stored(nodes=arrays.array([1.5, 60000], arrays.float16())).totals([0, 1])["nodes"] == 60001.5
+    for wrong, words in (
+        ({"id": [b"a"], "nodes": [1]}, "ids are of type binary"),
+        ({"id": [["a"]], "nodes": [1]}, "ids are of type list"),
+        ({"nodes": [1, None]}, "row 1: nan"),
+        ({"nodes": [[1]]}, "not a list of numbers"),
+        ({"id": ["x" * 257], "nodes": [1]}, "over the limit of 256"),
+    ):
+        with pytest.raises(InputError, match=words):
+            stored(**wrong)
+
+
+def test_parquet_that_unpacks_to_far_too_much(tmp_path):
+    """A number or a name that repeats takes next to nothing in the file."""
+    arrays = pytest.importorskip("pyarrow")
+    parquet = pytest.importorskip("pyarrow.parquet")
+    parquet.write_table(
+        arrays.table({"nodes": np.ones(140_000_000, np.int8)}), tmp_path / "s.parquet", compression="zstd"
+    )
+    with pytest.raises(InputError, match=r"it unpacks to 1\.04 GiB"):
+        SizeTable.load(tmp_path / "s.parquet")
+    rows = 1_100_000
+    names = arrays.DictionaryArray.from_arrays(np.zeros(rows, np.int32), ["x" * 256])
+    parquet.write_table(arrays.table({"id": names, "nodes": np.ones(rows, np.int8)}), tmp_path / "s.parquet")
+    with pytest.raises(InputError, match=r"it unpacks to 1\.05 GiB"):
+        SizeTable.load(tmp_path / "s.parquet")
