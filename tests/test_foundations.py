@@ -144,7 +144,7 @@ def test_a_broken_dgl_says_which_versions_go_together(monkeypatch, tmp_path):
     broken = tmp_path / "dgl" / "__init__.py"
     broken.parent.mkdir()
     # What dgl 2.1.0 does with a torch whose torchdata has no datapipes.
-    broken.write_text("from torchdata.datapipes.iter import IterDataPipe\n")
+    broken.write_text("""raise ImportError("No module named 'torchdata.datapipes'")\n""")
     monkeypatch.syspath_prepend(str(tmp_path))
     for name in [name for name in __import__("sys").modules if name.split(".")[0] == "dgl"]:
         monkeypatch.delitem(__import__("sys").modules, name)
