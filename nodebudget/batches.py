@@ -26,6 +26,9 @@ Floats = npt.NDArray[np.float64]
 KIND = "nodebudget.plan"
 SCHEMA_VERSION = 1
 
+#: Bytes of a plan as JSON: some 80 million graphs. As `.npz` it may be of any size.
+TEXT = 2**29
+
 
 @dataclass(frozen=True, eq=False)
 class Plan:
@@ -237,11 +240,18 @@ class Plan:
         """Write the plan as `.json`, or as `.npz` with `indices`, `offsets`, `oversized` and `about` (all else, JSON).
 
         Raises:
-            InputError: Another suffix, or the file exists and `force` is not set.
+            InputError: Another suffix, too many graphs for JSON, or the file exists and `force` is not set.
         """
         suffix = Path(path).suffix
         if suffix == ".json":
-            return write_whole(path, lambda file: file.write(self.to_json().encode()), force=force)
+            text = self.to_json().encode()
+            if len(text) > TEXT:
+                raise InputError(
+                    f"the plan of {len(self.indices):,} graphs takes {format_bytes(len(text))} as JSON",
+                    limit=format_bytes(TEXT),
+                    hint="save it as .npz",
+                )
+            return write_whole(path, lambda file: file.write(text), force=force)
         if suffix != ".npz":
             raise InputError(
                 f"{str(path)!r} is no file of a plan", limit="suffix .json, .npz", hint="choose one of these suffixes"

@@ -82,7 +82,7 @@ def calibrate(
         probe: Measures a step on the device.
         effort: How much to measure.
         context: Further facts for the record (data, command).
-        journal: File that keeps each observation as it is made, and that is removed at the end.
+        journal: File that keeps each observation as it is made; to be removed once the calibration is saved.
         resume: Go on with the observations in the journal.
         progress: Called with probes done and probes in all.
 
@@ -106,10 +106,7 @@ def calibrate(
     kept = None if journal is None else Journal(journal, _identity(prober, plan), resume=resume)
     observations = _observe(prober, jobs, kept, progress)
     about = {**prober.describe(), "noise": _noise(observations), **provenance(), **(context or {})}
-    calibration = fit_calibration(observations, size_columns(sizes), context=about)
-    if kept is not None:
-        kept.remove()
-    return calibration
+    return fit_calibration(observations, size_columns(sizes), context=about)
 
 
 def _warn_of_one_kind(pool: Pool) -> None:

@@ -32,6 +32,28 @@ DAMAGE = (
 #: Bytes that any archive of arrays may unpack to, and how many times its own size a larger one may.
 _FREE, _TIMES = 2**30, 200
 
+#: Bytes of a text that is read as a whole; parsed, JSON can take twenty times as much.
+TEXT = 64 * 2**20
+
+
+def read_text(path: str | os.PathLike[str], *, most: int = TEXT, errors: str = "strict") -> str:
+    """Read a text of bounded length.
+
+    Args:
+        path: The file.
+        most: Bytes that it may have.
+        errors: What becomes of bytes that are no UTF-8, as `bytes.decode` takes it.
+
+    Raises:
+        OSError: It can't be read.
+        ValueError: It is larger, or no UTF-8 (UnicodeDecodeError).
+    """
+    with Path(path).open("rb") as file:
+        content = file.read(most + 1)
+    if len(content) > most:
+        raise ValueError(f"it has over {format_bytes(most)}, which is more than such a file takes")
+    return content.decode("utf-8", errors)
+
 
 def check_archive(file: BinaryIO) -> None:
     """Refuse what is no .npz archive, and one that unpacks to far more than it is; leave the file at its start.

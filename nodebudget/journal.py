@@ -10,6 +10,7 @@ from typing import Any
 
 from nodebudget.costmodel import Observation
 from nodebudget.errors import InputError, RecordError
+from nodebudget.files import read_text
 
 
 class Journal:
@@ -46,12 +47,14 @@ class Journal:
         else:
             self._write(line, "a")
 
-    def remove(self) -> None:
-        """Remove the file: the record holds the observations now."""
-        self._path.unlink(missing_ok=True)
-
     def _read(self, identity: Mapping[str, Any]) -> None:
-        lines = self._path.read_text(encoding="utf-8", errors="replace").splitlines()
+        try:
+            lines = read_text(self._path, errors="replace").splitlines()
+        except (OSError, ValueError) as error:
+            reason = getattr(error, "strerror", None) or error
+            raise RecordError(
+                f"{str(self._path)!r} can't be read: {reason}", hint="start anew without --resume"
+            ) from error
         # A kill may leave half a last line; what comes before it is whole.
         entries = [entry for entry in map(_parse, lines) if entry is not None]
         if not entries or entries[0] != json.loads(json.dumps(dict(identity))):

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from nodebudget.batches import KIND, SCHEMA_VERSION
+from nodebudget.batches import KIND, SCHEMA_VERSION, TEXT
 from nodebudget.errors import RecordError
 from nodebudget.files import DAMAGE, check_archive
 from nodebudget.record import check_record, read_record
@@ -65,7 +65,7 @@ def read_plan(path: str | os.PathLike[str]) -> SavedPlan:
 
 
 def _read_json(path: str | os.PathLike[str]) -> SavedPlan:
-    record = read_record(path, KIND, SCHEMA_VERSION)
+    record = read_record(path, KIND, SCHEMA_VERSION, most=TEXT)
     batches = record.pop("plan")
     indices = np.array([graph for batch in batches for graph in batch], dtype=np.int64)
     return SavedPlan(record, indices, np.cumsum([0, *map(len, batches)]))

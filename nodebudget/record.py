@@ -14,7 +14,7 @@ from typing import Any
 
 from nodebudget import __version__
 from nodebudget.errors import RecordError
-from nodebudget.files import write_whole
+from nodebudget.files import TEXT, read_text, write_whole
 from nodebudget.frameworks import installed
 
 _PACKAGES = ("torch", "dgl", "alignn", "torch-geometric", "jarvis-tools", "numpy")
@@ -46,22 +46,23 @@ def write_record(
     return write_whole(path, lambda file: file.write(text.encode()), force=force)
 
 
-def read_record(path: str | os.PathLike[str], kind: str, newest: int) -> dict[str, Any]:
+def read_record(path: str | os.PathLike[str], kind: str, newest: int, *, most: int = TEXT) -> dict[str, Any]:
     """Read a record.
 
     Args:
         path: Where it is.
         kind: What it must be.
         newest: The newest schema version that can be read; older ones can be.
+        most: Bytes that it may have.
 
     Raises:
-        RecordError: The file is missing, no JSON, of another kind, or of a version that can't be read.
+        RecordError: The file is missing, too large, no JSON, of another kind, or of a version that can't be read.
     """
     shown = str(path)
     try:
-        text = Path(path).read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "not a text"
+        text = read_text(path, most=most)
+    except (OSError, ValueError) as error:
+        reason = "not a text" if isinstance(error, UnicodeDecodeError) else getattr(error, "strerror", None) or error
         raise RecordError(f"{shown!r} can't be read: {reason}", hint="check the path") from error
     try:
         record = json.loads(text)

@@ -132,6 +132,19 @@ def _diagnosed(path: Path) -> None:
     diagnosis_text(diagnose(read_run(base), read_run(path)))
 
 
+def _mapped(path: Path) -> None:
+    table = SizeTable.load(path, mmap=True)
+    table.statistics()
+    table.fingerprint()
+
+
+def _workload(path: Path) -> None:
+    # What it names is imported and called, as the user says; what is read before that can't do anything.
+    from nodebudget.workload.load import _resolve
+
+    _resolve(str(path))
+
+
 def _structure(path: Path) -> Any:
     from nodebudget.measure.bounds import Bounds
     from nodebudget.measure.neighbors import UnusableError
@@ -296,6 +309,8 @@ READERS: dict[str, Reader] = {
     "sizes_csv": Reader("sizes.csv", SizeTable.load, _written("a.csv", _TABLE.save)),
     "sizes_npz": Reader("sizes.npz", SizeTable.load, _written("a.npz", _TABLE.save)),
     "sizes_npy": Reader("sizes.npz", SizeTable.load, _array, _members),
+    "sizes_mapped": Reader("sizes.npz", _mapped, _written("a.npz", lambda path: _TABLE.save(path, compress=False))),
+    "sizes_mapped_npy": Reader("sizes.npz", _mapped, _array, _members),
     "sizes_parquet": Reader("sizes.parquet", SizeTable.load, _written("a.parquet", _TABLE.save)),
     "cache": Reader(
         "settings.json", _cached, lambda: [b'{"skipped":[{"index":0,"name":"a","reason":"b"}],"indices":[1]}']
@@ -316,6 +331,9 @@ READERS: dict[str, Reader] = {
     ),
     "config_yaml": Reader(
         "config.yaml", _config, lambda: [b"cutoff: 8.0\nmodel: &m {name: alignn, layers: [1, 2]}\nb: *m\n"]
+    ),
+    "workload": Reader(
+        "workload.toml", _workload, lambda: [b'workload = "alignn"\n[arguments]\nhidden_features = 64\nlayers = [1]\n']
     ),
     "diagnose": Reader("config.json", _diagnosed, _configs),
 }

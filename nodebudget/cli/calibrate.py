@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout
+from pathlib import Path
 from typing import Any
 
 import click
@@ -103,8 +104,9 @@ def command(
         how = {"workers": workers, "on_error": on_error, "allow_pickle": allow_pickle}
         with _interrupts_named(journal, quiet):
             calibration, sizes = _run(workload, data, probe, effort, how, keep, steps, capacity is not None)
-    if output is not None:
+    if output is not None and journal is not None:
         calibration.save(output, force=force)
+        Path(journal).unlink(missing_ok=True)
         note(f"written: {output}", quiet=quiet)
     _show(calibration, sizes, batch_size, capacity, as_json)
 

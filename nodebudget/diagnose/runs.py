@@ -12,6 +12,7 @@ from typing import Any
 
 from nodebudget.diagnose.models import MODELS
 from nodebudget.errors import InputError, MissingError
+from nodebudget.files import read_text
 from nodebudget.frameworks import require
 
 if sys.version_info >= (3, 11):
@@ -26,6 +27,9 @@ _IDS = "ids_train_val_test.json"
 
 #: Depth and number of values of a config. YAML can name a part of itself again and again, or from within.
 _DEEPEST, _MOST = 50, 200_000
+
+#: Bytes of a config, and of a list of samples. PyYAML reads 100 KB a second.
+_CONFIG, _YAML, _SAMPLES = 2**24, 2**20, 2**29
 
 #: Settings that alignn's TrainingConfig has and hardly any other config does.
 _ALIGNN_KEYS = {"neighbor_strategy", "atom_features", "use_canonize"}
@@ -106,7 +110,7 @@ def _read(path: Path) -> dict[str, Any]:
     suffix = path.suffix.lower()
     kind = {".toml": "TOML", ".yaml": "YAML", ".yml": "YAML"}.get(suffix, "JSON")
     try:
-        values = _parser(kind)(path.read_text(encoding="utf-8"))
+        values = _parser(kind)(read_text(path, most=_YAML if kind == "YAML" else _CONFIG))
         _refuse_endless(values)
     except OSError as error:
         raise InputError(f"{str(path)!r} can't be read: {error.strerror}", hint="check the path") from error
@@ -167,7 +171,7 @@ def _train_ids(path: Path) -> tuple[str, ...] | None:
     if not path.is_file():
         return None
     try:
-        return tuple(str(name) for name in json.loads(path.read_text(encoding="utf-8"))["id_train"])
+        return tuple(str(name) for name in json.loads(read_text(path, most=_SAMPLES))["id_train"])
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise InputError(
             f"{str(path)!r} lists no samples: {type(error).__name__}",

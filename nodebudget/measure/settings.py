@@ -7,10 +7,10 @@ import math
 import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 from nodebudget.errors import InputError
+from nodebudget.files import read_text
 
 #: Strategies that are counted without building a graph, and those whose graphs alignn has to build.
 FAST = ("k-nearest", "radius_graph")
@@ -102,7 +102,7 @@ def _check_length(name: str, value: object) -> None:
 
 def _read_config(path: str | os.PathLike[str]) -> Mapping[str, Any]:
     try:
-        values = json.loads(Path(path).read_text(encoding="utf-8"))
+        values = json.loads(read_text(path))
     except OSError as error:
         raise InputError(f"{str(path)!r} can't be read: {error.strerror}", hint="check the path") from error
     except (ValueError, RecursionError) as error:

@@ -16,6 +16,9 @@ from nodebudget.monitor.log import KIND, SCHEMA_VERSION
 #: A line longer than this is none of a log.
 _LONGEST = 2**20
 
+#: Bytes that are read at once.
+_AT_ONCE = 2**24
+
 
 @dataclass
 class Run:
@@ -79,15 +82,23 @@ class RunReader:
                 if file.seek(0, os.SEEK_END) < self._place:
                     self._place, self._rest, self.run = 0, b"", Run()
                 file.seek(self._place)
-                new = file.read()
+                found = False
+                while new := file.read(_AT_ONCE):
+                    found |= self._take_bytes(new)
         except OSError as error:
             raise RecordError(f"{str(self._path)!r} can't be read: {error.strerror}", hint="check the path") from error
+        if not self.run.parts and (found or not self._looks_begun()):
+            raise self._refuse("its first line is no header of a run")
+        return found
+
+    def _take_bytes(self, new: bytes) -> bool:
+        """Take in all lines that are whole; say whether there was one."""
         self._place += len(new)
         *lines, self._rest = (self._rest + new).split(b"\n")
         for line in lines:
             self._take(line)
-        if not self.run.parts and (lines or len(self._rest) > _LONGEST or not self._looks_begun()):
-            raise self._refuse("its first line is no header of a run")
+        if len(self._rest) > _LONGEST:
+            raise self._refuse(f"a line of it has over {_LONGEST:,} bytes")
         return bool(lines)
 
     def _looks_begun(self) -> bool:

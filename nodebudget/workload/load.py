@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from nodebudget.errors import DoesNotFitError, InputError, NodeBudgetError, WorkloadError
+from nodebudget.files import read_text
 from nodebudget.frameworks import check_torch
 from nodebudget.workload.protocol import Workload
 
@@ -77,8 +78,10 @@ def _resolve(spec: str) -> tuple[str, dict[str, Any]]:
     if not path.is_file():
         raise InputError(f"there is no workload file {spec!r}", hint=_HINT)
     try:
-        table = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
+        table = tomllib.loads(read_text(path, most=2**20))
+    except OSError as error:
+        raise InputError(f"{spec!r} can't be read: {error.strerror}", hint="check the path") from error
+    except (ValueError, RecursionError) as error:
         raise InputError(f"{spec!r} is not TOML: {_first_line(error)}", hint="mend that line") from error
     target, arguments = table.get("workload"), table.get("arguments", {})
     if not isinstance(target, str) or not isinstance(arguments, dict):

@@ -13,6 +13,7 @@ from typing import Any
 from nodebudget import batches, costmodel
 from nodebudget.costmodel import Calibration
 from nodebudget.errors import InputError, RecordError
+from nodebudget.files import TEXT, read_text
 from nodebudget.monitor import log, read_run
 from nodebudget.planfile import read_plan
 from nodebudget.record import read_record
@@ -107,11 +108,13 @@ def _is_plan(path: str) -> bool:
 def _first_value(path: str) -> Any:
     """Return the first JSON value of a file: all of a record, or the header of a log."""
     try:
-        with Path(path).open(encoding="utf-8") as file:
-            line = file.readline()
-            return _parse(line) or _parse(line + file.read(), whole=True)
+        with Path(path).open("rb") as file:
+            line = file.readline(TEXT)
+        return _parse(line.decode()) or _parse(read_text(path, most=batches.TEXT), whole=True)
     except (ValueError, RecursionError) as error:
         reason = "it is no text" if isinstance(error, UnicodeDecodeError) else "it is no JSON"
+        if not isinstance(error, (UnicodeError, json.JSONDecodeError, RecursionError)):
+            reason = str(error)
         raise _refuse(path, reason, "name other files, or make this one again if it was cut") from error
 
 
