@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Tests that need a CUDA device; arguments go to pytest. Sets up .venv-cuda with a CUDA build of PyTorch (about
 # 6 GB). Runs on the machine's GPU, or, where there is none, on a stand-in device that allocates and computes
-# nothing: STUBCUDA names its launcher, which sets STUBCUDA_BYTES of memory.
+# nothing: STUBCUDA names its launcher, which sets STUBCUDA_BYTES of memory. '-m cuda' runs the long ones too.
 set -euo pipefail
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 # The tested set, with PyTorch's CUDA build in place of the other one.
@@ -25,4 +25,4 @@ if ! "${run[@]}" -W ignore -c 'import sys, torch; sys.exit(not torch.cuda.is_ava
   run=("$launcher" "${run[@]}")
   parallel=(-n auto --dist loadfile)
 fi
-"${run[@]}" -m pytest -m cuda "${parallel[@]}" tests/cuda "$@"
+"${run[@]}" -m pytest -m "cuda and not slow" "${parallel[@]}" tests/cuda "$@"

@@ -37,8 +37,8 @@ def folder(tmp_path, monkeypatch):
             del sys.modules[name]
 
 
-#: Pages that train for longest; what they show has tests of its own (test_elastic_ddp.py, test_text.py).
-LONG = {"docs/howto/ddp.md", "docs/howto/resuming.md", "docs/howto/text.md"}
+#: Pages that train for longest; what they show has tests of its own (test_readme, test_elastic_ddp, test_text).
+LONG = {"docs/tutorial.md", "docs/howto/ddp.md", "docs/howto/resuming.md", "docs/howto/text.md"}
 
 
 def marked(page):

@@ -139,7 +139,7 @@ def read(folder: Path, name: str) -> list[list[dict[str, Any]]]:
     ]
 
 
-@pytest.mark.parametrize("world", [2, 3])
+@pytest.mark.parametrize("world", [2, pytest.param(3, marks=pytest.mark.slow)])
 def test_a_run_whose_rank_was_killed_goes_on_with_as_many_ranks_or_others(world: int, tmp_path: Path) -> None:
     first = tmp_path / "first"
     first.mkdir()

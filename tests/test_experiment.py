@@ -21,6 +21,7 @@ from nodebudget.experiment import Experiment, Noise, Options, Outcome, _check_sh
 from nodebudget.experiment.claims import judge
 from nodebudget.experiment.host import host_memory, settled
 from nodebudget.experiment.pairs import find, pairs_of
+from nodebudget.experiment.prepare import prepare
 from nodebudget.experiment.setup import Setup
 from nodebudget.report.experiment import experiment_text
 
@@ -69,21 +70,29 @@ def claim(measured, number):
     return next(entry for entry in measured["claims"] if entry["number"] == number)
 
 
-def test_workers_hold_batches_in_host_memory_as_the_formula_says(measured):
-    found = pair(measured, "prefetch_factor")
+def test_workers_hold_batches_in_host_memory_as_the_formula_says(tmp_path):
+    """One pair of runs; all of them are behind the marker."""
+    prepare(entries(most=12, count=16), tmp_path, lambda *_: None)
+    made = next(
+        made for made in pairs_of(Setup(str(tmp_path), "cpu", 4), 1, cuda=False) if made.name == "prefetch_factor"
+    )
+    [finding] = find([made], {setup: _run(setup) for setup in (made.a, made.b)})
+    found = finding.to_dict()
     assert found["formula_host_bytes"] == 6 * found["a"]["batch"]
     assert found["host_bytes"] == pytest.approx(found["formula_host_bytes"], rel=0.2)
     assert found["b"]["in_flight"] - found["a"]["in_flight"] == pytest.approx(found["formula_host_bytes"], rel=0.2)
     assert found["a"]["processes"] == 2
-    assert claim(measured, 3)["host"] == "confirmed"
 
 
+@pytest.mark.slow
 def test_a_worker_takes_memory_itself(measured):
+    assert claim(measured, 3)["host"] == "confirmed"
     found = pair(measured, "num_workers")
     assert found["host_bytes"] > 2 * found["b"]["batch"]
     assert found["a"]["processes"] == 1
 
 
+@pytest.mark.slow
 def test_a_cache_of_encodings_is_in_host_memory_and_spares_the_encoder(measured):
     found = pair(measured, "text cache")
     assert found["b"]["text"] % (768 * 4) == 0
@@ -92,6 +101,7 @@ def test_a_cache_of_encodings_is_in_host_memory_and_spares_the_encoder(measured)
     assert measured["noise"]["host"] < 0.2 * found["formula_host_bytes"]
 
 
+@pytest.mark.slow
 def test_a_graph_cache_is_on_the_host(measured):
     found = pair(measured, "graph cache")
     assert found["b"]["graph_devices"] == ["cpu"]
@@ -101,6 +111,7 @@ def test_a_graph_cache_is_on_the_host(measured):
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="PyTorch pins here")
+@pytest.mark.slow
 def test_without_a_gpu_nothing_is_claimed_of_device_memory(measured):
     assert {entry["device"] for entry in measured["claims"]} == {"not measured"}
     assert "no accelerator is found" in claim(measured, 2)["reason"]

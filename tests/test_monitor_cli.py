@@ -249,6 +249,7 @@ def test_run_text_needs_no_device(log):
     assert "a device (unknown)" in run_text(summary)
 
 
+@pytest.mark.slow
 def test_the_overhead_benchmark_runs():
     root = Path(__file__).parents[1]
     script = str(root / "scripts" / "benchmarks" / "monitor_overhead.py")

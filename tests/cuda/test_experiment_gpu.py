@@ -7,6 +7,8 @@ import json
 import pytest
 from on_device import python
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def measured(data):
