@@ -70,7 +70,7 @@ def check(session: nox.Session, extras: list[str], packages: list[str], tests: l
     # What is never imported need not be compiled, which saves a third of the time.
     session.install("--no-compile", *packages, "-e", wanted, *RUNNER)
     session.run("python", "-m", "compileall", "-q", "nodebudget")
-    promised = {"NODEBUDGET_EXTRAS": " ".join(extras), "OMP_NUM_THREADS": "1"}
+    promised = {"NODEBUDGET_EXTRAS": " ".join(extras), "OMP_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": ""}
     session.run("python", "-m", "pytest", "-p", "no:cacheprovider", APART, *tests, *session.posargs, env=promised)
     if not os.environ.get("KEEP"):
         shutil.rmtree(session.virtualenv.location)

@@ -18,8 +18,7 @@ install() {
     }
     "${PYTHON:-python3}" -m venv "$venv"
   fi
-  # What is imported is compiled then; most of what comes along never is, which saves a third of the time.
   echo "installing into $venv (a few minutes the first time) ..." >&2
-  "$venv/bin/python" -m pip install --quiet --no-compile --disable-pip-version-check -c "$constraints" -e ".[$(IFS=,; echo "$*")]" >&2
+  "$venv/bin/python" -m pip install --quiet --disable-pip-version-check -c "$constraints" -e ".[$(IFS=,; echo "$*")]" >&2
   touch "$stamp"
 }
