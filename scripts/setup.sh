@@ -7,7 +7,7 @@ constraints=${CONSTRAINTS:-constraints.txt}
 
 # install EXTRA...: brings the environment up to these extras; does nothing where it has them already.
 install() {
-  local want stamp
+  local want stamp compile=--compile
   want=$(cat "$constraints" pyproject.toml - <<<"$*" | sha256sum | cut -c1-16)
   stamp=$venv/.installed-$want
   [ ! -e "$stamp" ] || return 0
@@ -18,7 +18,9 @@ install() {
     }
     "${PYTHON:-python3}" -m venv "$venv"
   fi
+  # What is imported is compiled then, if Python may; most of what comes along never is.
+  [ -n "${PYTHONDONTWRITEBYTECODE:-}" ] || compile=--no-compile
   echo "installing into $venv (a few minutes the first time) ..." >&2
-  "$venv/bin/python" -m pip install --quiet --disable-pip-version-check -c "$constraints" -e ".[$(IFS=,; echo "$*")]" >&2
+  "$venv/bin/python" -m pip install --quiet "$compile" --disable-pip-version-check -c "$constraints" -e ".[$(IFS=,; echo "$*")]" >&2
   touch "$stamp"
 }

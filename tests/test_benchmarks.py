@@ -65,6 +65,7 @@ def test_balanced_batches_are_as_random_as_shuffled_ones_and_vary_less() -> None
     assert means["noise"]["ratio"] == pytest.approx(1, abs=0.05)
 
 
+@pytest.mark.slow
 def test_parity_trains_all_ways_for_as_many_steps(tmp_path: Path) -> None:
     pytest.importorskip("alignn")
     from crystals import entries, small_prototypes

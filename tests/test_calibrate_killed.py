@@ -11,23 +11,29 @@ import time
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 from crystals import entries
 
 from nodebudget import Calibration
+from nodebudget.cli import main
 
 HERE = Path(__file__).parent
 PROBES = 15
 
 
-def start(data: Path, output: Path, *options: str) -> subprocess.Popen[bytes]:
-    command = [sys.executable, "-m", "nodebudget", "calibrate", "--device", "cpu", "--workload", "workloads:Linear"]
-    command += ["--data", str(data), "--probes", str(PROBES), "--max-graphs", "8", "-q", "-o", str(output), *options]
+def options(data: Path, output: Path) -> list[str]:
+    found = ["calibrate", "--device", "cpu", "--workload", "workloads:Linear", "--data", str(data)]
+    return [*found, "--probes", str(PROBES), "--max-graphs", "8", "-q", "-o", str(output)]
+
+
+def start(data: Path, output: Path) -> subprocess.Popen[bytes]:
+    command = [sys.executable, "-m", "nodebudget", *options(data, output)]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(HERE.parent), str(HERE)])}
     return subprocess.Popen(command, cwd=HERE, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
 
 @pytest.mark.parametrize("lines", [2, 9])
-def test_killed_while_it_measures(lines: int, tmp_path: Path) -> None:
+def test_killed_while_it_measures(lines: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     data, output, journal = tmp_path / "crystals.json", tmp_path / "cal.json", tmp_path / "cal.json.probes.jsonl"
     data.write_text(json.dumps(entries(most=12, count=60)))
     process = start(data, output)
@@ -40,7 +46,9 @@ def test_killed_while_it_measures(lines: int, tmp_path: Path) -> None:
     assert len(seen) == lines - 1
     with journal.open("ab") as file:
         file.write(b'{"key": "cut in the mid')  # what a power cut may leave of a line
-    assert start(data, output, "--resume").wait() == 0
+    monkeypatch.chdir(HERE)
+    done = CliRunner().invoke(main, [*options(data, output), "--resume"])
+    assert done.exit_code == 0, done.output
     assert not journal.exists()
     found = [entry.to_dict() for entry in Calibration.load(output).observations]
     assert len(found) == PROBES

@@ -11,9 +11,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 from crystals import entries
 
 from nodebudget import Calibration, SizeTable
+from nodebudget.cli import main
 
 HERE = Path(__file__).parent
 TABLE = SizeTable.from_counts(range(1, 2001), ids=[f"crystal {index}" for index in range(2000)])
@@ -25,13 +27,6 @@ def limited(size: int) -> Callable[[], None]:
         resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
 
     return limit
-
-
-def run(folder: Path, *arguments: str, room: int | None = None) -> subprocess.CompletedProcess[str]:
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(HERE.parent), str(HERE)])}
-    command = [sys.executable, "-m", "nodebudget", *arguments]
-    before = None if room is None else limited(room)
-    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, preexec_fn=before)
 
 
 #: Command lines, and what they write.
@@ -73,23 +68,30 @@ def test_results_are_written_whole_or_not_at_all(tmp_path: Path) -> None:
         assert sorted(path.name for path in tmp_path.iterdir()) == sorted([*RESULTS, "sizes.npz"])
 
 
-def test_a_calibration_is_not_measured_again(tmp_path: Path) -> None:
+def test_a_calibration_is_not_measured_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The record is larger than the list of what was measured, which stays where the record finds no room."""
     (tmp_path / "crystals.json").write_text(json.dumps(entries(most=12, count=40)))
+    monkeypatch.chdir(tmp_path)
     command = ["calibrate", "--device", "cpu", "--workload", "workloads:Linear", "--data", "crystals.json"]
     command += ["--probes", "12", "--max-graphs", "8", "-q", "-o"]
-    done = run(tmp_path, *command, "whole.json")
-    assert done.returncode == 0, done.stderr
+    whole = CliRunner().invoke(main, [*command, "whole.json"])
+    assert whole.exit_code == 0, whole.output
     room = (tmp_path / "whole.json").stat().st_size - 100
-    failed = run(tmp_path, *command, "cal.json", room=room)
+    failed = subprocess.run(
+        [sys.executable, "-m", "nodebudget", *command, "cal.json"],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(HERE.parent), str(HERE)])},
+        capture_output=True,
+        text=True,
+        check=False,
+        preexec_fn=limited(room),
+    )
     assert failed.returncode == 2, failed.stderr
     assert "cal.json' could not be written: File too large" in failed.stderr.splitlines()[-1]
     assert not (tmp_path / "cal.json").exists()
     seen = [json.loads(line) for line in (tmp_path / "cal.json.probes.jsonl").read_text().splitlines()[1:]]
     assert len(seen) == 12
-    resumed = run(tmp_path, *command, "cal.json", "--resume")
-    assert resumed.returncode == 0, resumed.stderr
-    assert [entry["seen"] for entry in seen] == [
-        entry.to_dict() for entry in Calibration.load(tmp_path / "cal.json").observations
-    ]
+    resumed = CliRunner().invoke(main, [*command, "cal.json", "--resume"])
+    assert resumed.exit_code == 0, resumed.output
+    kept = [entry.to_dict() for entry in Calibration.load(tmp_path / "cal.json").observations]
+    assert kept == [entry["seen"] for entry in seen]
     assert not (tmp_path / "cal.json.probes.jsonl").exists()

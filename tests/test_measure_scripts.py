@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pytest
 from crystals import alignn_counts
 
 from nodebudget.frameworks import require
@@ -62,6 +63,7 @@ def test_cifs_in_a_csv_become_jarvis_json(tmp_path):
     assert counted["edges"].tolist() == [alignn_counts(atoms.from_dict(entry["atoms"]))[1] for entry in entries]
 
 
+@pytest.mark.slow
 def test_the_benchmark_of_measuring():
     result = json.loads(run("benchmarks/measuring.py", "--limit", 12, "--json"))
     assert (result["crystals"], result["different"]) == (12, 0)

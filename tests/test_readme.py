@@ -5,6 +5,7 @@ import re
 import sys
 
 import pytest
+import torch
 from crystals import entries
 from shown import ROOT, blocks_of, on_this_machine, run
 
@@ -38,6 +39,8 @@ def test_the_commands_run_in_their_order(folder):
     assert len(COMMANDS) == 3
     for command in COMMANDS:
         name, *arguments = on_this_machine(command)
+        if "calibrate" in command and not torch.cuda.is_available():
+            arguments += ["--probes", "12", "--max-graphs", "8"]  # at full width a processor takes minutes for all
         out = run([sys.executable, "-m", name, *arguments], folder)
         if "suggest" in command:
             assert "Use batch size 112" in out
@@ -47,5 +50,6 @@ def test_the_users_workload_can_be_calibrated(folder):
     script = next(script for script in SCRIPTS if "class Mine" in script)
     (folder / "my_own.py").write_text(script)
     arguments = ["calibrate", "--device", "cpu", "--workload", "my_own:Mine", "--data", "crystals.json", "--json"]
+    arguments += ["--probes", "12"]
     record = json.loads(run([sys.executable, "-m", "nodebudget", *arguments], folder))
     assert record["coefficients"]["per_node"] > 0

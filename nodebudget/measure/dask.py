@@ -31,9 +31,10 @@ def dask_executor(address: str) -> Generator[Executor, None, None]:
     distributed = require("distributed")
     try:
         client = distributed.Client(address, timeout=_PATIENCE, set_as_default=False)
-    except (OSError, ValueError, TypeError) as error:
+    # On a machine too busy to start its thread in time, distributed fails an assertion.
+    except (OSError, ValueError, TypeError, AssertionError) as error:
         raise InputError(
-            f"no Dask scheduler answers at {address!r}: {' '.join(str(error).split())[:150]}",
+            f"no Dask scheduler answers at {address!r}: {' '.join(str(error).split())[:150] or type(error).__name__}",
             hint="start one with 'dask scheduler' and name the address that it prints",
         ) from error
     with client:
