@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -12,13 +10,11 @@ from typing import Any
 from nodebudget.errors import InputError
 from nodebudget.frameworks import load_dgl
 from nodebudget.measure.source import CHUNK_RECORDS, Chunk, Named, Source
+from nodebudget.measure.trial import ask
 
 #: DGL's reader trusts the lengths in a file and ends the process where they are absurd, so that a process of its own
-#: reads the file first, in no more memory than a whole file needs, and prints how many graphs there are. Its modules
-#: come from where this process has them: Python would look in the current folder first, where a dataset may lie.
+#: reads the file first, in no more memory than a whole file needs, and prints how many graphs there are.
 _TRIAL = """
-import sys
-sys.path[:] = sys.argv[2:]
 import os, resource, dgl
 try:
     pages = int(open("/proc/self/statm").read().split()[0])
@@ -61,15 +57,10 @@ class DglBin(Source):
     @cached_property
     def _count(self) -> int:
         load_dgl()
-        command = [sys.executable, "-W", "ignore", "-c", _TRIAL, str(self.path), *sys.path]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-        if done.returncode == 0 and done.stdout.split()[-1:]:
-            return int(done.stdout.split()[-1])
-        said = [line.strip() for line in done.stderr.splitlines() if line.strip()]
-        # What the C++ runtime says of an abort; else the last line of a traceback.
-        aborted = [line for line in said if line.startswith("what():")]
-        raised = [line for line in said if "Error: " in line]
-        raise _refusal(self.path, (aborted or raised or said or [f"DGL ended with {done.returncode}"])[-1])
+        try:
+            return int(ask(_TRIAL, self.path).split()[-1])
+        except (ValueError, IndexError) as error:
+            raise _refusal(self.path, str(error)) from error
 
 
 def decode_graphs(payload: Iterable[Any]) -> Iterator[Named]:

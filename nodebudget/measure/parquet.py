@@ -18,7 +18,15 @@ from nodebudget.measure.neighbors import UnusableError
 from nodebudget.measure.rows import ID_KEYS, entry_id
 from nodebudget.measure.source import CHUNK_RECORDS, Chunk, Named, Source
 from nodebudget.measure.structures import read_structure
+from nodebudget.measure.trial import ask
 
+#: Prints how many values each row group has. pyarrow ends the process where a column's statistics contradict it.
+TRIAL = """
+import pyarrow.parquet
+with pyarrow.parquet.ParquetFile(sys.argv[1], memory_map=False) as file:
+    for group in map(file.metadata.row_group, range(file.num_row_groups)):
+        print(sum(group.column(index).num_values for index in range(group.num_columns)))
+"""
 #: Bytes of texts that are read at once.
 _AT_ONCE = 64 * 2**20
 #: Columns that hold a crystal, in the order in which they are looked for.
@@ -47,8 +55,8 @@ class Parquet(Source):
             self._column = next(name for name in COLUMNS if name in names)
             self._wanted = [self._column, *(name for name in ID_KEYS if name in names)]
             groups = [file.metadata.row_group(index) for index in range(file.num_row_groups)]
-            self._sizes = [_unpacked_size(group) for group in groups]
             self._is_text = not require("pyarrow").types.is_nested(file.schema_arrow.field(self._column).type)
+        self._sizes = _unpacked_sizes(path, [int(group.total_byte_size) for group in groups])
         self._starts = np.cumsum([0, *(group.num_rows for group in groups)])
         self._refuse_bombs()
 
@@ -167,10 +175,18 @@ def _packed(batch: Any) -> bytes:
     return found
 
 
-def _unpacked_size(group: Any) -> int:
-    """Return the bytes of a row group in memory, at least: numbers that repeat take next to none in the file."""
-    values = sum(group.column(index).num_values for index in range(group.num_columns))
-    return max(int(group.total_byte_size), 8 * int(values))
+def _unpacked_sizes(path: Path, sizes: list[int]) -> list[int]:
+    """Return the bytes of each row group in memory, at least: numbers that repeat take next to none in the file."""
+    try:
+        values = [int(count) for count in ask(TRIAL, path).split()]
+        return [max(size, 8 * count) for size, count in zip(sizes, values, strict=True)]
+    except ValueError as error:
+        raise _refusal(path, error) from error
+
+
+def _refusal(path: Path, error: Exception) -> InputError:
+    shown = " ".join(str(error).split())[:150]
+    return InputError(f"{str(path)!r} holds no Parquet: {shown}", hint="check that it is whole")
 
 
 @contextmanager
@@ -181,6 +197,4 @@ def _opened(path: Path, **options: Any) -> Generator[Any, None, None]:
         with require("pyarrow.parquet").ParquetFile(path, memory_map=False, buffer_size=2**20, **options) as file:
             yield file
     except (arrow.ArrowException, OSError, ValueError) as error:
-        raise InputError(
-            f"{str(path)!r} holds no Parquet: {' '.join(str(error).split())[:150]}", hint="check that it is whole"
-        ) from error
+        raise _refusal(path, error) from error
