@@ -310,3 +310,15 @@ def test_the_measures_of_a_crystal_that_is_well_are_not_touched_by_any_of_this(t
     assert measure_path(path).fingerprint() == measure_dataset(CRYSTALS).fingerprint()
     with pytest.raises(CrystalError, match="crystal 12 "):
         measure_path(write_parquet(tmp_path / "a.parquet", [*CRYSTALS, {**CRYSTALS[0], "atoms": None}]))
+
+
+def test_a_row_whose_text_is_no_utf8_is_named(tmp_path):
+    arrow, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    texts = [json.dumps(entry["atoms"]).encode() for entry in entries(count=3)]
+    texts[1] = b"\xff" + texts[1]
+    column = arrow.Array.from_buffers(arrow.string(), 3, arrow.array(texts, arrow.binary()).buffers())
+    parquet.write_table(arrow.table({"jid": ["a", "b", "c"], "atoms": column}), tmp_path / "data.parquet")
+    with pytest.raises(CrystalError, match=r"crystal 1 .*no UTF-8"):
+        measure_path(tmp_path / "data.parquet", cache=False)
+    found = measure_path(tmp_path / "data.parquet", cache=False, on_error="skip")
+    assert found.ids.tolist() == ["a", "c"]

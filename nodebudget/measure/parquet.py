@@ -143,11 +143,26 @@ def decode_rows(payload: tuple[str, Bounds, bytes]) -> Iterator[Named]:
     """Make JARVIS-style dicts of rows."""
     column, bounds, packed = payload
     [batch] = require("pyarrow.ipc").open_stream(packed)
-    for row in batch.to_pylist():
+    for row in _python_rows(batch):
+        if isinstance(row, UnusableError):
+            yield None, row
+            continue
         value = row.pop(column)
         name = entry_id(row)
         sample = _structure(column, value, bounds)
         yield name, sample if isinstance(sample, UnusableError) else {**row, "atoms": sample}
+
+
+def _python_rows(batch: Any) -> Iterator[dict[str, Any] | UnusableError]:
+    """Yield dicts; pyarrow does not look whether a text is UTF-8 before it is asked for."""
+    try:
+        yield from batch.to_pylist()
+    except UnicodeDecodeError:
+        for place in range(len(batch)):
+            try:
+                yield batch.slice(place, 1).to_pylist()[0]
+            except UnicodeDecodeError as error:
+                yield UnusableError(f"a text in its row is no UTF-8: {error.reason}")
 
 
 def _structure(column: str, value: Any, bounds: Bounds) -> Any:
