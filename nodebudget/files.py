@@ -67,9 +67,23 @@ def check_archive(file: BinaryIO) -> None:
         raise ValueError("not an .npz archive")
     packed = file.seek(0, os.SEEK_END)
     with zipfile.ZipFile(file) as archive:
+        check_members(archive)
         size = sum(member.file_size for member in archive.infolist())
     check_unpacked(size, packed)
     file.seek(0)
+
+
+def check_members(archive: zipfile.ZipFile) -> None:
+    """Refuse an archive whose members have comments, which numpy does not write.
+
+    Where the length of one is damaged, it holds the entries after it, and their arrays would silently be missing.
+
+    Raises:
+        ValueError: A member has one.
+    """
+    for member in archive.infolist():
+        if member.comment:
+            raise ValueError(f"damaged after its member {member.filename[:80]!r}")
 
 
 def check_unpacked(size: int, packed: int) -> None:

@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from nodebudget.errors import InputError
+from nodebudget.files import check_members
 
 Array = npt.NDArray[Any]
 
@@ -76,6 +77,7 @@ def map_arrays(path: str | os.PathLike[str]) -> dict[str, Array]:
         ValueError, OSError, KeyError, zipfile.BadZipFile: It is no such file, or is cut or damaged.
     """
     with Path(path).open("rb") as file, zipfile.ZipFile(file) as archive:
+        check_members(archive)
         return {member.filename.removesuffix(".npy"): _map(file, member) for member in archive.infolist()}
 
 
