@@ -14,7 +14,7 @@ from typing import Any
 
 from nodebudget import __version__
 from nodebudget.errors import MissingError
-from nodebudget.frameworks import check_torch, installed, load_dgl, require
+from nodebudget.frameworks import check_dgl_on, check_torch, installed, load_dgl, require
 from nodebudget.units import format_bytes
 
 OK, MISSING, BROKEN = "ok", "missing", "broken"
@@ -218,12 +218,9 @@ def _dgl(torch: Any, gpus: tuple[Gpu, ...]) -> Check:
     found = f"{dgl.__version__}, imports with torch {torch.__version__}"
     if gpus:
         try:
-            dgl.graph(([0], [0])).to("cuda:0")
-        except Exception as error:  # DGL's own error type is where DGL is
-            without = "is not enabled" in str(error)
-            wrong = "it is built without CUDA" if without else f"not on the GPU: {_line(error)}"
-            step = "install DGL's CUDA wheel for your torch, or measure with --device cpu"
-            return Check(name, BROKEN, f"{found}, but {wrong}", purpose, step, needed=True)
+            check_dgl_on("cuda:0")
+        except MissingError as error:
+            return Check(name, BROKEN, f"{found}, but: {error.what}", purpose, error.hint, needed=True)
     # DGL's wheels name their CUDA in the local part of the version; the others are built without.
     build = "works on the GPU" if gpus else "CUDA build" if "+cu" in (installed("dgl") or "") else "CPU build"
     return Check(name, OK, f"{found}, {build}", purpose, needed=True)

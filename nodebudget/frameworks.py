@@ -29,6 +29,9 @@ _EXTRAS = {
     "transformers": ("transformers", "transformers"),
 }
 
+#: What of alignn is plain PyTorch and works where there is no DGL.
+_ALIGNN_WITHOUT_DGL = ("alignn.torch_graph_builder", "alignn.models.alignn_atomwise_pure")
+
 #: The first number of the oldest PyTorch whose training steps can be measured.
 OLDEST_TORCH = 2
 
@@ -45,7 +48,7 @@ def require(module: str) -> Any:
     root = module.partition(".")[0]
     if root == "dgl":
         load_dgl()
-    if root == "alignn":
+    if root == "alignn" and module not in _ALIGNN_WITHOUT_DGL:
         load_dgl()  # alignn swallows a broken DGL and fails much later
     package, extra = _EXTRAS.get(root, (root, "all"))
     try:
@@ -63,8 +66,7 @@ def load_dgl() -> Any:
     Raises:
         MissingError: DGL is not there, or does not fit the installed torch.
     """
-    # Without it DGL's first import prints a notice and writes ~/.dgl/config.json.
-    os.environ.setdefault("DGLBACKEND", "pytorch")
+    choose_backend()
     try:
         return _import("dgl")
     except (ImportError, OSError, AttributeError, RuntimeError) as error:
@@ -81,6 +83,34 @@ def load_dgl() -> Any:
             "dgl 2.1 and newer only with the torch that they were built for",
             hint="pip install dgl==1.1.3 packaging setuptools, or DGL's own CUDA wheel for your torch",
         ) from error
+
+
+def check_dgl_on(device: str) -> None:
+    """Refuse a DGL that can't put a graph on a device.
+
+    Args:
+        device: Such as "cuda:0".
+
+    Raises:
+        MissingError: DGL is not there, is built without CUDA, or can't use the device.
+    """
+    dgl = load_dgl()
+    try:
+        dgl.graph(([0], [0])).to(device)
+    except Exception as error:  # DGL's own error type is where DGL is
+        without = "is not enabled" in str(error)
+        raise MissingError(
+            f"DGL {dgl.__version__} is built without CUDA" if without else f"no graph of DGL on {device}: {_one_line(error)}",
+            hint="install DGL's own CUDA wheel for your torch; alignn trains without DGL too: --workload alignn-pure",
+        ) from error
+
+
+def choose_backend() -> None:
+    """Have DGL use PyTorch, wherever it is first imported.
+
+    Without it DGL's first import prints a notice and writes ~/.dgl/config.json.
+    """
+    os.environ.setdefault("DGLBACKEND", "pytorch")
 
 
 def _import(module: str) -> Any:

@@ -154,13 +154,17 @@ class LineGraphWorkload:
 
 
 def of_crystal(item: dict) -> tuple[Graph, Graph]:
-    """Build alignn's own graphs of a JARVIS dict and keep their indices."""
-    from crystals import alignn_graphs
+    """Make the edges of alignn's k-nearest graph of a JARVIS dict, and those of its line graph, without DGL."""
+    from alignn.graphs import build_undirected_edgedata, nearest_neighbor_edges
+    from jarvis.core.atoms import Atoms
 
-    from nodebudget.frameworks import require
-
-    graph, line_graph = alignn_graphs(require("jarvis.core.atoms").Atoms.from_dict(item["atoms"]))
-    return tuple(Graph(torch.stack(part.edges()).long(), part.num_nodes()) for part in (graph, line_graph))
+    atoms = Atoms.from_dict(item["atoms"])
+    near, _images = nearest_neighbor_edges(atoms=atoms, cutoff=8.0, max_neighbors=12, id=None, use_canonize=True)
+    source, target = (np.asarray(ends) for ends in build_undirected_edgedata(atoms, near)[:2])
+    graph = Graph(torch.from_numpy(np.stack([source, target])), atoms.num_atoms)
+    first, second = np.nonzero(target[:, None] == source)
+    others = first != second
+    return graph, Graph(torch.from_numpy(np.stack([first[others], second[others]])), len(source))
 
 
 @functools.lru_cache(maxsize=4096)

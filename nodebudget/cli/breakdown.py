@@ -17,7 +17,7 @@ from nodebudget.cli.progress import Steps
     "--workload",
     default="alignn",
     show_default=True,
-    help="alignn, module:attribute, or a file such as configs/alignn.toml.",
+    help="alignn, alignn-pure, module:attribute, or a file such as configs/alignn.toml.",
 )
 @click.option("--data", required=True, help="JARVIS-style JSON, folder with id_prop.csv, or DGL graph cache.")
 @click.option("--batch-size", default=16, show_default=True, type=int, help="Graphs a batch.")

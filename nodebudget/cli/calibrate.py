@@ -32,7 +32,7 @@ from nodebudget.units import parse_bytes
     "--workload",
     default="alignn",
     show_default=True,
-    help="alignn, module:attribute, or a file such as configs/alignn.toml.",
+    help="alignn, alignn-pure, module:attribute, or a file such as configs/alignn.toml.",
 )
 @click.option("--data", required=True, help="JARVIS-style JSON, folder with id_prop.csv, or DGL graph cache.")
 @click.option("--probes", default=24, show_default=True, help="Training steps to measure; a third is held out.")

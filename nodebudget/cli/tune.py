@@ -29,7 +29,7 @@ from nodebudget.cli.progress import Steps
     "--workload",
     default="alignn",
     show_default=True,
-    help="alignn, module:attribute, or a file such as configs/alignn.toml.",
+    help="alignn, alignn-pure, module:attribute, or a file such as configs/alignn.toml.",
 )
 @click.option("--data", required=True, help="JARVIS-style JSON, folder with id_prop.csv, or DGL graph cache.")
 @click.option("--calibration", required=True, help="What 'nodebudget calibrate' wrote for this workload and device.")

@@ -20,26 +20,13 @@ def count_built(atoms: Any, settings: GraphSettings) -> Counts:
 
     Raises:
         UnusableError: alignn could build no graph.
-        MissingError: alignn, DGL or a package that this strategy needs is not there.
+        MissingError: alignn or a package that this strategy needs is not there; DGL, for all but "pure_torch".
     """
-    build = require("alignn.graphs").Graph.atom_dgl_multigraph
-    # DGL's line graph takes long and follows from the edges, but the pure-torch builder leaves some out,
-    # and alignn's radius_graph_jarvis fails without one.
-    with_line_graph = settings.strategy in ("pure_torch", "radius_graph_jarvis")
+    build = pure_graphs if settings.strategy == "pure_torch" else _dgl_graphs
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            graph = build(
-                atoms,
-                neighbor_strategy=settings.strategy,
-                cutoff=settings.cutoff,
-                max_neighbors=settings.neighbors,
-                use_canonize=settings.canonize,
-                cutoff_extra=settings.cutoff_extra,
-                three_body_cutoff=settings.three_body_cutoff,
-                atom_features="atomic_number",
-                compute_line_graph=with_line_graph,
-            )
+            graph = build(atoms, settings, "atomic_number")
     except ImportError as error:
         raise MissingError(
             f"alignn's strategy {settings.strategy!r} needs a package that does not import: {error}",
@@ -52,3 +39,38 @@ def count_built(atoms: Any, settings: GraphSettings) -> Counts:
         raise UnusableError(f"alignn can't build its graph: {type(error).__name__}: {error}") from error
     sizes = count_graph(graph)
     return sizes["nodes"], sizes["edges"], sizes["line_edges"]
+
+
+def pure_graphs(atoms: Any, settings: GraphSettings, atom_features: str) -> tuple[Any, Any]:
+    """Build alignn's crystal graph and line graph of jarvis `Atoms` as `TorchGraph`s, without DGL.
+
+    Args:
+        atoms: The crystal.
+        settings: Their cutoff, three-body cutoff and number of neighbours count.
+        atom_features: Name of jarvis's features, such as "cgcnn".
+
+    Raises:
+        MissingError: alignn is not there.
+    """
+    return require("alignn.torch_graph_builder").build_pure_torch_graph(  # type: ignore[no-any-return]
+        atoms=atoms,
+        two_body_cutoff=settings.cutoff,
+        three_body_cutoff=settings.three_body_cutoff,
+        max_neighbors=settings.neighbors,
+        atom_features=atom_features,
+    )
+
+
+def _dgl_graphs(atoms: Any, settings: GraphSettings, atom_features: str) -> Any:
+    return require("alignn.graphs").Graph.atom_dgl_multigraph(
+        atoms,
+        neighbor_strategy=settings.strategy,
+        cutoff=settings.cutoff,
+        max_neighbors=settings.neighbors,
+        use_canonize=settings.canonize,
+        cutoff_extra=settings.cutoff_extra,
+        three_body_cutoff=settings.three_body_cutoff,
+        atom_features=atom_features,
+        # DGL's line graph takes long and follows from the edges, but alignn's radius_graph_jarvis fails without one.
+        compute_line_graph=settings.strategy == "radius_graph_jarvis",
+    )

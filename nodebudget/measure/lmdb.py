@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from nodebudget.errors import CrystalError, InputError
-from nodebudget.frameworks import load_dgl, require
+from nodebudget.frameworks import choose_backend, load_dgl, require
 from nodebudget.measure.neighbors import UnusableError
 from nodebudget.measure.source import Chunk, Named, Source, grouped
 
@@ -46,7 +46,6 @@ class Records(Sequence[Any]):
 
     def __init__(self, path: Path) -> None:
         lmdb = self._lmdb = require("lmdb")
-        load_dgl()
         try:
             self._environment = lmdb.open(str(path), readonly=True, lock=False)
             with self._environment.begin() as transaction:
@@ -83,8 +82,8 @@ class Records(Sequence[Any]):
 
 
 def decode_records(payload: Iterable[bytes | None]) -> Iterator[Named]:
-    """Unpickle records."""
-    load_dgl()
+    """Unpickle records: of DGL graphs, or of alignn's own, which need no DGL."""
+    choose_backend()
     for record in payload:
         yield None, _unpickled(record)
 
@@ -96,4 +95,6 @@ def _unpickled(record: bytes | None) -> Any:
         return pickle.loads(record)
     except Exception as error:
         # Unpickling runs other people's code, which can raise anything.
+        if b"dgl" in record:
+            load_dgl()  # where DGL is the reason, it says so
         return UnusableError(f"its record is no pickle: {type(error).__name__}: {error}")

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
 import torch
 
 from nodebudget.errors import InputError
-from nodebudget.frameworks import load_dgl, require
-from nodebudget.measure import GraphSettings, measure_dataset
-from nodebudget.sizes import SizeTable
+from nodebudget.frameworks import check_dgl_on, load_dgl, require
+from nodebudget.measure import GraphSettings
 from nodebudget.workload.thinned import thinned_variants
+from nodebudget.workload.variants import other_graphs
 
 
 class AlignnWorkload:
@@ -30,7 +29,7 @@ class AlignnWorkload:
         **model: Further arguments of `ALIGNNConfig`.
 
     Raises:
-        MissingError: alignn or DGL is not there or does not import.
+        MissingError: alignn or DGL is not there or does not import, or DGL can't use the device.
     """
 
     name = "alignn.models.alignn.ALIGNN"
@@ -47,9 +46,10 @@ class AlignnWorkload:
         graphs: GraphSettings | Mapping[str, Any] | None = None,
         **model: Any,
     ) -> None:
-        load_dgl()
-        module = require("alignn.models.alignn")
         self.device = torch.device(device)
+        if self.device.type == "cuda":
+            check_dgl_on(str(self.device))
+        module = require("alignn.models.alignn")
         self.target = target
         self.graphs = graphs if isinstance(graphs, GraphSettings) else GraphSettings(**(graphs or {}))
         config = module.ALIGNNConfig(
@@ -76,12 +76,7 @@ class AlignnWorkload:
         """Return other neighbour counts for crystals, thinned edges for graphs."""
         if not isinstance(item, Mapping):
             return thinned_variants(self, [item])
-        if self.graphs.strategy != "k-nearest":
-            return [
-                OtherGraphs(self, replace(self.graphs, cutoff=self.graphs.cutoff * factor)) for factor in (0.8, 1.1)
-            ]
-        counts = sorted({max(1, self.graphs.neighbors // 3), self.graphs.neighbors * 3 // 2} - {self.graphs.neighbors})
-        return [OtherGraphs(self, replace(self.graphs, neighbors=count)) for count in counts]
+        return other_graphs(self)
 
     def _from_dict(self, item: Mapping[str, Any]) -> tuple[Any, Any, torch.Tensor, torch.Tensor]:
         return self.from_crystal(item, self.graphs)
@@ -113,21 +108,6 @@ class AlignnWorkload:
         loss = torch.nn.functional.mse_loss(predicted, target)
         loss.backward()  # type: ignore[no-untyped-call]
         self.optimizer.step()
-
-
-class OtherGraphs:
-    """The same crystals with other graph settings."""
-
-    def __init__(self, workload: AlignnWorkload, graphs: GraphSettings) -> None:
-        self._workload, self._graphs = workload, graphs
-
-    def sizes(self, items: Sequence[Any]) -> SizeTable:
-        """Measure the crystals with these settings, without building their graphs."""
-        return measure_dataset(items, graphs=self._graphs)
-
-    def sample(self, item: Any) -> Any:
-        """Build the graphs with these settings."""
-        return self._workload.from_crystal(item, self._graphs)
 
 
 def build_graphs(atoms: Any, graphs: GraphSettings) -> tuple[Any, Any]:

@@ -20,9 +20,12 @@ else:  # pragma: no cover - the tested interpreter is newer
     import tomli as tomllib
 
 #: Workloads that can be named by one word.
-BUILT_IN = {"alignn": "nodebudget.workload.alignn:AlignnWorkload"}
+BUILT_IN = {
+    "alignn": "nodebudget.workload.alignn:AlignnWorkload",
+    "alignn-pure": "nodebudget.workload.alignn_pure:PureAlignnWorkload",
+}
 
-_HINT = "name it as module:attribute, as a TOML file such as configs/alignn.toml, or 'alignn'"
+_HINT = "name it as module:attribute, as a TOML file such as configs/alignn.toml, 'alignn' or 'alignn-pure'"
 
 
 def load_workload(spec: str, device: str | torch.device = "cpu", **arguments: Any) -> Workload:
@@ -30,7 +33,8 @@ def load_workload(spec: str, device: str | torch.device = "cpu", **arguments: An
 
     Args:
         spec: `module:attribute` (the module is also looked for in the current folder), a TOML file with
-            `workload = "module:attribute"` and a table `[arguments]`, or a built-in name ("alignn").
+            `workload = "module:attribute"` and a table `[arguments]`, or a built-in name ("alignn", or
+            "alignn-pure" for ALIGNN without DGL).
         device: Where the model goes.
         **arguments: Passed to the attribute, over those of the TOML file.
 

@@ -1,0 +1,193 @@
+"""An epoch of real crystals with real ALIGNN on a GPU: a fixed number of crystals a batch, and level batches.
+
+    nodebudget calibrate --gpu 0 --workload alignn-pure --data crystals.json -o cal.json
+    python scripts/benchmarks/gpu.py crystals.json --calibration cal.json [--json]
+
+Deals the same crystals into the same number of batches twice: shuffled, with a fixed number in each, and by
+`NodeBudgetSampler` with the calibration. Of each epoch: the peak of every step beside what was predicted for it, how
+long steps take, what the allocator held at the end, and the smallest device on which the epoch survives, found by
+bounding PyTorch's share of the memory. Then the planned epoch on the memory that `nodebudget plan --capacity` asks
+for, in three orders, and the fixed one on that memory. All with either setting of the allocator.
+`--other` names a calibration made elsewhere (on a CPU, say), whose predictions are put beside.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import multiprocessing
+import os
+import pickle
+import subprocess
+import sys
+import time
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from survival import MIB, SETTINGS, STAND_IN, Batches, Bench, clear, device_for, least_device, level, orders
+
+from nodebudget import Calibration
+from nodebudget.measure import measure_dataset, open_data
+from nodebudget.workload import load_workload, to_sample
+
+
+def build(arguments: tuple[str, dict[str, Any]]) -> bytes:
+    """Build a crystal's graphs, in a process beside."""
+    spec, crystal = arguments
+    return pickle.dumps(to_sample(load_workload(spec, "cpu", hidden_features=8), crystal))
+
+
+class Crystals(Bench):
+    """Real crystals on the device, with a real workload."""
+
+    def __init__(self, options: argparse.Namespace) -> None:
+        self.options = options
+        self.items = [*open_data(options.data)][: options.graphs]
+        self.graphs = load_workload(options.workload, "cpu", hidden_features=8).graphs  # type: ignore[attr-defined]
+        workers = os.cpu_count() or 1
+        self.sizes = measure_dataset(self.items, graphs=self.graphs, workers=workers)
+        cache = Path(options.samples) if options.samples else None
+        if cache is not None and cache.exists():
+            self.samples = pickle.loads(cache.read_bytes())
+            return
+        with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
+            tasks = [(options.workload, item) for item in self.items]
+            self.samples = [pickle.loads(built) for built in pool.map(build, tasks, chunksize=8)]
+        if cache is not None:
+            cache.write_bytes(pickle.dumps(self.samples))
+
+    def make(self) -> Any:
+        """Make the workload anew."""
+        torch.manual_seed(0)
+        return load_workload(self.options.workload, "cuda:0", hidden_features=self.options.hidden)
+
+    def epoch(self, batches: Batches, models: dict[str, Calibration]) -> dict[str, Any]:
+        """Train on the batches; return the peaks (bytes) and times (s) of the steps, and errors of predictions."""
+        clear()
+        workload, peaks, seconds = self.make(), [], []
+        for batch in [batches[0], *batches]:  # the first makes the gradients and the optimizer's state
+            made = workload.batch([self.samples[place] for place in batch])
+            torch.cuda.synchronize()
+            torch.cuda.reset_peak_memory_stats()
+            start = time.perf_counter()
+            workload.step(made)
+            torch.cuda.synchronize()
+            seconds.append(time.perf_counter() - start)
+            peaks.append(torch.cuda.memory_stats()["requested_bytes.all.peak"])
+            del made
+        found, times = np.array(peaks[1:], dtype=float), np.array(seconds[1:])
+        errors = {}
+        for name, model in models.items():
+            off = np.array([model.predict_bytes(**self.sizes.totals(batch)) for batch in batches]) / found - 1
+            errors[name] = {"mean": float(np.abs(off).mean()), "under": float(max(-off.min(), 0))}
+        graphs = np.array([len(batch) for batch in batches])
+        return {
+            "batches": len(batches),
+            "graphs": {"mean": float(graphs.mean()), "std": float(graphs.std())},
+            "peak": summary(found),
+            "step_seconds": summary(times),
+            "crystals_per_second": float(graphs.sum() / times.sum()),
+            "reserved": torch.cuda.memory_stats()["reserved_bytes.all.peak"],
+            "errors": errors,
+        }
+
+
+def summary(values: np.ndarray) -> dict[str, float]:
+    return {"mean": float(values.mean()), "max": float(values.max()), "cv": float(values.std() / values.mean())}
+
+
+def run(options: argparse.Namespace, setting: str) -> dict[str, Any]:
+    """Run all parts with one setting of the allocator."""
+    bench = Crystals(options)
+    models = {"calibration": Calibration.load(options.calibration)}
+    if options.other:
+        models["other"] = Calibration.load(options.other)
+    order = np.random.default_rng(0).permutation(len(bench.items))
+    fixed = [
+        order[start : start + options.batch_size].tolist() for start in range(0, len(order), options.batch_size)
+    ]
+    calibration = models["calibration"]
+    dealt, budget = level(bench, calibration, len(fixed))
+    batches = {"fixed": fixed, "level": dealt}
+    # The first epoch loads the libraries' kernels.
+    bench.epoch(fixed[:3], models)
+    found = {name: bench.epoch(each, models) for name, each in batches.items()}
+    for name, each in batches.items():
+        found[name]["least_device"] = least_device(bench, each, options.step)["least_device"]
+    memory = device_for(budget, calibration, setting)
+    loads = [float(calibration.graph_bytes(bench.sizes)[batch].sum()) for batch in dealt]
+    rows = [
+        {"order": name, **bench.run([dealt[place] for place in places], memory)}
+        for name, places in orders(loads).items()
+    ]
+    rows.append({"order": "fixed", **bench.run(fixed, memory)})
+    return {"epochs": found, "memory": memory, "on_that_memory": rows}
+
+
+def in_own_process(setting: str) -> dict[str, Any]:
+    """Run with a setting of the allocator, which it reads once."""
+    environment = {**os.environ, "PYTORCH_ALLOC_CONF": SETTINGS[setting], "TORCH_CPP_LOG_LEVEL": "ERROR"}
+    command = [sys.executable, "-W", "ignore", __file__, *sys.argv[1:], "--setting", setting]
+    done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=True)
+    return json.loads(done.stdout)
+
+
+def text(result: dict[str, Any]) -> str:
+    """Lay it out, MiB and ms."""
+    lines = [f"{result['graphs']} crystals, {result['workload']} on {result['where']} (torch {result['torch']}); MiB, ms"]
+    head = f"{'setting':12}{'batches':>8}{'':7}{'peak':>9}{'most':>9}{'CV':>8}{'reserved':>10}{'least':>8}"
+    lines += ["", head + f"{'step':>8}{'CV':>8}{'crystals/s':>12}  predicted within (mean, most under)"]
+    for setting, found in result["settings"].items():
+        for name, row in found["epochs"].items():
+            peak, step = row["peak"], row["step_seconds"]
+            cells = f"{row['batches']:8} {name:6}{peak['mean'] / MIB:9.0f}{peak['max'] / MIB:9.0f}{peak['cv']:8.2%}"
+            cells += f"{row['reserved'] / MIB:10.0f}{row['least_device'] / MIB:8.0f}"
+            cells += f"{step['mean'] * 1e3:8.1f}{step['cv']:8.2%}{row['crystals_per_second']:12.0f}  "
+            errors = [f"{what}: {off['mean']:.2%}, {off['under']:.2%}" for what, off in row["errors"].items()]
+            lines.append(f"{setting:12}{cells}{'; '.join(errors)}")
+    lines += ["", f"{'setting':12}{'order':16}{'memory':>8}{'reserved':>10}{'used':>8}  retries"]
+    for setting, found in result["settings"].items():
+        for row in found["on_that_memory"]:
+            memory = found["memory"]
+            cells = f"{memory / MIB:8.0f}{row['reserved'] / MIB:10.0f}{row['reserved'] / memory:8.1%}"
+            end = f"{row['retries']:9}" if row["survived"] else "  out of memory"
+            lines.append(f"{setting:12}{row['order']:16}{cells}{end}")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """Run and print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("data", help="crystals, such as a JARVIS-style JSON")
+    parser.add_argument("--calibration", required=True, help="of this workload on this device")
+    parser.add_argument("--other", help="a calibration made elsewhere, to put its predictions beside")
+    parser.add_argument("--workload", default="alignn-pure")
+    parser.add_argument("--hidden", type=int, default=256, help="width of the network's hidden layers")
+    parser.add_argument("--graphs", type=int, default=1280, help="most crystals in an epoch")
+    parser.add_argument("--batch-size", type=int, default=64, help="of the fixed batches")
+    parser.add_argument("--step", type=int, default=256 * MIB, help="bytes to which the least device is found")
+    parser.add_argument("--samples", help="a file of your own where built graphs are kept for the next run, a pickle")
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    parser.add_argument("--setting", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if not torch.cuda.is_available():
+        sys.exit("there is no CUDA device to run on")
+    if options.setting:
+        print(json.dumps(run(options, options.setting)))
+        return
+    found = {setting: in_own_process(setting) for setting in SETTINGS}
+    result = {
+        "where": "the stub device" if STAND_IN else torch.cuda.get_device_name(),
+        "torch": torch.__version__,
+        "workload": options.workload,
+        "graphs": options.graphs,
+        "settings": found,
+    }
+    print(json.dumps(result, indent=2) if options.json else text(result))
+
+
+if __name__ == "__main__":
+    main()
