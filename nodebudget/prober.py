@@ -34,7 +34,7 @@ class Prober:
     def __init__(self, workload: Workload, pool: Pool, probe: Probe) -> None:
         self._workload, self._pool, self._probe = workload, pool, probe
         self._weights = weights(pool.sizes)
-        self._bytes_a_weight = 0.0
+        self._seen: list[tuple[float, float]] = []  # weight, and bytes beyond what is resident
         self._largest_weight = float("inf")
 
     def weight(self, batch: Indices) -> float:
@@ -73,7 +73,7 @@ class Prober:
         """Measure a step; None where it was not tried because it would not fit."""
         weight = self.weight(batch)
         free = self._probe.free_bytes()
-        if weight >= self._largest_weight or weight * self._bytes_a_weight > SAFE_SHARE * free:
+        if weight >= self._largest_weight or self._foretold(weight) > SAFE_SHARE * free:
             return None
         samples = self._samples(batch)
         sizes = self._count(samples, batch)
@@ -110,7 +110,19 @@ class Prober:
     def _learn(self, seen: Observation, weight: float) -> None:
         # What runs out is what the allocator takes, not what tensors ask for.
         taken = seen.peak if seen.allocated is None else seen.allocated
-        self._bytes_a_weight = max(self._bytes_a_weight, (taken - seen.resident) / weight)
+        self._seen.append((weight, taken - seen.resident))
+
+    def _foretold(self, weight: float) -> float:
+        """Return the bytes that a batch may need, by the steps before it.
+
+        On the steepest line from the lightest step through another: a part of a step's bytes is the same for every
+        batch (the optimizer's, say), and would be all of them by the lightest one alone.
+        """
+        if len(self._seen) < 2:
+            return 0.0  # one step does not say what more graphs take; should it not fit, that is an observation
+        lightest, constant = min(self._seen)
+        slopes = [(taken - constant) / (other - lightest) for other, taken in self._seen if other > lightest]
+        return constant + max([*slopes, 0.0]) * (weight - lightest)
 
     def _count(self, samples: list[Any], batch: Indices) -> dict[str, float]:
         """Count the very samples of a probe; sizes that only the table knows (tokens) come from there."""

@@ -30,8 +30,9 @@ EFFORT = Effort(probes=12, largest=8)
 class LinearProbe(ScriptedProbe):
     """Says that a step takes 1 MB a node, and that memory ends at a limit."""
 
-    def __init__(self, workload, limit=2**40, **options):
+    def __init__(self, workload, limit=2**40, constant=0, **options):
         super().__init__([], **options)
+        self.constant = constant
         self.workload, self.limit, self.tried, self.released = workload, limit, [], 0
 
     def measure(self, run):
@@ -40,7 +41,7 @@ class LinearProbe(ScriptedProbe):
         self.tried.append(nodes)
         if nodes * 10**6 > self.limit:
             raise torch.cuda.OutOfMemoryError("CUDA out of memory")
-        self._peaks = iter([nodes * 10**6])
+        self._peaks = iter([nodes * 10**6 + self.constant])
         return super().measure(lambda: None)
 
     def release(self):
@@ -94,6 +95,14 @@ def test_probes_that_would_not_fit_are_not_tried():
     calibration = calibrate(workload, CRYSTALS, SIZES, probe, effort=Effort(probes=30, largest=8))
     assert max(probe.tried) * 10**6 <= 1.3 * 0.8 * 60_000_000
     assert len(calibration.observations) < 30
+
+
+def test_what_every_step_takes_does_not_count_as_what_more_graphs_take():
+    """A GPU's optimizer takes megabytes for a step on two atoms: that is no reason to refuse one on a thousand."""
+    workload, probe = scripted(constant=50_000_000, free=500_000_000)
+    calibration = calibrate(workload, CRYSTALS, SIZES, probe, effort=Effort(probes=30, largest=8))
+    assert len(calibration.observations) == 30
+    assert max(probe.tried) * 10**6 > 0.1 * 500_000_000
 
 
 def test_running_out_of_memory_is_recorded_and_nothing_larger_is_tried():

@@ -96,6 +96,7 @@ def test_running_out_names_the_batch_and_what_there_was(tmp_path):
     # The tensors of the step are gone, although the error is still here.
     workload.optimizer.zero_grad()
     del batch
+    torch._C._cuda_clearCublasWorkspaces()  # 64 MiB on a Hopper GPU
     assert torch.cuda.memory_allocated(DEVICE) < 30 * MIB
 
 
@@ -111,11 +112,14 @@ def test_a_split_goes_on_and_leaves_the_gradients_of_the_whole():
         target = torch.tensor([float(graph.num_nodes) for graph, _ in part], device=DEVICE)
         return nn.functional.mse_loss(workload.model(batch), target)
 
+    torch.cuda.reset_peak_memory_stats()
     whole = run_with_split(step, samples, workload.model)
+    peak = torch.cuda.max_memory_allocated()
     expected = [parameter.grad.clone() for parameter in workload.model.parameters() if parameter.grad is not None]
     assert whole.parts == (40,)
     workload.optimizer.zero_grad()
-    only(100)
+    resident = torch.cuda.memory_allocated()
+    only((resident + 0.6 * (peak - resident)) / MIB)
     done = run_with_split(step, samples, workload.model)
     assert len(done.parts) > 1
     assert sum(done.parts) == 40
