@@ -31,8 +31,8 @@ SETTINGS = ("default", "expandable")
 #: ran out of memory: `scripts/benchmarks/survival.py`.
 LEAST = {"default": (0.10, 24 * 2**20), "expandable": (0.01, 44 * 2**20)}
 
-#: Taken for what a CUDA process holds outside PyTorch (context, libraries), where it was not measured: a tenth more than
-#: the 751 to 753 MiB that were measured on an NVIDIA H200 with CUDA 13.0 and torch 2.11.
+#: Taken for what a CUDA process holds outside PyTorch (context, libraries), where it was not measured: a tenth more
+#: than the 751 to 753 MiB that were measured on an NVIDIA H200 with CUDA 13.0 and torch 2.11.
 CONTEXT = 832 * 2**20
 
 #: Expandable segments are recommended where they free more than this part of the memory.

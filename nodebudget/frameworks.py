@@ -51,6 +51,8 @@ def require(module: str) -> Any:
     if root == "alignn" and module not in _ALIGNN_WITHOUT_DGL:
         load_dgl()  # alignn swallows a broken DGL and fails much later
     package, extra = _EXTRAS.get(root, (root, "all"))
+    if module in _ALIGNN_WITHOUT_DGL:
+        extra = "alignn-pure"
     try:
         return _import(module)
     except ImportError as error:
@@ -99,8 +101,9 @@ def check_dgl_on(device: str) -> None:
         dgl.graph(([0], [0])).to(device)
     except Exception as error:  # DGL's own error type is where DGL is
         without = "is not enabled" in str(error)
+        wrong = "is built without CUDA" if without else f"puts no graph on {device}: {_one_line(error)}"
         raise MissingError(
-            f"DGL {dgl.__version__} is built without CUDA" if without else f"no graph of DGL on {device}: {_one_line(error)}",
+            f"DGL {dgl.__version__} {wrong}",
             hint="install DGL's own CUDA wheel for your torch; alignn trains without DGL too: --workload alignn-pure",
         ) from error
 

@@ -11,6 +11,8 @@ from typing import Any
 
 import pytest
 
+from nodebudget import Calibration
+
 ROOT = Path(__file__).parents[1]
 BENCHMARKS = ROOT / "scripts" / "benchmarks"
 
@@ -83,3 +85,24 @@ def test_parity_trains_all_ways_for_as_many_steps(tmp_path: Path) -> None:
     assert {way["steps"] for way in ways} == {8}
     assert {way["graphs"][0] for way in ways} == {8.0}
     assert seed["balanced"]["line_edges_cv"] < seed["fixed"]["line_edges_cv"]
+
+
+def test_what_the_documentation_says_of_a_gpu_is_what_was_measured_there() -> None:
+    kept = BENCHMARKS / "h200"
+    done = run("gpu.py", "--show", str(kept / "epoch.json"))
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert done.stdout in (ROOT / "docs/benchmarks/gpu.md").read_text()
+    readme = (ROOT / "README.md").read_text()
+    epochs = json.loads((kept / "epoch.json").read_text())["settings"]["expandable"]["epochs"]
+    for found in epochs.values():
+        peak, step = found["peak"], found["step_seconds"]
+        memory = f"{peak['mean'] / 2**20:,.0f} MiB, {peak['max'] / 2**20:,.0f} MiB, {peak['cv']:.2%}"
+        speed = f"{step['mean'] * 1e3:.1f} ms, {step['cv']:.2%} | {found['crystals_per_second']:,.0f}"
+        assert f"{memory} | {found['least_device'] / 2**20:,.0f} MiB | {speed} |" in readme
+    here, there = (Calibration.load(kept / name) for name in ("calibration.json", "calibration_cpu.json"))
+    assert here.holdout is not None
+    assert here.holdout.mape < 0.01
+    # What a GPU takes for cuBLAS, a CPU does not.
+    for seen in here.observations:
+        if seen.role == "holdout":
+            assert there.predict_bytes(**seen.sizes) + 2**26 == pytest.approx(seen.peak, rel=0.01)

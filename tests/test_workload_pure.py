@@ -1,4 +1,4 @@
-"""ALIGNN in plain PyTorch as a workload: no DGL anywhere."""
+"""ALIGNN in plain PyTorch as a workload, which needs no DGL."""
 
 import subprocess
 import sys
@@ -15,7 +15,11 @@ from nodebudget.measure import GraphSettings, measure_dataset
 from nodebudget.probe import open_probe
 from nodebudget.workload import collate, load_workload, to_sample, variants_of
 
+pytest.importorskip("alignn")
+
 SMALL = {"hidden_features": 16, "alignn_layers": 1, "gcn_layers": 1, "embedding_features": 8}
+
+CONFIG = Path(__file__).parents[1] / "configs" / "alignn_pure.toml"
 
 WITHOUT_DGL = """
 import sys
@@ -38,7 +42,15 @@ def small(**more):
     return load_workload("alignn-pure", **{**SMALL, **more})
 
 
-def test_its_graphs_are_those_that_alignn_builds_and_what_is_measured(crystals):
+def test_the_shipped_file_is_the_built_in_workload():
+    shipped, built_in = load_workload(str(CONFIG)), load_workload("alignn-pure")
+    assert shipped.config == built_in.config
+    assert shipped.graphs == built_in.graphs
+    assert built_in.config["hidden_features"] == 256
+
+
+def test_its_graphs_are_those_that_alignn_builds_for_dgl_and_what_is_measured(crystals):
+    pytest.importorskip("dgl")
     workload = small()
     assert workload.graphs == GraphSettings(strategy="pure_torch", cutoff=5.0, three_body_cutoff=3.5)
     sizes = measure_dataset(crystals, graphs=workload.graphs)
@@ -109,7 +121,7 @@ def test_a_calibration_predicts_what_it_has_not_seen(crystals):
     assert held_out
     for entry in held_out:
         assert found.predict_bytes(**entry.sizes) == pytest.approx(entry.peak, rel=0.03)
-    assert found.graph_settings["strategy"] == "pure_torch"
+    assert found.context["data"]["settings"]["graphs"] == workload.graphs.to_dict()
 
 
 def test_measuring_and_training_need_no_dgl(crystals, tmp_path):

@@ -85,7 +85,7 @@ class PureAlignnWorkload:
         if isinstance(item, Mapping):
             return self.from_crystal(item, self.graphs)
         if isinstance(item, (tuple, list)) and len(item) == 4:
-            return tuple(item)  # type: ignore[return-value]
+            return tuple(item)
         raise InputError(
             f"a sample of type {type(item).__name__}",
             limit="a JARVIS dict, or (graph, line graph, lattice, target)",

@@ -2,6 +2,7 @@
 
     nodebudget calibrate --gpu 0 --workload alignn-pure --data crystals.json -o cal.json
     python scripts/benchmarks/gpu.py crystals.json --calibration cal.json [--json]
+    python scripts/benchmarks/gpu.py --show scripts/benchmarks/h200/epoch.json     # what was measured before
 
 Deals the same crystals into the same number of batches twice: shuffled, with a fixed number in each, and by
 `NodeBudgetSampler` with the calibration. Of each epoch: the peak of every step beside what was predicted for it, how
@@ -32,7 +33,6 @@ from nodebudget import Calibration
 from nodebudget.measure import measure_dataset, open_data
 from nodebudget.probe.replay import CUBLAS_WORKSPACES, CUBLAS_WORKSPACES_HOPPER
 from nodebudget.workload import load_workload, to_sample
-
 
 STARTED = time.perf_counter()
 
@@ -109,9 +109,7 @@ def run(options: argparse.Namespace, setting: str) -> dict[str, Any]:
     if options.other:
         models["other"] = Calibration.load(options.other)
     order = np.random.default_rng(0).permutation(len(bench.items))
-    fixed = [
-        order[start : start + options.batch_size].tolist() for start in range(0, len(order), options.batch_size)
-    ]
+    fixed = [order[start : start + options.batch_size].tolist() for start in range(0, len(order), options.batch_size)]
     calibration = models["calibration"]
     dealt, budget = level(bench, calibration, len(fixed))
     batches = {"fixed": fixed, "level": dealt}
@@ -142,17 +140,22 @@ def in_own_process(setting: str) -> dict[str, Any]:
 
 def text(result: dict[str, Any]) -> str:
     """Lay it out, MiB and ms."""
-    lines = [f"{result['graphs']} crystals, {result['workload']} on {result['where']} (torch {result['torch']}); MiB, ms"]
-    head = f"{'setting':12}{'batches':>8}{'':7}{'peak':>9}{'most':>9}{'CV':>8}{'reserved':>10}{'least':>8}"
-    lines += ["", head + f"{'step':>8}{'CV':>8}{'crystals/s':>12}  predicted within (mean, most under)"]
+    where = f"{result['where']} (torch {result['torch']})"
+    lines = [f"{result['graphs']} crystals, {result['workload']} on {where}; MiB, ms"]
+    head = f"{'setting':12}{'batches':14}{'peak':>8}{'most':>8}{'CV':>8}{'reserved':>10}{'least':>8}"
+    lines += ["", head + f"{'step':>8}{'CV':>8}{'crystals/s':>12}"]
     for setting, found in result["settings"].items():
         for name, row in found["epochs"].items():
             peak, step = row["peak"], row["step_seconds"]
-            cells = f"{row['batches']:8} {name:6}{peak['mean'] / MIB:9.0f}{peak['max'] / MIB:9.0f}{peak['cv']:8.2%}"
+            dealt = f"{row['batches']} {name}"
+            cells = f"{dealt:14}{peak['mean'] / MIB:8.0f}{peak['max'] / MIB:8.0f}{peak['cv']:8.2%}"
             cells += f"{row['reserved'] / MIB:10.0f}{row['least_device'] / MIB:8.0f}"
-            cells += f"{step['mean'] * 1e3:8.1f}{step['cv']:8.2%}{row['crystals_per_second']:12.0f}  "
-            errors = [f"{what}: {off['mean']:.2%}, {off['under']:.2%}" for what, off in row["errors"].items()]
-            lines.append(f"{setting:12}{cells}{'; '.join(errors)}")
+            cells += f"{step['mean'] * 1e3:8.1f}{step['cv']:8.2%}{row['crystals_per_second']:12.0f}"
+            lines.append(f"{setting:12}{cells}")
+    lines.append("")
+    errors = found["epochs"]["level"]["errors"]
+    for what, off in errors.items():
+        lines.append(f"{what}: level batches predicted within {off['mean']:.2%} mean, {off['under']:.2%} under")
     lines += ["", f"{'setting':12}{'order':16}{'memory':>8}{'reserved':>10}{'used':>8}  retries"]
     for setting, found in result["settings"].items():
         for row in found["on_that_memory"]:
@@ -166,8 +169,8 @@ def text(result: dict[str, Any]) -> str:
 def main() -> None:
     """Run and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("data", help="crystals, such as a JARVIS-style JSON")
-    parser.add_argument("--calibration", required=True, help="of this workload on this device")
+    parser.add_argument("data", nargs="?", help="crystals, such as a JARVIS-style JSON")
+    parser.add_argument("--calibration", help="of this workload on this device")
     parser.add_argument("--other", help="a calibration made elsewhere, to put its predictions beside")
     parser.add_argument("--workload", default="alignn-pure")
     parser.add_argument("--hidden", type=int, default=256, help="width of the network's hidden layers")
@@ -176,8 +179,14 @@ def main() -> None:
     parser.add_argument("--step", type=int, default=256 * MIB, help="bytes to which the least device is found")
     parser.add_argument("--samples", help="a file of your own where built graphs are kept for the next run, a pickle")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
+    parser.add_argument("--show", type=Path, help="lay out what --json printed, and measure nothing")
     parser.add_argument("--setting", help=argparse.SUPPRESS)
     options = parser.parse_args()
+    if options.show:
+        print(text(json.loads(options.show.read_text())))
+        return
+    if not options.data or not options.calibration:
+        parser.error("crystals and their calibration are needed")
     if not torch.cuda.is_available():
         sys.exit("there is no CUDA device to run on")
     if options.setting:
