@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,9 +14,9 @@ import torch
 
 from nodebudget.calibrate import Effort, calibrate
 from nodebudget.costmodel import Calibration
-from nodebudget.errors import InputError
+from nodebudget.errors import InputError, MissingError
 from nodebudget.files import write_whole
-from nodebudget.frameworks import load_dgl, require
+from nodebudget.frameworks import check_dgl_on, load_dgl, require
 from nodebudget.measure import measure_dataset
 from nodebudget.probe import Probe, open_probe
 from nodebudget.prototypes import prototype_datasets
@@ -37,6 +38,7 @@ class Options:
     Attributes:
         folder: Where the artefacts go.
         device: "cpu" or "cuda:N".
+        workload: "alignn" or "alignn-pure"; None takes the latter on a GPU that DGL can't use.
         batch_size: Graphs a batch of the fixed runs.
         memory: The budget in bytes; None takes what a mean batch of large cells is predicted to need.
         probes: Training steps to calibrate with.
@@ -47,6 +49,7 @@ class Options:
 
     folder: Path
     device: str = "cpu"
+    workload: str | None = None
     batch_size: int = 16
     memory: int | None = None
     probes: int = 24
@@ -64,6 +67,8 @@ def run_quickstart(options: Options, progress: Progress) -> dict[str, Any]:
     Raises:
         InputError: The folder can't be made.
         MissingError: A package or the device is not there.
+
+    Warns (UserWarning) when ALIGNN is trained without DGL because DGL can't use the device.
     """
     if options.limit is not None and options.limit < options.batch_size:
         raise InputError(
@@ -73,18 +78,20 @@ def run_quickstart(options: Options, progress: Progress) -> dict[str, Any]:
         )
     probe = open_probe(options.device)
     # Whatever is missing is said before minutes of work.
-    load_dgl()
+    name = options.workload or _choose_workload(options.device)
+    if name == "alignn":
+        load_dgl()
     require("matplotlib")
     folder = _make_folder(options.folder)
     progress("reading crystals", 0, 1)
     datasets = prototype_datasets(options.limit)
     progress("reading crystals", 1, 1)
-    workload = load_workload("alignn", options.device, hidden_features=options.hidden_features)
+    workload = load_workload(name, options.device, hidden_features=options.hidden_features)
     sizes = {name: _measure(name, crystals, workload, progress) for name, crystals in datasets.items()}
     samples = _build(workload, datasets, progress)
     calibration = _calibrate(workload, samples, sizes, probe, options, progress)
     memory = options.memory or _memory_of(calibration, sizes["large cells"], options.batch_size)
-    trainer = _Trainer(workload, probe, calibration, memory, options, progress)
+    trainer = _Trainer(workload, _loader_class(name), probe, calibration, memory, options, progress)
     runs = [
         trainer.train(name, batching, samples[name], sizes[name])
         for name in datasets
@@ -93,6 +100,22 @@ def run_quickstart(options: Options, progress: Progress) -> dict[str, Any]:
     result = {"memory": memory, "batch_size": options.batch_size, "device": probe.describe(), "runs": runs}
     files = _write(folder, datasets, sizes, calibration, result)
     return {**result, "calibration": calibration, "sizes": sizes, "files": files}
+
+
+def _choose_workload(device: str) -> str:
+    """Return the built-in workload that can be trained on a device: DGL's wheels on PyPI have no CUDA."""
+    if not device.startswith("cuda"):
+        return "alignn"
+    try:
+        check_dgl_on(device)
+    except MissingError as error:
+        warnings.warn(f"{error.what}: ALIGNN is trained without DGL ('alignn-pure')", stacklevel=3)
+        return "alignn-pure"
+    return "alignn"
+
+
+def _loader_class(workload: str) -> Any:
+    return load_dgl().dataloading.GraphDataLoader if workload == "alignn" else torch.utils.data.DataLoader
 
 
 def _measure(name: str, crystals: list[dict[str, Any]], workload: Workload, progress: Progress) -> SizeTable:
@@ -154,6 +177,7 @@ class _Trainer:
     """Trains epochs and measures the peak of every step."""
 
     workload: Workload
+    make_loader: Callable[..., Any]
     probe: Probe
     calibration: Calibration
     memory: int
@@ -182,7 +206,7 @@ class _Trainer:
         }
 
     def _loader(self, batching: str, samples: Sequence[Any], sizes: SizeTable) -> Any:
-        make, data = load_dgl().dataloading.GraphDataLoader, _Indexed(samples)
+        make, data = self.make_loader, _Indexed(samples)
         if batching == "fixed":
             # The last, smaller batch is dropped, as alignn's own loaders do.
             size, chance = self.options.batch_size, torch.Generator().manual_seed(self.options.seed)

@@ -6,8 +6,10 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from nodebudget import Calibration, SizeTable
+from nodebudget import Calibration, SizeTable, quickstart
 from nodebudget.cli import main
+from nodebudget.errors import MissingError
+from nodebudget.quickstart import Options, run_quickstart
 
 SMALL = ["--device", "cpu", "--limit", "60", "--hidden-features", "16", "--batch-size", "8", "--probes", "12"]
 
@@ -55,6 +57,23 @@ def test_people_get_a_table(tmp_path):
     assert "a line-graph edge" in outcome.stdout
     assert "large cells, budget" in outcome.stdout
     assert str(tmp_path / "peaks.png") in outcome.stderr
+
+
+def test_alignn_is_trained_without_dgl_where_dgl_cannot_use_the_device(tmp_path, monkeypatch):
+    def no_cuda(device):
+        raise MissingError("DGL 1.1.3 is built without CUDA", hint="another wheel")
+
+    monkeypatch.setattr(quickstart, "check_dgl_on", no_cuda)
+    assert quickstart._choose_workload("cpu") == "alignn"
+    with pytest.warns(UserWarning, match="DGL 1.1.3 is built without CUDA: ALIGNN is trained without DGL"):
+        assert quickstart._choose_workload("cuda:0") == "alignn-pure"
+    options = Options(folder=tmp_path, workload="alignn-pure", limit=40, hidden_features=16, batch_size=8, probes=12)
+    result = run_quickstart(options, lambda step, done, total: None)
+    assert result["calibration"].context["model"]["name"].endswith("ALIGNNAtomWisePure")
+    for dataset in ("small cells", "large cells"):
+        budget = run_of(result, dataset, "budget")
+        assert budget["graphs"] == 40
+        assert budget["measured_bytes"]["cv"] <= 0.02
 
 
 def test_a_folder_that_cannot_be_made(tmp_path):

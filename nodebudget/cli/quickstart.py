@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from nodebudget.cli.common import Command, json_option, note, print_json, quiet_option, say
+from nodebudget.cli.common import Command, json_option, note, print_json, quiet_option, say, warnings_as_notes
 from nodebudget.cli.devices import device_options, resolve_device
 from nodebudget.cli.progress import Steps
 from nodebudget.units import format_bytes, parse_bytes
@@ -58,7 +58,7 @@ def command(
         limit=limit,
         seed=seed,
     )
-    with Steps(quiet=quiet) as steps:
+    with warnings_as_notes(quiet=quiet), Steps(quiet=quiet) as steps:
         result = run_quickstart(options, steps.show)
     if as_json:
         calibration = result.pop("calibration").to_dict()

@@ -52,6 +52,14 @@ def test_the_allocators_settings_are_in_the_record(calibrate):
 
 
 @pytest.mark.usefixtures("stand_in")
+def test_a_dgl_without_cuda_is_named_before_a_step_runs_into_it(calibrate):
+    done = calibrate("--gpu", "0", workload="alignn")
+    assert done.returncode == 3
+    assert "DGL 1.1.3 is built without CUDA" in done.stderr
+    assert "--workload alignn-pure" in done.stderr
+
+
+@pytest.mark.usefixtures("stand_in")
 def test_the_second_of_two_devices(calibrate):
     done = calibrate("--gpu", "1", "--json", STUBCUDA_DEVICES=2)
     assert done.returncode == 0, done.stderr
