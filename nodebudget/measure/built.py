@@ -22,11 +22,10 @@ def count_built(atoms: Any, settings: GraphSettings) -> Counts:
         UnusableError: alignn could build no graph.
         MissingError: alignn or a package that this strategy needs is not there; DGL, for all but "pure_torch".
     """
-    build = pure_graphs if settings.strategy == "pure_torch" else _dgl_graphs
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            graph = build(atoms, settings, "atomic_number")
+            graph = _build(atoms, settings)
     except ImportError as error:
         raise MissingError(
             f"alignn's strategy {settings.strategy!r} needs a package that does not import: {error}",
@@ -61,7 +60,18 @@ def pure_graphs(atoms: Any, settings: GraphSettings, atom_features: str) -> tupl
     )
 
 
-def _dgl_graphs(atoms: Any, settings: GraphSettings, atom_features: str) -> Any:
+def dgl_graphs(atoms: Any, settings: GraphSettings, atom_features: str, *, line_graph: bool) -> Any:
+    """Build alignn's crystal graph of jarvis `Atoms`, or the pair of it and its line graph, with DGL.
+
+    Args:
+        atoms: The crystal.
+        settings: How.
+        atom_features: Name of jarvis's features, such as "cgcnn".
+        line_graph: Whether to build the line graph.
+
+    Raises:
+        MissingError: alignn or DGL is not there.
+    """
     return require("alignn.graphs").Graph.atom_dgl_multigraph(
         atoms,
         neighbor_strategy=settings.strategy,
@@ -71,6 +81,12 @@ def _dgl_graphs(atoms: Any, settings: GraphSettings, atom_features: str) -> Any:
         cutoff_extra=settings.cutoff_extra,
         three_body_cutoff=settings.three_body_cutoff,
         atom_features=atom_features,
-        # DGL's line graph takes long and follows from the edges, but alignn's radius_graph_jarvis fails without one.
-        compute_line_graph=settings.strategy == "radius_graph_jarvis",
+        compute_line_graph=line_graph,
     )
+
+
+def _build(atoms: Any, settings: GraphSettings) -> Any:
+    if settings.strategy == "pure_torch":
+        return pure_graphs(atoms, settings, "atomic_number")
+    # DGL's line graph takes long and follows from the edges, but alignn's radius_graph_jarvis fails without one.
+    return dgl_graphs(atoms, settings, "atomic_number", line_graph=settings.strategy == "radius_graph_jarvis")

@@ -10,8 +10,9 @@ import torch
 from nodebudget.errors import InputError
 from nodebudget.frameworks import check_dgl_on, load_dgl, require
 from nodebudget.measure import GraphSettings
+from nodebudget.measure.built import dgl_graphs
+from nodebudget.workload.crystals import Sample, make_sample, other_graphs
 from nodebudget.workload.thinned import thinned_variants
-from nodebudget.workload.variants import other_graphs
 
 
 class AlignnWorkload:
@@ -63,10 +64,10 @@ class AlignnWorkload:
         self.model = module.ALIGNN(config).to(self.device)
         self.optimizer: torch.optim.Optimizer = torch.optim.AdamW(self.model.parameters(), lr=learning_rate)
 
-    def sample(self, item: Any) -> tuple[Any, Any, torch.Tensor, torch.Tensor]:
+    def sample(self, item: Any) -> Sample:
         """Turn a JARVIS dict (or a tuple that starts with a graph) into (g, lg, lattice[3, 3], target[])."""
         if isinstance(item, Mapping):
-            return self._from_dict(item)
+            return self.from_crystal(item, self.graphs)
         graph, *rest = item if isinstance(item, (tuple, list)) else (item,)
         line_graph = rest[0] if rest and hasattr(rest[0], "num_edges") else _line_graph(graph)
         # ALIGNN takes the lattice and does not use it: what is not known stands as the unit cell.
@@ -78,18 +79,9 @@ class AlignnWorkload:
             return thinned_variants(self, [item])
         return other_graphs(self)
 
-    def _from_dict(self, item: Mapping[str, Any]) -> tuple[Any, Any, torch.Tensor, torch.Tensor]:
-        return self.from_crystal(item, self.graphs)
-
-    def from_crystal(
-        self, item: Mapping[str, Any], graphs: GraphSettings
-    ) -> tuple[Any, Any, torch.Tensor, torch.Tensor]:
+    def from_crystal(self, item: Mapping[str, Any], graphs: GraphSettings) -> Sample:
         """Turn a JARVIS dict into a sample, with these graph settings."""
-        atoms = require("jarvis.core.atoms").Atoms.from_dict(item["atoms"])
-        graph, line_graph = build_graphs(atoms, graphs)
-        value = item.get(self.target, 0.0)
-        label = torch.tensor(float(value) if isinstance(value, (int, float)) else 0.0)
-        return graph, line_graph, torch.tensor(atoms.lattice_mat, dtype=torch.float32), label
+        return make_sample(item, self.target, lambda atoms: build_graphs(atoms, graphs))
 
     def batch(self, samples: Sequence[Any]) -> tuple[Any, ...]:
         """Collate samples as alignn does: (g, lg, lattice[B, 3, 3], target[B]) on the device."""
@@ -112,19 +104,7 @@ class AlignnWorkload:
 
 def build_graphs(atoms: Any, graphs: GraphSettings) -> tuple[Any, Any]:
     """Build alignn's crystal graph and line graph of jarvis `Atoms`."""
-    load_dgl()
-    graph, line_graph = require("alignn.graphs").Graph.atom_dgl_multigraph(
-        atoms,
-        neighbor_strategy=graphs.strategy,
-        cutoff=graphs.cutoff,
-        max_neighbors=graphs.neighbors,
-        use_canonize=graphs.canonize,
-        cutoff_extra=graphs.cutoff_extra,
-        three_body_cutoff=graphs.three_body_cutoff,
-        atom_features="cgcnn",
-        compute_line_graph=True,
-    )
-    return graph, line_graph
+    return dgl_graphs(atoms, graphs, "cgcnn", line_graph=True)  # type: ignore[no-any-return]
 
 
 def _line_graph(graph: Any) -> Any:

@@ -12,7 +12,7 @@ from nodebudget.errors import InputError
 from nodebudget.frameworks import require
 from nodebudget.measure import GraphSettings
 from nodebudget.measure.built import pure_graphs
-from nodebudget.workload.variants import other_graphs
+from nodebudget.workload.crystals import Sample, make_sample, other_graphs
 
 #: Features of an atom, by the name of jarvis's set of them.
 _FEATURES = {"cgcnn": 92, "atomic_number": 1}
@@ -80,7 +80,7 @@ class PureAlignnWorkload:
         self.model = module.ALIGNNAtomWisePure(config).to(self.device)
         self.optimizer: torch.optim.Optimizer = torch.optim.AdamW(self.model.parameters(), lr=learning_rate)
 
-    def sample(self, item: Any) -> tuple[Any, Any, torch.Tensor, torch.Tensor]:
+    def sample(self, item: Any) -> Sample:
         """Turn a JARVIS dict into (g, lg, lattice[3, 3], target[]); a tuple of alignn's pure dataset is one already."""
         if isinstance(item, Mapping):
             return self.from_crystal(item, self.graphs)
@@ -96,17 +96,11 @@ class PureAlignnWorkload:
         """Return other neighbour counts and three-body cutoffs, for crystals."""
         return other_graphs(self) if isinstance(item, Mapping) else []
 
-    def from_crystal(
-        self, item: Mapping[str, Any], graphs: GraphSettings
-    ) -> tuple[Any, Any, torch.Tensor, torch.Tensor]:
+    def from_crystal(self, item: Mapping[str, Any], graphs: GraphSettings) -> Sample:
         """Turn a JARVIS dict into a sample, with these graph settings."""
-        atoms = require("jarvis.core.atoms").Atoms.from_dict(item["atoms"])
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # alignn's own ways of making tensors
-            graph, line_graph = pure_graphs(atoms, graphs, self.atom_features)
-        value = item.get(self.target, 0.0)
-        label = torch.tensor(float(value) if isinstance(value, (int, float)) else 0.0)
-        return graph, line_graph, torch.tensor(atoms.lattice_mat, dtype=torch.float32), label
+            return make_sample(item, self.target, lambda atoms: pure_graphs(atoms, graphs, self.atom_features))
 
     def batch(self, samples: Sequence[Any]) -> tuple[Any, ...]:
         """Collate samples as alignn does: (g, lg, lattice[B, 3, 3], target[B]) on the device."""

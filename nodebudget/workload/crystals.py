@@ -1,13 +1,34 @@
-"""The same crystals with other graph settings: probes with other ratios of sizes."""
+"""Crystals as samples, and the same crystals with other graph settings: probes with other ratios of sizes."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Protocol
 
+import torch
+
+from nodebudget.frameworks import require
 from nodebudget.measure import GraphSettings, measure_dataset
 from nodebudget.sizes import SizeTable
+
+#: A crystal graph, its line graph, lattice[3, 3] in Å and target[].
+Sample = tuple[Any, Any, torch.Tensor, torch.Tensor]
+
+
+def make_sample(item: Mapping[str, Any], target: str, build: Callable[[Any], tuple[Any, Any]]) -> Sample:
+    """Turn a JARVIS dict into a sample.
+
+    Args:
+        item: The dict.
+        target: Key of its target; 0 where it is missing or no number.
+        build: Makes graph and line graph of jarvis `Atoms`.
+    """
+    atoms = require("jarvis.core.atoms").Atoms.from_dict(item["atoms"])
+    graph, line_graph = build(atoms)
+    value = item.get(target, 0.0)
+    label = torch.tensor(float(value) if isinstance(value, (int, float)) else 0.0)
+    return graph, line_graph, torch.tensor(atoms.lattice_mat, dtype=torch.float32), label
 
 
 class FromCrystals(Protocol):
