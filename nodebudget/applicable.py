@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from nodebudget.costmodel import Calibration
-from nodebudget.errors import RecordError
+from nodebudget.errors import InputError, RecordError
 from nodebudget.frameworks import installed
+from nodebudget.measure import GraphSettings
 from nodebudget.probe import Probe
+from nodebudget.sizes import SizeTable
 from nodebudget.workload import Workload, dtype_of, parameter_count
 
 #: Packages whose version changes what a step takes.
@@ -87,6 +90,36 @@ def check_applicable(
             f"the calibration was made elsewhere: {'; '.join(map(str, found))}; calibrate again to be sure",
             stacklevel=2,
         )
+
+
+def graphs_of(calibration: Calibration) -> GraphSettings | None:
+    """Return the settings of the graphs that a calibration was made on.
+
+    None where its record does not say, as for graphs that were made already.
+    """
+    data = calibration.context.get("data")
+    settings = data.get("settings") if isinstance(data, Mapping) else None
+    return settings_in(settings) if isinstance(settings, Mapping) else None
+
+
+def settings_in(settings: Mapping[str, Any]) -> GraphSettings | None:
+    """Return the settings of graphs among those of a `SizeTable`, or None where they are not there."""
+    given = settings.get("graphs")
+    if not isinstance(given, Mapping):
+        return None
+    try:
+        return GraphSettings(**given)
+    except (TypeError, InputError):
+        return None  # a record from elsewhere: what it says of graphs is no more than a default
+
+
+def other_graphs(sizes: SizeTable, wanted: GraphSettings | None) -> str:
+    """Say in words how the graphs that were measured differ from those that are wanted; empty where they do not."""
+    measured = settings_in(sizes.settings)
+    if measured is None or wanted is None or measured == wanted:
+        return ""
+    now, then = measured.to_dict(), wanted.to_dict()
+    return ", ".join(f"{name} {now[name]} instead of {then[name]}" for name in then if now[name] != then[name])
 
 
 def _compare(calibration: Calibration, section: str, now: dict[str, Any], *, fatal: bool) -> list[Difference]:

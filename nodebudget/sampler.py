@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch.utils.data import Sampler
 
+from nodebudget.applicable import graphs_of
 from nodebudget.budget import Limits
 from nodebudget.epochs import Course, Recipe, Source, replay
 from nodebudget.errors import InputError, RecordError
@@ -75,7 +76,8 @@ class NodeBudgetSampler(Sampler[list[int]]):
         """Plan for a dataset.
 
         Args:
-            sizes_or_dataset: A `SizeTable`, or a dataset that `SizeTable.from_dataset` counts.
+            sizes_or_dataset: A `SizeTable`, or a dataset that `SizeTable.from_dataset` counts; crystals as the
+                graphs that the calibration was made on, where there is one.
             max_nodes: Most nodes in a batch; likewise the other caps. At least one budget must be given.
             max_edges: Most edges.
             max_line_edges: Most line-graph edges.
@@ -108,7 +110,9 @@ class NodeBudgetSampler(Sampler[list[int]]):
         )
         self.num_replicas, self.rank = world_and_rank(num_replicas, rank)
         known = isinstance(sizes_or_dataset, SizeTable)
-        sizes = sizes_or_dataset if known else SizeTable.from_dataset(sizes_or_dataset)
+        # The crystals of a calibration become the graphs that it was made on.
+        graphs = None if calibration is None else graphs_of(calibration)
+        sizes = sizes_or_dataset if known else SizeTable.from_dataset(sizes_or_dataset, graphs=graphs)
         if (balance == "time") != (time_model is not None):
             raise InputError("balance='time' and a time_model go together", hint="make one with 'nodebudget tune'")
         if time_model is not None:

@@ -12,13 +12,14 @@ from click.testing import CliRunner
 from test_calibrate import CRYSTALS, EFFORT, SIZES, scripted
 from workloads import Linear
 
-from nodebudget import Calibration
-from nodebudget.applicable import check_applicable, differences
+from nodebudget import Calibration, NodeBudgetSampler, SizeTable
+from nodebudget.applicable import check_applicable, differences, graphs_of, other_graphs
 from nodebudget.calibrate import calibrate
 from nodebudget.capacity import device_budget
 from nodebudget.cli import main
 from nodebudget.costmodel import SCHEMA_VERSION
 from nodebudget.errors import RecordError
+from nodebudget.measure import GraphSettings, measure_dataset
 
 
 @pytest.fixture(scope="module")
@@ -115,3 +116,62 @@ def test_records_of_every_schema_version_are_read(version, tmp_path):
 
 def test_the_newest_schema_version_has_a_record_of_its_own():
     assert str(SCHEMA_VERSION) in RECORDS
+
+
+FOUR = GraphSettings(neighbors=4)
+
+
+@pytest.fixture
+def of_four(made):
+    """The same calibration, made on graphs of four neighbours."""
+    settings = {**made[0].context["data"]["settings"], "graphs": FOUR.to_dict()}
+    return changed(made[0], "data", settings=settings)
+
+
+def test_the_graphs_of_a_calibration(made, of_four):
+    assert graphs_of(made[0]) == GraphSettings()
+    assert graphs_of(of_four) == FOUR
+    for wrong in (None, 3, {"neighbors": 0}, {"neighbours": 4}):
+        assert graphs_of(changed(made[0], "data", settings={"graphs": wrong})) is None
+    assert graphs_of(dataclasses.replace(made[0], context={})) is None
+    assert graphs_of(dataclasses.replace(made[0], context={"data": [1]})) is None
+
+
+def test_how_measured_graphs_differ_is_said():
+    assert other_graphs(SIZES, GraphSettings()) == ""
+    assert other_graphs(SIZES, FOUR) == "neighbors 12 instead of 4"
+    assert other_graphs(SIZES, None) == ""
+    assert other_graphs(SizeTable.from_counts([1, 2]), FOUR) == ""
+
+
+def test_crystals_become_the_graphs_that_the_calibration_was_made_on(of_four, tmp_path):
+    expected = measure_dataset(CRYSTALS, graphs=FOUR)
+    sampler = NodeBudgetSampler(CRYSTALS, calibration=of_four, memory="1GiB")
+    assert sampler.sizes["edges"].tolist() == expected["edges"].tolist() != SIZES["edges"].tolist()
+    data, record = tmp_path / "crystals.json", of_four.save(tmp_path / "cal.json")
+    data.write_text(json.dumps(CRYSTALS))
+    cap = int(SIZES["edges"].max())
+    how = ["--max-edges", str(cap), "--calibration", str(record), "--memory", "1GiB", "--json"]
+    planned = CliRunner().invoke(main, ["plan", str(data), *how])
+    assert planned.exit_code == 0, planned.stderr
+    assert json.loads(planned.stdout)["lower_bound"] == -(-int(expected["edges"].sum()) // cap)
+    assert "of other graphs" not in planned.stderr
+    compared = CliRunner().invoke(
+        main, ["compare", str(data), str(data), "--batch-size", "2", "--calibration", str(record), "--json"]
+    )
+    assert compared.exit_code == 0, compared.stderr
+    mean = expected["edges"].mean()
+    assert f"{mean:.6f}"[:6] in compared.stdout
+
+
+def test_sizes_of_other_graphs_are_noted(of_four, tmp_path):
+    record, sizes = of_four.save(tmp_path / "cal.json"), SIZES.save(tmp_path / "sizes.npz")
+    known = ["--calibration", str(record)]
+    for command in (
+        ["plan", str(sizes), *known, "--memory", "1GiB"],
+        ["compare", str(sizes), "--batch-size", "2", *known],
+        ["suggest", "--reference", str(sizes), "--batch-size", "2", "--target", str(sizes), *known],
+    ):
+        done = CliRunner().invoke(main, command)
+        assert done.exit_code == 0, done.stderr
+        assert "are of other graphs than the calibration: neighbors 12 instead of 4" in done.stderr

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -17,7 +17,7 @@ from nodebudget.cli.common import (
     quiet_option,
     say,
 )
-from nodebudget.cli.known import model_options, open_calibration
+from nodebudget.cli.known import measure_known, model_options, open_calibration
 from nodebudget.cli.progress import Steps
 
 if TYPE_CHECKING:
@@ -68,7 +68,9 @@ def command(
     if calibration is not None:
         known = open_calibration(calibration, workload=workload, allow_mismatch=allow_mismatch, quiet=quiet)
     with Steps(quiet=quiet) as steps:
-        found = compare(_measured(data, allow_pickle, steps), batch_size, calibration=known, seed=seed)
+        how = {"known": known, "quiet": quiet, "allow_pickle": allow_pickle}
+        calibrated = None if known is None else known.calibration
+        found = compare(_measured(data, steps, how), batch_size, calibration=calibrated, seed=seed)
     if plot is not None:
         from nodebudget.report.compare import draw_comparison
 
@@ -82,12 +84,10 @@ def command(
         say(compare_text(found))
 
 
-def _measured(data: tuple[str, ...], allow_pickle: bool, steps: Steps) -> list[tuple[str, SizeTable]]:
-    from nodebudget.measure import measure_path
-
+def _measured(data: tuple[str, ...], steps: Steps, how: dict[str, Any]) -> list[tuple[str, SizeTable]]:
     def measure(path: str) -> SizeTable:
         say = lambda done, total: steps.show(f"measuring {path}", done, total)  # noqa: E731
-        return measure_path(path, allow_pickle=allow_pickle, progress=say)
+        return measure_known(path, progress=say, **how)
 
     return [(name, measure(path)) for name, path in zip(_names(data), data, strict=True)]
 

@@ -3,17 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import click
 
-from nodebudget.cli.common import warnings_as_notes
+from nodebudget.cli.common import note, warnings_as_notes
 
 if TYPE_CHECKING:
     from nodebudget.costmodel import Calibration
+    from nodebudget.measure import GraphSettings
     from nodebudget.probe import Probe
+    from nodebudget.sizes import SizeTable
 
 F = TypeVar("F", bound=Callable[..., Any])
+
+
+class Known(NamedTuple):
+    """A calibration, and how alignn makes the graphs that are trained on; None where that is not known."""
+
+    calibration: Calibration
+    graphs: GraphSettings | None
 
 
 def mismatch_option(function: F) -> F:
@@ -27,7 +36,7 @@ def model_options(function: F) -> F:
     return click.option("--workload", help=text)(mismatch_option(function))
 
 
-def open_calibration(path: str, *, workload: str | None, allow_mismatch: bool, quiet: bool) -> Calibration:
+def open_calibration(path: str, *, workload: str | None, allow_mismatch: bool, quiet: bool) -> Known:
     """Read a calibration and note what differs here from where it was made.
 
     Args:
@@ -39,6 +48,7 @@ def open_calibration(path: str, *, workload: str | None, allow_mismatch: bool, q
     Raises:
         RecordError: It can't be read, or it is of another model.
     """
+    from nodebudget.applicable import graphs_of
     from nodebudget.costmodel import Calibration
 
     known = Calibration.load(path)
@@ -48,7 +58,31 @@ def open_calibration(path: str, *, workload: str | None, allow_mismatch: bool, q
 
         made = load_workload(workload, "cpu")
     check(known, workload=made, probe=_gpu(known), allow_mismatch=allow_mismatch, quiet=quiet)
-    return known
+    return Known(known, getattr(made, "graphs", None) or graphs_of(known))
+
+
+def measure_known(path: str, known: Known | None, *, quiet: bool, **how: Any) -> SizeTable:
+    """Measure a dataset with the graphs that are trained on, and note where sizes are of others.
+
+    Args:
+        path: Crystals, graphs or measured sizes.
+        known: The calibration that is used, if any.
+        quiet: Say nothing.
+        **how: As `nodebudget.measure.measure_path` takes them.
+    """
+    from nodebudget.applicable import other_graphs
+    from nodebudget.measure import measure_path
+
+    graphs = None if known is None else known.graphs
+    sizes = measure_path(path, graphs=graphs, **how)
+    different = other_graphs(sizes, graphs)
+    if different:
+        note(
+            f"nodebudget: the sizes in {path!r} are of other graphs than the calibration: {different}; "
+            "right if you train on these, else measure them again",
+            quiet=quiet,
+        )
+    return sizes
 
 
 def check(calibration: Calibration, *, workload: Any, probe: Probe | None, allow_mismatch: bool, quiet: bool) -> None:

@@ -50,12 +50,19 @@ Example:
 """
 
 
+#: Options that say how alignn makes graphs.
+_SETTINGS = ("strategy", "neighbors", "cutoff", "three_body_cutoff", "canonize")
+
+
 @click.command("measure", cls=Command, help=_HELP, short_help="Count nodes, edges and line-graph edges.")
 @click.argument("data", type=click.Path())
 @output_options("Write the sizes here: .npz, .csv or .parquet.")
 @click.option("--strategy", type=click.Choice(STRATEGIES), help="alignn's neighbor_strategy.  [default: k-nearest]")
 @click.option("--neighbors", type=int, help="alignn's max_neighbors.  [default: 12]")
 @click.option("--cutoff", type=float, help="alignn's cutoff, in Å.  [default: 8]")
+@click.option(
+    "--three-body-cutoff", type=float, help="alignn's three_body_cutoff, in Å, for pure_torch.  [default: the cutoff]"
+)
 @click.option("--canonize/--no-canonize", default=None, help="alignn's use_canonize.  [default: canonize]")
 @click.option("--alignn-config", type=click.Path(), help="Take these from alignn's config.json instead.")
 @click.option(
@@ -93,7 +100,7 @@ def command(
     **options: Any,
 ) -> None:
     """Count nodes, edges and line-graph edges of every crystal of DATA."""
-    given = {name: options.pop(name) for name in ("strategy", "neighbors", "cutoff", "canonize")}
+    given = {name: options.pop(name) for name in _SETTINGS}
     graphs = _settings(alignn_config, {name: value for name, value in given.items() if value is not None})
     table = _measure(data, graphs, {"output": output, "force": force, **options}, quiet)
     skipped = list(table.settings.get("skipped", ()))
@@ -113,7 +120,7 @@ def _settings(alignn_config: str | None, given: dict[str, Any]) -> GraphSettings
         return GraphSettings(**given) if given else None
     if given:
         raise InputError(
-            f"--alignn-config together with {', '.join(f'--{name}' for name in given)}",
+            f"--alignn-config together with {', '.join('--' + name.replace('_', '-') for name in given)}",
             hint="give the config or the single options",
         )
     return GraphSettings.from_alignn_config(alignn_config)

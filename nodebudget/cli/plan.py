@@ -16,7 +16,7 @@ from nodebudget.cli.common import (
     quiet_option,
     say,
 )
-from nodebudget.cli.known import model_options, open_calibration
+from nodebudget.cli.known import measure_known, model_options, open_calibration
 from nodebudget.errors import InputError
 from nodebudget.files import check_output
 from nodebudget.report.console import PlainConsole
@@ -98,14 +98,13 @@ def command(
     known = None
     if calibration is not None:
         known = open_calibration(calibration, workload=workload, allow_mismatch=allow_mismatch, quiet=quiet)
-    limits = _limits(caps, known, memory, capacity, quiet)
+    limits = _limits(caps, None if known is None else known.calibration, memory, capacity, quiet)
     if output is not None:
         _check(output, force)
-    from nodebudget.measure import measure_path
     from nodebudget.plan import make_plan
 
     plan = make_plan(
-        measure_path(data, allow_pickle=allow_pickle),
+        measure_known(data, known, quiet=quiet, allow_pickle=allow_pickle),
         limits,
         pack=pack,
         shuffle=shuffle,

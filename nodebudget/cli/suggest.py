@@ -8,11 +8,10 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from nodebudget.cli.common import Command, json_option, note, pickle_option, print_json, quiet_option, say
-from nodebudget.cli.known import model_options, open_calibration
+from nodebudget.cli.known import Known, measure_known, model_options, open_calibration
 from nodebudget.errors import InputError
 
 if TYPE_CHECKING:
-    from nodebudget.costmodel import Calibration
     from nodebudget.report.suggest import Answer
 
 
@@ -76,7 +75,7 @@ def _answers(
     reference: str,
     batch_size: int,
     targets: tuple[str, ...],
-    known: Calibration | None,
+    known: Known | None,
     risk: tuple[str | None, float],
     allow_pickle: bool,
     quiet: bool,
@@ -86,17 +85,19 @@ def _answers(
     from nodebudget.suggest import advise_learning_rate, largest_safe_batch_size, suggest_batch_size
 
     memory, probability = risk
-    first = _data(reference, allow_pickle)
+    how: dict[str, Any] = {"known": known, "quiet": quiet, "allow_pickle": allow_pickle}
+    calibration = None if known is None else known.calibration
+    first = _data(reference, **how)
     answers = []
     for target in targets:
-        sizes = _data(target, allow_pickle)
-        found = suggest_batch_size(first, batch_size, sizes, calibration=known)
+        sizes = _data(target, **how)
+        found = suggest_batch_size(first, batch_size, sizes, calibration=calibration)
         safe = None
-        if known is not None and memory is not None:
+        if calibration is not None and memory is not None:
             if not isinstance(sizes, SizeTable):
                 raise InputError(f"--memory with a mean of {target}", hint="name a dataset, whose sizes differ")
             note(f"simulating epochs of {target}", quiet=quiet)
-            safe = largest_safe_batch_size(sizes, known, memory, probability)
+            safe = largest_safe_batch_size(sizes, calibration, memory, probability)
         rate = advise_learning_rate(batch_size, found.batch_size)
         answers.append(Answer(_name(target), found, rate, safe))
     return answers
@@ -106,13 +107,9 @@ def _name(text: str) -> str:
     return text if _number(text) is not None else Path(text).stem or text
 
 
-def _data(text: str, allow_pickle: bool) -> Any:
+def _data(text: str, **how: Any) -> Any:
     number = _number(text)
-    if number is not None:
-        return number
-    from nodebudget.measure import measure_path
-
-    return measure_path(text, allow_pickle=allow_pickle)
+    return measure_known(text, **how) if number is None else number
 
 
 def _number(text: str) -> float | None:
