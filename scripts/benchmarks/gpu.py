@@ -17,9 +17,7 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import pickle
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -27,7 +25,20 @@ from typing import Any
 
 import numpy as np
 import torch
-from survival import MIB, SETTINGS, STAND_IN, Batches, Bench, clear, device_for, least_device, level, orders
+from survival import (
+    MIB,
+    SETTINGS,
+    STAND_IN,
+    Batches,
+    Bench,
+    clear,
+    device_for,
+    in_own_process,
+    least_device,
+    level,
+    orders,
+    outcome,
+)
 
 from nodebudget import Calibration
 from nodebudget.measure import measure_dataset, open_data
@@ -130,14 +141,6 @@ def run(options: argparse.Namespace, setting: str) -> dict[str, Any]:
     return {"epochs": found, "memory": memory, "on_that_memory": rows}
 
 
-def in_own_process(setting: str) -> dict[str, Any]:
-    """Run with a setting of the allocator, which it reads once."""
-    environment = {**os.environ, "PYTORCH_ALLOC_CONF": SETTINGS[setting], "TORCH_CPP_LOG_LEVEL": "ERROR"}
-    command = [sys.executable, "-W", "ignore", __file__, *sys.argv[1:], "--setting", setting]
-    done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=True)
-    return json.loads(done.stdout)
-
-
 def text(result: dict[str, Any]) -> str:
     """Lay it out, MiB and ms."""
     where = f"{result['where']} (torch {result['torch']})"
@@ -159,10 +162,7 @@ def text(result: dict[str, Any]) -> str:
     lines += ["", f"{'setting':12}{'order':16}{'memory':>8}{'reserved':>10}{'used':>8}  retries"]
     for setting, found in result["settings"].items():
         for row in found["on_that_memory"]:
-            memory = found["memory"]
-            cells = f"{memory / MIB:8.0f}{row['reserved'] / MIB:10.0f}{row['reserved'] / memory:8.1%}"
-            end = f"{row['retries']:9}" if row["survived"] else "  out of memory"
-            lines.append(f"{setting:12}{row['order']:16}{cells}{end}")
+            lines.append(f"{setting:12}{row['order']:16}{outcome(row, found['memory'])}")
     return "\n".join(lines)
 
 
@@ -192,7 +192,7 @@ def main() -> None:
     if options.setting:
         print(json.dumps(run(options, options.setting)))
         return
-    found = {setting: in_own_process(setting) for setting in SETTINGS}
+    found = {setting: in_own_process(setting, __file__) for setting in SETTINGS}
     result = {
         "where": "the stub device" if STAND_IN else torch.cuda.get_device_name(),
         "torch": torch.__version__,

@@ -187,14 +187,20 @@ def planned(options: argparse.Namespace, setting: str) -> list[dict[str, Any]]:
     return rows
 
 
-def in_own_process(setting: str) -> dict[str, Any]:
-    """Run with a setting of the allocator, which it reads once."""
+def in_own_process(setting: str, script: str = __file__) -> dict[str, Any]:
+    """Run a script like this one with a setting of the allocator, which it reads once."""
     environment = {**os.environ, "PYTORCH_ALLOC_CONF": SETTINGS[setting]}
     # The allocator warns of each refusal; they are what is looked for.
     environment["TORCH_CPP_LOG_LEVEL"] = "ERROR"
-    command = [sys.executable, "-W", "ignore", __file__, *sys.argv[1:], "--setting", setting]
+    command = [sys.executable, "-W", "ignore", script, *sys.argv[1:], "--setting", setting]
     done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=True)
     return json.loads(done.stdout)
+
+
+def outcome(row: dict[str, Any], memory: int) -> str:
+    """Lay out how an epoch went on so much memory."""
+    cells = f"{memory / MIB:8.0f}{row['reserved'] / MIB:10.0f}{row['reserved'] / memory:8.1%}"
+    return cells + (f"{row['retries']:9}" if row["survived"] else "  out of memory")
 
 
 def text(result: dict[str, Any]) -> str:
@@ -209,9 +215,7 @@ def text(result: dict[str, Any]) -> str:
     lines += ["", f"{'setting':12}{'dataset':10}{'order':16}{'memory':>8}{'reserved':>10}{'used':>8}  retries"]
     for setting, found in result["settings"].items():
         for row in found["planned"]:
-            cells = f"{row['memory'] / MIB:8.0f}{row['reserved'] / MIB:10.0f}{row['reserved'] / row['memory']:8.1%}"
-            end = f"{row['retries']:9}" if row["survived"] else "  out of memory"
-            lines.append(f"{setting:12}{row['dataset']:10}{row['order']:16}{cells}{end}")
+            lines.append(f"{setting:12}{row['dataset']:10}{row['order']:16}{outcome(row, row['memory'])}")
     return "\n".join(lines)
 
 
