@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from scipy.stats import beta, norm
+from scipy.special import betaincinv, ndtri
 
 from nodebudget.budget import Limits
 from nodebudget.costmodel import Calibration
@@ -193,7 +193,7 @@ class _Search:
 
     def fits_if_normal(self, batch_size: int) -> bool:
         """Tell whether a batch size would stand if totals were normal."""
-        sure = norm.ppf((1 - self._risk) ** (1 / max(len(self.values) // batch_size, 1)))
+        sure = ndtri((1 - self._risk) ** (1 / max(len(self.values) // batch_size, 1)))
         columns = (moments(column, batch_size) for column in self.values.T)
         return all(mean + sure * std <= room for (mean, std), room in zip(columns, self._rooms, strict=True))
 
@@ -216,7 +216,7 @@ class _Search:
 
 def _upper(failures: int, epochs: int) -> float:
     """Return the Clopper-Pearson upper bound on a probability."""
-    return 1.0 if failures == epochs else float(beta.ppf(_CONFIDENCE, failures + 1, epochs - failures))
+    return 1.0 if failures == epochs else float(betaincinv(failures + 1, epochs - failures, _CONFIDENCE))
 
 
 def _last_true(holds: Callable[[int], bool], most: int) -> int:

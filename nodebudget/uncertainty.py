@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from scipy.stats import t as student
+from scipy.special import stdtrit
 
 Floats = npt.NDArray[np.float64]
 
@@ -100,7 +100,7 @@ class Bound:
         if self.n == 0:
             return np.zeros(np.shape(bytes_))
         spread = max(self.spread, _LEAST_SPREAD)
-        sure = float(student.ppf(quantile, self.n)) * spread * (1 + 1 / self.n) ** 0.5
+        sure = float(stdtrit(self.n, quantile)) * spread * (1 + 1 / self.n) ** 0.5
         beyond = np.maximum(np.asarray(bytes_, dtype=np.float64) / max(self.reach, 1.0), 1.0)
         return np.asarray(sure * beyond, dtype=np.float64)
 

@@ -1,8 +1,10 @@
 """Calibrating: with a script, and for real."""
 
+import gc
 import json
 import subprocess
 import sys
+import weakref
 from pathlib import Path
 
 import pytest
@@ -114,6 +116,52 @@ def test_running_out_of_memory_is_recorded_and_nothing_larger_is_tried():
     assert calibration.predict_bytes(**SIZES.totals([0, 1, 2])) == pytest.approx(
         1e6 * SIZES.totals([0, 1, 2])["nodes"], rel=0.05
     )
+
+
+class Cycle:
+    """Garbage that only a collection finds."""
+
+    def __init__(self):
+        self.me = self
+
+
+def test_cycles_that_a_step_leaves_are_gone_before_the_next():
+    workload = Counting(torch.device("cpu"))
+    left, made = [], []
+
+    class Littering(LinearProbe):
+        def release(self):
+            gc.collect()  # as every device's probe does
+
+        def measure(self, run):
+            left.append(sum(reference() is not None for reference in made))
+            cycle = Cycle()
+            made.append(weakref.ref(cycle))
+            del cycle
+            return super().measure(run)
+
+    gc.disable()  # so that nobody else collects them
+    try:
+        calibrate(workload, CRYSTALS, SIZES, Littering(workload), effort=EFFORT)
+    finally:
+        gc.enable()
+    # The two steps that warm up are not followed by a release.
+    assert left[:3] == [0, 1, 2]
+    assert set(left[4:]) == {0}
+
+
+@pytest.mark.parametrize("frozen", [False, True])
+def test_what_the_caller_froze_stays_frozen(frozen):
+    workload, probe = scripted()
+    if frozen:
+        gc.freeze()
+    before = gc.get_freeze_count()
+    try:
+        calibrate(workload, CRYSTALS, SIZES, probe, effort=EFFORT)
+        assert (gc.get_freeze_count() > 0) is frozen
+        assert before == 0 or gc.get_freeze_count() > 0.9 * before
+    finally:
+        gc.unfreeze()
 
 
 def test_not_even_the_smallest_step_fits():
