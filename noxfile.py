@@ -31,28 +31,28 @@ APART = "tests/extras"
 EXTRAS = {
     "structures": [],
     "dgl": [],
-    "alignn-pure": ["tests/test_workload_pure.py"],
+    "alignn-pure": ["tests/workloads/test_alignn_pure.py"],
     "alignn": [],
     "pyg": [],
     "parquet": [],
     "dask": [],
     "plot": [],
     "report": [],
-    "lightning": ["tests/test_integrations_trainers.py"],
-    "transformers": ["tests/test_integrations_trainers.py"],
+    "lightning": ["tests/integrations/test_trainers.py"],
+    "transformers": ["tests/integrations/test_trainers.py"],
 }
 
 #: Tests of what another Python, PyTorch or numpy could change; they need no extra.
 NUMBERS = [
-    "tests/test_records.py",
-    "tests/test_foundations.py",
-    "tests/test_packing_laws.py",
-    "tests/test_plan.py",
-    "tests/test_sampler_laws.py",
-    "tests/test_costmodel.py",
-    "tests/test_budget.py",
-    "tests/test_probe.py",
-    "tests/test_allocator.py",
+    "tests/utils/test_records.py",
+    "tests/utils/test_foundations.py",
+    "tests/sampling/test_packing_laws.py",
+    "tests/sampling/test_plan.py",
+    "tests/sampling/test_sampler_laws.py",
+    "tests/calibration/test_memory_model.py",
+    "tests/sampling/test_budget.py",
+    "tests/profiling/test_probe.py",
+    "tests/profiling/test_cuda_allocator.py",
 ]
 
 #: The lowest versions that pyproject.toml allows, with the oldest PyTorch that nodebudget runs with.

@@ -30,7 +30,7 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
+sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "fixtures")]
 
 #: Seconds and MiB that an input may take.
 SLOW, MEMORY = 10, 3072
@@ -130,7 +130,8 @@ def child(name: str, runs: int, findings: Path, status: Path, seed: int) -> None
     warnings.simplefilter("ignore")
     with atheris.instrument_imports(include=["nodebudget", "jarvis.io.vasp.inputs", "jarvis.core.atoms"]):
         target = Target(name, runs, findings, status)
-        from hostile import CORPUS, READERS
+        from hostile import READERS
+        from paths import CORPUS
 
         seeds = READERS[name].seeds()
         # What is imported on the way is instrumented too.

@@ -7,8 +7,8 @@ import os
 
 import click
 
-from nodebudget import __version__
 from nodebudget.cli.common import refuse_usage
+from nodebudget.utils.version import __version__
 
 #: Command → the module that holds it, as an attribute of the name `command`.
 _COMMANDS = {

@@ -47,9 +47,9 @@ def command(
     Example:
       nodebudget breakdown --device cpu --data crystals.json --batch-size 16 --plot step.png
     """
-    from nodebudget.files import write_whole
-    from nodebudget.probe import open_probe
-    from nodebudget.totals import check_batch_size
+    from nodebudget.analysis.batch_statistics import check_batch_size
+    from nodebudget.profiling.open import open_probe
+    from nodebudget.utils.files import write_whole
 
     check_batch_size(batch_size)
     if plot is not None:
@@ -74,10 +74,11 @@ def command(
 
 
 def _run(workload: str, data: str, probe: Any, batch_size: int, seed: int, steps: Steps) -> tuple[Any, Any]:
-    from nodebudget.breakdown import break_down, check_counts, choose_batches
+    from nodebudget.analysis.breakdown import break_down, check_counts, choose_batches
+    from nodebudget.datasets.measure import measure_dataset
+    from nodebudget.datasets.readers.open_dataset import open_data
     from nodebudget.errors import InputError
-    from nodebudget.measure import measure_dataset, open_data
-    from nodebudget.workload import load_workload
+    from nodebudget.workloads.registry import load_workload
 
     opened = open_data(data)
     if opened.kind == "sizes":

@@ -23,7 +23,7 @@ from nodebudget.cli.common import (
 )
 from nodebudget.cli.devices import device_options, resolve_device
 from nodebudget.cli.progress import Steps
-from nodebudget.units import parse_bytes
+from nodebudget.utils.byte_units import parse_bytes
 
 
 @click.command("calibrate", cls=Command)
@@ -81,10 +81,10 @@ def command(
     Example:
       nodebudget calibrate --device cpu --workload configs/alignn.toml --data crystals.json -o cal.json
     """
-    from nodebudget.calibrate import Effort
+    from nodebudget.calibration.calibrate import CalibrationConfig
     from nodebudget.errors import InputError
-    from nodebudget.files import check_output
-    from nodebudget.probe import open_probe
+    from nodebudget.profiling.open import open_probe
+    from nodebudget.utils.files import check_output
 
     if output is not None:
         check_output(output, force=force)
@@ -94,7 +94,7 @@ def command(
     capacity = None if predict_gpu is None else parse_bytes(predict_gpu)
     if capacity is not None and place != "cpu":
         raise InputError("--predict-gpu on a GPU", hint="it goes with --device cpu; here the GPU is measured")
-    effort = Effort(probes=probes, largest=largest, seed=seed)
+    effort = CalibrationConfig(probes=probes, largest=largest, seed=seed)
     probe = open_probe(place)
     # What was measured stays beside the output until that is written.
     journal = None if output is None else f"{output}.probes.jsonl"
@@ -112,7 +112,7 @@ def command(
 
 
 def _show(calibration: Any, sizes: Any, batch_size: int, capacity: int | None, as_json: bool) -> None:
-    from nodebudget.capacity import SETTINGS, device_budget
+    from nodebudget.analysis.device_budget import SETTINGS, device_budget
     from nodebudget.report.text import budget_text, calibration_text
 
     budgets = [] if capacity is None else [device_budget(capacity, calibration, setting=name) for name in SETTINGS]
@@ -137,12 +137,12 @@ def _run(
 ) -> tuple[Any, Any]:
     from torch.utils.data import Subset
 
-    from nodebudget.calibrate import calibrate
-    from nodebudget.capacity import with_overheads
+    from nodebudget.analysis.device_budget import with_overheads
+    from nodebudget.calibration.calibrate import calibrate
     from nodebudget.cli.measuring import measure_for
+    from nodebudget.datasets.readers.open_dataset import open_data
     from nodebudget.errors import InputError
-    from nodebudget.measure import open_data
-    from nodebudget.workload import load_workload
+    from nodebudget.workloads.registry import load_workload
 
     opened = open_data(data, allow_pickle=how["allow_pickle"])
     if opened.kind == "sizes":
@@ -192,6 +192,6 @@ def _interrupts_named(journal: str | None, quiet: bool) -> Iterator[None]:
 
 
 def _as_record(calibration: Any) -> dict[str, Any]:
-    from nodebudget.costmodel import KIND, SCHEMA_VERSION
+    from nodebudget.calibration.memory_model import KIND, SCHEMA_VERSION
 
     return {"kind": KIND, "schema_version": SCHEMA_VERSION, **calibration.to_dict()}

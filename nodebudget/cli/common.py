@@ -89,11 +89,11 @@ def check_picture(path: str, *, force: bool) -> None:
     """Make sure, before the work starts, that a picture can be drawn there.
 
     Raises:
-        InputError: See `nodebudget.files.check_output`.
+        InputError: See `nodebudget.utils.files.check_output`.
         MissingError: matplotlib is not there.
     """
-    from nodebudget.files import check_output
-    from nodebudget.frameworks import require
+    from nodebudget.utils.files import check_output
+    from nodebudget.utils.optional_imports import require
 
     check_output(path, force=force)
     require("matplotlib")

@@ -21,7 +21,7 @@ from nodebudget.cli.known import measure_known, model_options, open_calibration
 from nodebudget.cli.progress import Steps
 
 if TYPE_CHECKING:
-    from nodebudget.sizes import SizeTable
+    from nodebudget.datasets.size_table import SizeTable
 
 
 @click.command("compare", cls=Command)
@@ -57,9 +57,9 @@ def command(
     Example:
       nodebudget compare a.json b.json --batch-size 64 --plot sizes.png
     """
-    from nodebudget.compare import compare
-    from nodebudget.files import write_whole
-    from nodebudget.totals import check_batch_size
+    from nodebudget.analysis.batch_statistics import check_batch_size
+    from nodebudget.analysis.dataset_comparison import compare
+    from nodebudget.utils.files import write_whole
 
     check_batch_size(batch_size)
     if plot is not None:

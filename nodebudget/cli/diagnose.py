@@ -70,14 +70,15 @@ def _refuse(given: dict[str, Any], hint: str) -> None:
 
 
 def _compare(paths: tuple[str, str], of: tuple[str | None, str | None], calibration: str | None, as_json: bool) -> None:
-    from nodebudget.diagnose import diagnose, read_run
-    from nodebudget.measure import open_data
+    from nodebudget.analysis.run_diff.diff import diagnose
+    from nodebudget.analysis.run_diff.runs import read_run
+    from nodebudget.datasets.readers.open_dataset import open_data
 
     known = None
     runs = [read_run(path) for path in paths]
     data = [None if path is None else open_data(path) for path in of]
     if calibration is not None:
-        from nodebudget.costmodel import Calibration
+        from nodebudget.calibration.memory_model import Calibration
 
         known = Calibration.load(calibration)
     found = diagnose(*runs, data_a=data[0], data_b=data[1], calibration=known)
@@ -90,7 +91,7 @@ def _compare(paths: tuple[str, str], of: tuple[str | None, str | None], calibrat
 
 
 def _experiment(options: dict[str, Any], as_json: bool, quiet: bool) -> None:
-    from nodebudget.experiment import Options, run_experiment
+    from data_loading import Options, run_experiment
 
     device = resolve_device(options.pop("gpu", None), options.pop("device", None), prefer_gpu=True)
     path = options.pop("data", None)
@@ -100,17 +101,17 @@ def _experiment(options: dict[str, Any], as_json: bool, quiet: bool) -> None:
     if as_json:
         print_json(found.to_dict())
     else:
-        from nodebudget.report.experiment import experiment_text
+        from data_loading.report import experiment_text
 
         say(experiment_text(found))
 
 
 def _crystals(path: str | None) -> Any:
     if path is None:
-        from nodebudget.prototypes import prototype_datasets
+        from nodebudget.datasets.example_crystals import prototype_datasets
 
         return [crystal for crystals in prototype_datasets().values() for crystal in crystals]
-    from nodebudget.measure import open_data
+    from nodebudget.datasets.readers.open_dataset import open_data
 
     data = open_data(path)
     if data.kind != "crystals":

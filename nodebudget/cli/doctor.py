@@ -9,7 +9,7 @@ import click
 from nodebudget.cli.common import Command, json_option, print_json, quiet_option, say
 
 if TYPE_CHECKING:
-    from nodebudget.doctor import Examination
+    from nodebudget.analysis.environment import Examination
 
 
 @click.command("doctor", cls=Command)
@@ -24,7 +24,7 @@ def command(as_json: bool, quiet: bool) -> None:
     Example:
       nodebudget doctor
     """
-    from nodebudget.doctor import examine
+    from nodebudget.analysis.environment import examine
 
     found = examine()
     if as_json:

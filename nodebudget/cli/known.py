@@ -10,10 +10,10 @@ import click
 from nodebudget.cli.common import note, warnings_as_notes
 
 if TYPE_CHECKING:
-    from nodebudget.costmodel import Calibration
-    from nodebudget.measure import GraphSettings
-    from nodebudget.probe import Probe
-    from nodebudget.sizes import SizeTable
+    from nodebudget.calibration.memory_model import Calibration
+    from nodebudget.datasets.graph_settings import GraphSettings
+    from nodebudget.datasets.size_table import SizeTable
+    from nodebudget.profiling.probe import Probe
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -48,13 +48,13 @@ def open_calibration(path: str, *, workload: str | None, allow_mismatch: bool, q
     Raises:
         RecordError: It can't be read, or it is of another model.
     """
-    from nodebudget.applicable import graphs_of
-    from nodebudget.costmodel import Calibration
+    from nodebudget.calibration.compatibility import graphs_of
+    from nodebudget.calibration.memory_model import Calibration
 
     known = Calibration.load(path)
     made = None
     if workload is not None:
-        from nodebudget.workload import load_workload
+        from nodebudget.workloads.registry import load_workload
 
         made = load_workload(workload, "cpu")
     check(known, workload=made, probe=_gpu(known), allow_mismatch=allow_mismatch, quiet=quiet)
@@ -68,10 +68,10 @@ def measure_known(path: str, known: Known | None, *, quiet: bool, **how: Any) ->
         path: Crystals, graphs or measured sizes.
         known: The calibration that is used, if any.
         quiet: Say nothing.
-        **how: As `nodebudget.measure.measure_path` takes them.
+        **how: As `nodebudget.datasets.measure.measure_path` takes them.
     """
-    from nodebudget.applicable import other_graphs
-    from nodebudget.measure import measure_path
+    from nodebudget.calibration.compatibility import other_graphs
+    from nodebudget.datasets.measure import measure_path
 
     graphs = None if known is None else known.graphs
     sizes = measure_path(path, graphs=graphs, **how)
@@ -91,7 +91,7 @@ def check(calibration: Calibration, *, workload: Any, probe: Probe | None, allow
     Raises:
         RecordError: It was made for another model.
     """
-    from nodebudget.applicable import check_applicable
+    from nodebudget.calibration.compatibility import check_applicable
 
     with warnings_as_notes(quiet=quiet):
         check_applicable(calibration, workload=workload, probe=probe, allow_mismatch=allow_mismatch)
@@ -104,6 +104,6 @@ def _gpu(calibration: Calibration) -> Probe | None:
         return None
     import torch
 
-    from nodebudget.probe import open_probe
+    from nodebudget.profiling.open import open_probe
 
     return open_probe("cuda:0") if torch.cuda.is_available() else None

@@ -20,11 +20,11 @@ from nodebudget.cli.common import (
     progress,
     quiet_option,
 )
+from nodebudget.datasets.graph_settings import STRATEGIES, GraphSettings
+from nodebudget.datasets.size_table import SizeTable
 from nodebudget.errors import InputError, printable
-from nodebudget.measure.settings import STRATEGIES, GraphSettings
 from nodebudget.report.console import PlainConsole
-from nodebudget.sizes import SizeTable
-from nodebudget.units import parse_bytes
+from nodebudget.utils.byte_units import parse_bytes
 
 #: From so many crystals on, starting processes costs less than they save.
 _MANY = 20_000
@@ -128,9 +128,9 @@ def _settings(alignn_config: str | None, given: dict[str, Any]) -> GraphSettings
 
 def _measure(path: str, graphs: GraphSettings | None, options: dict[str, Any], quiet: bool) -> SizeTable:
     # Only now, so that --help and wrong options don't wait for the readers.
-    from nodebudget.measure.dask import dask_executor
-    from nodebudget.measure.readers import open_source
-    from nodebudget.measure.stored import Options, measure_source
+    from nodebudget.datasets.dask_executor import dask_executor
+    from nodebudget.datasets.measure_path import Options, measure_source
+    from nodebudget.datasets.readers.open_dataset import open_source
 
     bounds = _bounds(options.pop("max_record"), options.pop("max_expansion"))
     address, workers = options.pop("dask"), options.pop("workers")
@@ -167,7 +167,7 @@ def _measure(path: str, graphs: GraphSettings | None, options: dict[str, Any], q
 
 
 def _bounds(record: str | None, expansion: float | None) -> Any:
-    from nodebudget.measure import Bounds
+    from nodebudget.datasets.read_limits import Bounds
 
     given: dict[str, Any] = {} if record is None else {"record": parse_bytes(record)}
     if expansion is not None:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from nodebudget.measure import Data, measure_dataset, measure_path
-from nodebudget.sizes import SizeTable
-from nodebudget.workload import Workload
+from nodebudget.datasets.measure import measure_dataset, measure_path
+from nodebudget.datasets.readers.open_dataset import Data
+from nodebudget.datasets.size_table import SizeTable
+from nodebudget.workloads.protocol import Workload
 
 
 def measure_for(workload: Workload, path: str, opened: Data, **how: Any) -> SizeTable:
@@ -16,7 +17,7 @@ def measure_for(workload: Workload, path: str, opened: Data, **how: Any) -> Size
         workload: What is trained.
         path: Where the dataset is.
         opened: The same, opened.
-        **how: As `nodebudget.measure.measure_path` takes them.
+        **how: As `nodebudget.datasets.measure.measure_path` takes them.
 
     Raises:
         InputError: It can't be measured.

@@ -13,7 +13,7 @@ import click
 from nodebudget.cli.common import Command, json_option, print_json, quiet_option, say
 
 if TYPE_CHECKING:
-    from nodebudget.monitor import Run, RunReader
+    from nodebudget.monitor.log_reader import Run, RunReader
 
 #: Seconds between two looks at the log.
 _PAUSE = 0.5
@@ -37,9 +37,10 @@ Example:
 @quiet_option
 def command(run: str, follow: bool, capacity: str | None, as_json: bool, quiet: bool) -> None:
     """Show a run."""
-    from nodebudget.monitor import RunReader, summarize
+    from nodebudget.monitor.log_reader import RunReader
+    from nodebudget.monitor.summary import summarize
     from nodebudget.report.run import run_text
-    from nodebudget.units import parse_bytes
+    from nodebudget.utils.byte_units import parse_bytes
 
     room = None if capacity is None else parse_bytes(capacity)
     reader = RunReader(run)
@@ -97,7 +98,7 @@ def _lives(pid: int) -> bool:
 
 def _gpu(run: Run) -> Callable[[], str | None]:
     """Return what asks the driver about the run's GPU, if it is of this machine and pynvml is there."""
-    from nodebudget.frameworks import require
+    from nodebudget.utils.optional_imports import require
 
     uuid = run.header.get("device", {}).get("uuid")
     if not uuid or run.header.get("host") != platform.node():
@@ -111,7 +112,7 @@ def _gpu(run: Run) -> Callable[[], str | None]:
         return lambda: None
 
     def ask() -> str | None:
-        from nodebudget.units import format_bytes
+        from nodebudget.utils.byte_units import format_bytes
 
         try:
             memory = pynvml.nvmlDeviceGetMemoryInfo(handle)

@@ -18,14 +18,14 @@ from nodebudget.cli.common import (
 )
 from nodebudget.cli.known import measure_known, model_options, open_calibration
 from nodebudget.errors import InputError
-from nodebudget.files import check_output
 from nodebudget.report.console import PlainConsole
-from nodebudget.units import format_bytes, parse_bytes
+from nodebudget.utils.byte_units import format_bytes, parse_bytes
+from nodebudget.utils.files import check_output
 
 if TYPE_CHECKING:
-    from nodebudget.budget import Limits
-    from nodebudget.costmodel import Calibration
-    from nodebudget.plan import Plan
+    from nodebudget.calibration.memory_model import Calibration
+    from nodebudget.sampling.budget import Budget
+    from nodebudget.sampling.plan import Plan
 
 _HELP = """Pack DATA into batches that keep to a budget, and say how even they are.
 
@@ -101,7 +101,7 @@ def command(
     limits = _limits(caps, None if known is None else known.calibration, memory, capacity, quiet)
     if output is not None:
         _check(output, force)
-    from nodebudget.plan import make_plan
+    from nodebudget.sampling.planner import make_plan
 
     plan = make_plan(
         measure_known(data, known, quiet=quiet, allow_pickle=allow_pickle),
@@ -124,8 +124,8 @@ def command(
 
 def _limits(
     caps: dict[str, Any], known: Calibration | None, memory: str | None, capacity: str | None, quiet: bool
-) -> Limits:
-    from nodebudget.budget import Limits
+) -> Budget:
+    from nodebudget.sampling.budget import Budget
 
     for name, value in caps.items():
         # click reads 1e6 as a float; what is no whole number is refused with the rest.
@@ -135,7 +135,7 @@ def _limits(
         _warn(known, memory or capacity, quiet)
     given = {f"max_{name}": value for name, value in caps.items()}
     room = memory if capacity is None else _room(capacity, memory, known, quiet)
-    return Limits.make(**given, calibration=known, memory=room)
+    return Budget.make(**given, calibration=known, memory=room)
 
 
 def _warn(known: Calibration, memory: str | None, quiet: bool) -> None:
@@ -145,7 +145,7 @@ def _warn(known: Calibration, memory: str | None, quiet: bool) -> None:
 
 
 def _room(capacity: str, memory: str | None, known: Calibration | None, quiet: bool) -> int:
-    from nodebudget.capacity import device_budget
+    from nodebudget.analysis.device_budget import device_budget
     from nodebudget.report.text import budget_text
 
     if memory is not None or known is None:

@@ -10,7 +10,7 @@ import click
 from nodebudget.cli.common import Command, json_option, note, print_json, quiet_option, say, warnings_as_notes
 from nodebudget.cli.devices import device_options, resolve_device
 from nodebudget.cli.progress import Steps
-from nodebudget.units import format_bytes, parse_bytes
+from nodebudget.utils.byte_units import format_bytes, parse_bytes
 
 
 @click.command("quickstart", cls=Command)
@@ -46,7 +46,7 @@ def command(
     Example:
       nodebudget quickstart -o nodebudget-quickstart
     """
-    from nodebudget.quickstart import Options, run_quickstart
+    from nodebudget.analysis.quickstart import Options, run_quickstart
 
     options = Options(
         folder=Path(folder),

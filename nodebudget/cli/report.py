@@ -40,11 +40,11 @@ def command(
     quiet: bool,
 ) -> None:
     """Write a page."""
-    from nodebudget.files import check_output, write_whole
-    from nodebudget.report.page import make_page
-    from nodebudget.report.page.render import printable
-    from nodebudget.report.page.words import LEVELS
-    from nodebudget.units import parse_bytes
+    from nodebudget.report.html import make_page
+    from nodebudget.report.html.render import printable
+    from nodebudget.report.html.words import LEVELS
+    from nodebudget.utils.byte_units import parse_bytes
+    from nodebudget.utils.files import check_output, write_whole
 
     target = output or (None if as_json else _DEFAULT)
     if target is not None:

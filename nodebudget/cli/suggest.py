@@ -80,9 +80,10 @@ def _answers(
     allow_pickle: bool,
     quiet: bool,
 ) -> list[Answer]:
+    from nodebudget.analysis.equivalent_batch_size import advise_learning_rate, suggest_batch_size
+    from nodebudget.analysis.safe_batch_size import largest_safe_batch_size
+    from nodebudget.datasets.size_table import SizeTable
     from nodebudget.report.suggest import Answer
-    from nodebudget.sizes import SizeTable
-    from nodebudget.suggest import advise_learning_rate, largest_safe_batch_size, suggest_batch_size
 
     memory, probability = risk
     how: dict[str, Any] = {"known": known, "quiet": quiet, "allow_pickle": allow_pickle}

@@ -73,18 +73,18 @@ def command(
     Example:
       nodebudget tune --device cpu --data crystals.json --calibration cal.json --memory 4GiB --plot tune.png
     """
-    from nodebudget.costmodel import Calibration
-    from nodebudget.files import check_output
-    from nodebudget.probe import open_probe
-    from nodebudget.tune import Effort
-    from nodebudget.units import parse_bytes
+    from nodebudget.analysis.tune import TuneConfig
+    from nodebudget.calibration.memory_model import Calibration
+    from nodebudget.profiling.open import open_probe
+    from nodebudget.utils.byte_units import parse_bytes
+    from nodebudget.utils.files import check_output
 
     if output is not None:
         check_output(output, force=force)
     if plot is not None:
         check_picture(plot, force=force)
     place = resolve_device(gpu, device)
-    effort = Effort(budgets, batches, repeats, longest, seed)
+    effort = TuneConfig(budgets, batches, repeats, longest, seed)
     known = Calibration.load(calibration)
     room = None if memory is None else parse_bytes(memory)
     probe = open_probe(place)
@@ -102,7 +102,7 @@ def command(
 
 
 def _workload(spec: str, place: str, calibration: Any, probe: Any, *, allow_mismatch: bool, quiet: bool) -> Any:
-    from nodebudget.workload import load_workload
+    from nodebudget.workloads.registry import load_workload
 
     made = load_workload(spec, place)
     check(calibration, workload=made, probe=probe, allow_mismatch=allow_mismatch, quiet=quiet)
@@ -119,11 +119,11 @@ def _run(
     effort: Any,
     steps: Steps,
 ) -> Any:
+    from nodebudget.analysis.tune import tune
     from nodebudget.cli.measuring import measure_for
+    from nodebudget.datasets.readers.open_dataset import open_data
     from nodebudget.errors import InputError
-    from nodebudget.measure import open_data
-    from nodebudget.record import provenance
-    from nodebudget.tune import tune
+    from nodebudget.utils.records import provenance
 
     opened = open_data(data, allow_pickle=allow_pickle)
     if opened.kind == "sizes":
@@ -153,13 +153,13 @@ def _run(
 
 def _write(advice: Any, output: str | None, plot: str | None, *, force: bool, quiet: bool) -> None:
     if output is not None:
-        from nodebudget.record import write_record
+        from nodebudget.utils.records import write_record
 
         write_record(output, "nodebudget.tune", 1, advice.to_dict(), force=force)
         note(f"written: {output}", quiet=quiet)
     if plot is not None:
-        from nodebudget.files import write_whole
         from nodebudget.report.curves import draw_curve
+        from nodebudget.utils.files import write_whole
 
         device = advice.context["device"]
         caption = f"{advice.context['workload']}, timed on {device['device']} ({device['name']})"

@@ -1,1 +1,1 @@
-"""Budget batches in other people's training loops."""
+"""Other people's training loops: alignn, Lightning, Hugging Face's Trainer."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from nodebudget.sampler import NodeBudgetSampler
+from nodebudget.sampling.sampler import NodeBudgetSampler
 
 
 class AdvancingSampler(NodeBudgetSampler):

@@ -22,13 +22,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from torch.utils.data import DataLoader
 
+from nodebudget.datasets.measure import measure_dataset
+from nodebudget.datasets.size_table import SizeTable
 from nodebudget.errors import InputError
 from nodebudget.integrations.advancing import AdvancingSampler
-from nodebudget.sampler import NodeBudgetSampler
-from nodebudget.sizes import SizeTable
+from nodebudget.sampling.sampler import NodeBudgetSampler
 
 if TYPE_CHECKING:
-    from nodebudget.costmodel import Calibration
+    from nodebudget.calibration.memory_model import Calibration
 
 _log = logging.getLogger("nodebudget")
 
@@ -172,7 +173,7 @@ def _check_ids(name: str, dataset: Any) -> None:
 
 def _counted(dataset: Any, sizes: SizeTable | None, name: str) -> SizeTable:
     if sizes is None:
-        sizes = SizeTable.from_dataset(dataset)
+        sizes = measure_dataset(dataset)
     if len(sizes) != len(dataset):
         raise InputError(
             f"{name}_sizes has {len(sizes)} rows", limit=f"the dataset has {len(dataset)} graphs", hint="measure again"

@@ -5,8 +5,8 @@ from __future__ import annotations
 import sys
 from typing import Any
 
-from nodebudget.frameworks import require
-from nodebudget.monitor import MemoryMonitor
+from nodebudget.monitor.monitor import MemoryMonitor
+from nodebudget.utils.optional_imports import require
 
 
 def lightning_callback(monitor: MemoryMonitor) -> Any:

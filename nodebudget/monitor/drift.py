@@ -6,9 +6,9 @@ import itertools
 from collections import deque
 from statistics import median
 
-from nodebudget.costmodel import SURE, Calibration
+from nodebudget.calibration.memory_model import SURE, Calibration
 from nodebudget.monitor.meters import Reading
-from nodebudget.units import format_bytes
+from nodebudget.utils.byte_units import format_bytes
 
 #: Steps that allocate what stays (gradients, optimizer state, workspaces) are not held against anything.
 WARM_UP = 2

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from nodebudget.errors import InputError
-from nodebudget.files import check_output
+from nodebudget.utils.files import check_output
 
 KIND = "nodebudget.run"
 SCHEMA_VERSION = 1

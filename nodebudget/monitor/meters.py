@@ -11,8 +11,8 @@ from typing import Any, Protocol
 
 import torch
 
-from nodebudget.probe.cuda import counters
-from nodebudget.probe.trace import memory_profiler, peak_of, read_blocks
+from nodebudget.profiling.cpu_trace import memory_profiler, peak_of, read_blocks
+from nodebudget.profiling.cuda import counters
 
 
 @dataclass(frozen=True)

@@ -12,20 +12,20 @@ from typing import Any, TypeVar, cast
 
 import torch
 
-from nodebudget.applicable import check_applicable
-from nodebudget.costmodel import Calibration
+from nodebudget.calibration.compatibility import check_applicable
+from nodebudget.calibration.memory_model import Calibration
+from nodebudget.datasets.size_table import SizeTable
 from nodebudget.errors import DoesNotFitError, InputError
-from nodebudget.monitor.counting import SizeOfBatch, needs_line_edges, predict, sizes_of
+from nodebudget.monitor.batch_sizes import SizeOfBatch, needs_line_edges, predict, sizes_of
 from nodebudget.monitor.drift import WARM_UP, DriftWatch, LeakWatch, fragmentation
-from nodebudget.monitor.header import facts_of_model, header_of, path_of_rank
 from nodebudget.monitor.log import RunWriter
+from nodebudget.monitor.log_header import facts_of_model, header_of, path_of_rank
 from nodebudget.monitor.meters import CudaMeter, HostMeter, Meter, Reading, TraceMeter
-from nodebudget.monitor.rescue import Split, oom_guard, run_with_split
-from nodebudget.monitor.seen import Seen
+from nodebudget.monitor.oom import Split, oom_guard, run_with_split
+from nodebudget.monitor.refit import ObservationReservoir
 from nodebudget.monitor.step import Step
-from nodebudget.probe import open_probe
-from nodebudget.sizes import SizeTable
-from nodebudget.workload import Workload, resident_bytes
+from nodebudget.profiling.open import open_probe
+from nodebudget.workloads.protocol import Workload, resident_bytes
 
 T = TypeVar("T")
 
@@ -108,7 +108,7 @@ class MemoryMonitor:
             facts, method = facts_of_model(model, optimizer), self._meter.method
             self._write(header_of(probe, facts, calibration, method=method, every=every, batches=batches))
             weakref.finalize(self, self._writer.end)
-        self._seen = Seen()
+        self._seen = ObservationReservoir()
         self._drift = None if calibration is None else DriftWatch(calibration)
         self._leak = LeakWatch(of_process=self._meter.method is None)
         self._line_edges = needs_line_edges(calibration)

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from nodebudget.monitor.drift import WARM_UP
-from nodebudget.monitor.reading import Run
+from nodebudget.monitor.log_reader import Run
 
 #: So many of the slowest steps are shown.
 _SLOWEST = 5

@@ -1,1 +1,1 @@
-"""Values in; text and pictures out."""
+"""Values in; text, pictures and HTML pages out."""

@@ -8,11 +8,11 @@ from typing import Any, BinaryIO
 import numpy as np
 import numpy.typing as npt
 
-from nodebudget.attribution import PARTS
-from nodebudget.breakdown import Breakdown, Check
-from nodebudget.frameworks import require
+from nodebudget.analysis.breakdown import Breakdown, Check
+from nodebudget.profiling.attribution import PARTS
 from nodebudget.report.text import render, table_of
-from nodebudget.units import format_bytes
+from nodebudget.utils.byte_units import format_bytes
+from nodebudget.utils.optional_imports import require
 
 # Colours that stay apart for colour-blind eyes (Okabe and Ito, 2008); what stays between steps is dark.
 _COLOURS = {
@@ -107,7 +107,7 @@ def draw_breakdown(found: Sequence[Breakdown], file: BinaryIO, *, caption: str =
     """Draw the live bytes over the phases of a step, stacked by part, one panel a batch.
 
     Args:
-        found: What `nodebudget.breakdown.break_down` measured.
+        found: What `nodebudget.analysis.breakdown.break_down` measured.
         file: Where the PNG goes.
         caption: Said under the panels: what was measured on what.
 

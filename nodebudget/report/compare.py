@@ -7,11 +7,11 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from nodebudget.compare import LABELS, Comparison, Row
-from nodebudget.frameworks import require
+from nodebudget.analysis.batch_statistics import Totals
+from nodebudget.analysis.dataset_comparison import LABELS, Comparison, Row
 from nodebudget.report.text import render, table_of
-from nodebudget.totals import Totals
-from nodebudget.units import format_bytes
+from nodebudget.utils.byte_units import format_bytes
+from nodebudget.utils.optional_imports import require
 
 # Colours that stay apart for colour-blind eyes (Okabe and Ito, 2008), the darkest first for grey print.
 _COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#000000")
@@ -78,7 +78,7 @@ def draw_comparison(comparison: Comparison, file: BinaryIO) -> None:
     """Draw how large the graphs are, and how large random batches of them, one line a dataset.
 
     Args:
-        comparison: What `nodebudget.compare.compare` found.
+        comparison: What `nodebudget.analysis.dataset_comparison.compare` found.
         file: Where the PNG goes.
 
     Raises:

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, BinaryIO
 
-from nodebudget.frameworks import require
+from nodebudget.analysis.throughput import NEAR_BEST, Advice, CurvePoint, format_rate
 from nodebudget.report.text import render, table_of
-from nodebudget.throughput import NEAR_BEST, Advice, CurvePoint, format_rate
-from nodebudget.units import format_bytes
+from nodebudget.utils.byte_units import format_bytes
+from nodebudget.utils.optional_imports import require
 
 # Two colours that stay apart for colour-blind eyes (Okabe and Ito, 2008) and in grey print.
 _MEASURED, _MODEL = "#0072b2", "#d55e00"
@@ -68,7 +68,7 @@ def draw_curve(advice: Advice, file: BinaryIO, *, caption: str = "") -> None:
     """Draw throughput against budget, measured and as the time model has it, with the recommended budget marked.
 
     Args:
-        advice: What `nodebudget.throughput.analyse` found.
+        advice: What `nodebudget.analysis.throughput.analyse` found.
         file: Where the PNG goes.
         caption: Said under the panel: what was measured on what.
 

@@ -7,9 +7,9 @@ from typing import Any
 
 from rich.table import Table
 
-from nodebudget.diagnose import Diagnosis, Difference
+from nodebudget.analysis.run_diff.diff import Diagnosis, Difference
 from nodebudget.report.text import render
-from nodebudget.units import format_bytes
+from nodebudget.utils.byte_units import format_bytes
 
 _WIDTH = 120
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, BinaryIO
 
-from nodebudget.frameworks import require
+from nodebudget.utils.optional_imports import require
 
 # Two colours that stay apart for colour-blind eyes (Okabe and Ito, 2008) and in grey print.
 _COLOURS = {"fixed": "#d55e00", "budget": "#0072b2"}
@@ -15,7 +15,7 @@ def draw_runs(rows: Sequence[Mapping[str, Any]], memory: int, file: BinaryIO, *,
     """Draw the measured peak of every batch, fixed batch size against budget, one panel a dataset.
 
     Args:
-        rows: Runs as `nodebudget.quickstart` makes them.
+        rows: Runs as `nodebudget.analysis.quickstart` makes them.
         memory: The budget, bytes: drawn as a line.
         file: Where the PNG goes.
         caption: Said under the panels: what was measured on what.

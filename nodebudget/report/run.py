@@ -13,10 +13,10 @@ from rich.table import Table
 from rich.text import Text
 
 from nodebudget.errors import printable
-from nodebudget.monitor.reading import Run
+from nodebudget.monitor.log_reader import Run
 from nodebudget.monitor.summary import progress_of, seconds_left, speed
 from nodebudget.report.text import render, table_of
-from nodebudget.units import format_bytes
+from nodebudget.utils.byte_units import format_bytes
 
 _AMOUNTS = {
     "measured": "measured peak",

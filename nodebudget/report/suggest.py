@@ -8,9 +8,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from nodebudget.analysis.equivalent_batch_size import LearningRate, Suggestion
+from nodebudget.analysis.safe_batch_size import Risk
 from nodebudget.report.text import render, suggestion_text, table_of
-from nodebudget.suggest import LearningRate, Risk, Suggestion
-from nodebudget.units import format_bytes
+from nodebudget.utils.byte_units import format_bytes
 
 #: Formats of the table for a paper.
 FORMATS = ("md", "csv", "latex")

@@ -10,13 +10,13 @@ import numpy as np
 from rich.console import RenderableType
 from rich.table import Table
 
-from nodebudget.capacity import DeviceBudget
-from nodebudget.costmodel import SURE, Calibration, coefficient_name
+from nodebudget.analysis.device_budget import DeviceBudget
+from nodebudget.analysis.equivalent_batch_size import Suggestion
+from nodebudget.calibration.memory_model import SURE, Calibration, coefficient_name
+from nodebudget.datasets.size_table import SizeTable
 from nodebudget.errors import printable
 from nodebudget.report.console import PlainConsole
-from nodebudget.sizes import SizeTable
-from nodebudget.suggest import Suggestion
-from nodebudget.units import format_bytes
+from nodebudget.utils.byte_units import format_bytes
 
 _LABELS = {
     "graphs": "graph",
@@ -108,7 +108,7 @@ def suggestion_text(suggestion: Suggestion) -> str:
 
 
 def runs_table(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Describe measured runs side by side: one row a run, as `nodebudget.quickstart` makes them."""
+    """Describe measured runs side by side: one row a run, as `nodebudget.analysis.quickstart` makes them."""
     head = ["run", "batches", "graphs a batch", "predicted mean", "max", "CV", "measured mean", "max", "CV"]
     body = [
         [

@@ -3,7 +3,7 @@
     bash scripts/test_stubcuda.sh --co -q       # sets up .venv-cuda, with a CUDA build of PyTorch
     .venv-cuda/bin/python scripts/benchmarks/allocator.py [--batches 14] [--json]
 
-Training steps of a network of edge-gated convolutions on graphs and line graphs (tests/linegraph_net.py), on batches
+Training steps of a network of edge-gated convolutions on graphs and line graphs (tests/fixtures/linegraph_net.py), on batches
 of different sizes in a row, so that the cache of the one is what the next one finds. Where there is no GPU, run it
 under a stand-in device that allocates and computes nothing: the result is one about the allocator alone, and says so.
 """
@@ -22,11 +22,11 @@ from typing import Any
 import numpy as np
 import torch
 
-sys.path.insert(0, str(Path(__file__).parents[2] / "tests"))
+sys.path.insert(0, str(Path(__file__).parents[2] / "tests" / "fixtures"))
 from linegraph_net import LineGraphWorkload, random_sizes
 
-from nodebudget.probe.allocator import CachingAllocator
-from nodebudget.probe.replay import (
+from nodebudget.profiling.cuda_allocator.allocator import CachingAllocator
+from nodebudget.profiling.cuda_allocator.replay import (
     CUBLAS_WORKSPACES,
     CUBLAS_WORKSPACES_HOPPER,
     replay,

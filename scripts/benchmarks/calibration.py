@@ -19,13 +19,17 @@ from typing import Any
 
 import numpy as np
 
-from nodebudget.calibrate import Effort, calibrate
-from nodebudget.costmodel import Calibration, Observation
-from nodebudget.fitting import fit_calibration
-from nodebudget.measure import GraphSettings, measure_dataset, open_data
-from nodebudget.probe import Probe, open_probe
-from nodebudget.prototypes import prototype_datasets
-from nodebudget.workload import Workload, load_workload, resident_bytes
+from nodebudget.calibration.calibrate import CalibrationConfig, calibrate
+from nodebudget.calibration.fit import fit_calibration
+from nodebudget.calibration.memory_model import Calibration, Observation
+from nodebudget.datasets.example_crystals import prototype_datasets
+from nodebudget.datasets.graph_settings import GraphSettings
+from nodebudget.datasets.measure import measure_dataset
+from nodebudget.datasets.readers.open_dataset import open_data
+from nodebudget.profiling.open import open_probe
+from nodebudget.profiling.probe import Probe
+from nodebudget.workloads.protocol import Workload, resident_bytes
+from nodebudget.workloads.registry import load_workload
 
 OTHERS = {
     "4 neighbours": {"neighbors": 4},
@@ -77,7 +81,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     data = open_data(options.data) if options.data else prototypes["large cells"]
     workload, probe = load_workload("alignn", hidden_features=options.hidden), open_probe("cpu")
     sizes = measure_dataset(data)
-    effort = Effort(probes=options.probes, largest=options.graphs)
+    effort = CalibrationConfig(probes=options.probes, largest=options.graphs)
     calibration = calibrate(workload, data, sizes, probe, effort=effort, progress=say)
     checked = {"held out": [entry for entry in calibration.observations if entry.role == "holdout"]}
     for place, (name, settings) in enumerate(OTHERS.items()):

@@ -41,9 +41,11 @@ from survival import (
 )
 
 from nodebudget import Calibration
-from nodebudget.measure import measure_dataset, open_data
-from nodebudget.probe.replay import CUBLAS_WORKSPACES, CUBLAS_WORKSPACES_HOPPER
-from nodebudget.workload import load_workload, to_sample
+from nodebudget.datasets.measure import measure_dataset
+from nodebudget.datasets.readers.open_dataset import open_data
+from nodebudget.profiling.cuda_allocator.replay import CUBLAS_WORKSPACES, CUBLAS_WORKSPACES_HOPPER
+from nodebudget.workloads.protocol import to_sample
+from nodebudget.workloads.registry import load_workload
 
 STARTED = time.perf_counter()
 

@@ -22,9 +22,10 @@ from typing import Any
 
 import numpy as np
 
-from nodebudget.frameworks import require
-from nodebudget.measure import GraphSettings, open_data
-from nodebudget.measure.crystals import count_crystal, to_atoms
+from nodebudget.datasets.counting.crystal import count_crystal, to_atoms
+from nodebudget.datasets.graph_settings import GraphSettings
+from nodebudget.datasets.readers.open_dataset import open_data
+from nodebudget.utils.optional_imports import require
 
 SETTINGS = GraphSettings()
 BLOCK = 50

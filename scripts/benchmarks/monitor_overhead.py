@@ -23,9 +23,10 @@ import numpy as np
 import torch
 
 from nodebudget import MemoryMonitor
-from nodebudget.costmodel import Bound, Calibration, ErrorSummary
-from nodebudget.prototypes import prototype_datasets
-from nodebudget.workload.alignn import AlignnWorkload
+from nodebudget.calibration.memory_model import Calibration, ErrorSummary
+from nodebudget.calibration.prediction_interval import Bound
+from nodebudget.datasets.example_crystals import prototype_datasets
+from nodebudget.workloads.alignn import AlignnWorkload
 
 #: A calibration like any: its values do not matter for the time that a prediction takes.
 CALIBRATION = Calibration(

@@ -33,8 +33,8 @@ from peers import Peer, peers
 from sets import one_cap, two_caps
 
 from nodebudget import SizeTable
-from nodebudget.budget import Limits
-from nodebudget.plan import Planner
+from nodebudget.sampling.budget import Budget
+from nodebudget.sampling.planner import Planner
 
 OURS = {"nodebudget, balanced": "balanced", "nodebudget, dense": "dense"}
 BATCH = (16, 64, 256)
@@ -65,7 +65,7 @@ def flat(batches: Any) -> tuple[np.ndarray, np.ndarray]:
     return graphs, counts
 
 
-def judge(sizes: SizeTable, limits: Limits, graphs: np.ndarray, counts: np.ndarray, bound: int) -> dict[str, Any]:
+def judge(sizes: SizeTable, limits: Budget, graphs: np.ndarray, counts: np.ndarray, bound: int) -> dict[str, Any]:
     """Say how even batches are, and count what is wrong with them."""
     items = limits.columns(sizes)[1]
     where = np.repeat(np.arange(len(counts)), counts)
@@ -89,7 +89,7 @@ def judge(sizes: SizeTable, limits: Limits, graphs: np.ndarray, counts: np.ndarr
     }
 
 
-def run_ours(sizes: SizeTable, limits: Limits, pack: str) -> tuple[dict[str, float], Any]:
+def run_ours(sizes: SizeTable, limits: Budget, pack: str) -> tuple[dict[str, float], Any]:
     sorts, first, following = argsort_seconds(len(sizes)), [], []
     # The median of three where that is quick.
     for _ in range(3 if pack == "balanced" else 1):
@@ -101,7 +101,7 @@ def run_ours(sizes: SizeTable, limits: Limits, pack: str) -> tuple[dict[str, flo
     return times(sorts, first, following), (plan.indices, plan.graphs)
 
 
-def run_peer(sizes: SizeTable, limits: Limits, peer: Peer, batch: int) -> tuple[dict[str, float], Any] | None:
+def run_peer(sizes: SizeTable, limits: Budget, peer: Peer, batch: int) -> tuple[dict[str, float], Any] | None:
     values, cap = np.asarray(sizes["bytes"]), int(limits.caps["bytes"])
     if len(values) * (len(values) / batch) > peer.most:
         return None
@@ -119,7 +119,7 @@ def times(sorts: list[float], first: list[float], following: list[float]) -> dic
 def compare(name: str, sizes: SizeTable, batch: int) -> list[dict[str, Any]]:
     """Pack a set under one cap in all ways."""
     cap = int(np.ceil(sizes["bytes"].mean() * batch))
-    limits = Limits.make(max_columns={"bytes": cap})
+    limits = Budget.make(max_columns={"bytes": cap})
     planner = Planner(sizes, limits, oversized="skip")
     about = {
         "set": name,
@@ -134,7 +134,7 @@ def compare(name: str, sizes: SizeTable, batch: int) -> list[dict[str, Any]]:
     return [{**about, "way": way, **_row(sizes, limits, run, planner.lower_bound)} for way, run in runs.items()]
 
 
-def _row(sizes: SizeTable, limits: Limits, run: Any, bound: int) -> dict[str, Any]:
+def _row(sizes: SizeTable, limits: Budget, run: Any, bound: int) -> dict[str, Any]:
     if run is None:
         return {"not_run": "too slow for so many graphs"}
     spent, (graphs, counts) = run
@@ -145,7 +145,7 @@ def compare_two(name: str, sizes: SizeTable, batch: int) -> list[dict[str, Any]]
     """Pack a set under two caps; none of the peers knows more than one."""
     columns = ("nodes", "line_edges")
     caps = {column: int(np.ceil(sizes[column].mean() * batch)) for column in columns}
-    limits = Limits.make(max_columns=caps)
+    limits = Budget.make(max_columns=caps)
     planner = Planner(sizes, limits, oversized="skip")
     largest = max(float(sizes[column].max() / caps[column]) for column in columns)
     about = {"set": name, "graphs": len(sizes), "mean_graphs": batch, "cap": caps, "largest_over_cap": largest}

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from nodebudget.frameworks import require
+from nodebudget.utils.optional_imports import require
 
 HEAD = (
     "way",

@@ -26,13 +26,13 @@ os.environ.setdefault("DGLBACKEND", "pytorch")
 
 import torch
 
-from nodebudget.calibrate import Effort, calibrate
-from nodebudget.costmodel import Calibration
-from nodebudget.frameworks import require
-from nodebudget.measure import measure_dataset
-from nodebudget.measure.tokens import TokenCounter
-from nodebudget.probe import open_probe
-from nodebudget.prototypes import prototype_datasets
+from nodebudget.calibration.calibrate import CalibrationConfig, calibrate
+from nodebudget.calibration.memory_model import Calibration
+from nodebudget.datasets.counting.tokens import TokenCounter
+from nodebudget.datasets.example_crystals import prototype_datasets
+from nodebudget.datasets.measure import measure_dataset
+from nodebudget.profiling.open import open_probe
+from nodebudget.utils.optional_imports import require
 
 PAGE = Path(__file__).parents[2] / "docs" / "howto" / "text.md"
 
@@ -87,7 +87,7 @@ class CrystalsFirst(torch.nn.Module):
             return self.model(graph, line_graph, texts)
 
 
-def calibrated(page: Any, data: list[Any], way: Way, effort: Effort) -> Calibration:
+def calibrated(page: Any, data: list[Any], way: Way, effort: CalibrationConfig) -> Calibration:
     """Calibrate one way to pad."""
     _, padded, multiple, sizes, special = way
     torch.manual_seed(0)
@@ -121,7 +121,7 @@ def main() -> None:
     parser.add_argument("--max-graphs", type=int, default=24)
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
-    effort = Effort(probes=options.probes, largest=options.max_graphs)
+    effort = CalibrationConfig(probes=options.probes, largest=options.max_graphs)
     warnings.simplefilter("ignore")
     with tempfile.TemporaryDirectory() as folder:
         os.chdir(folder)

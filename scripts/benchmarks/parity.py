@@ -23,10 +23,10 @@ import numpy as np
 import torch
 from sets import with_bytes
 
-from nodebudget import NodeBudgetSampler, SizeTable
-from nodebudget.frameworks import require
-from nodebudget.measure import open_data
-from nodebudget.workload.alignn import AlignnWorkload
+from nodebudget import NodeBudgetSampler, SizeTable, measure
+from nodebudget.datasets.readers.open_dataset import open_data
+from nodebudget.utils.optional_imports import require
+from nodebudget.workloads.alignn import AlignnWorkload
 
 Epochs = Callable[[int], Iterable[list[int]]]
 
@@ -44,7 +44,7 @@ def load(path: str, target: str, limit: int) -> tuple[list[Any], np.ndarray]:
 
 
 def sizes_of(samples: list[Any]) -> SizeTable:
-    counted = SizeTable.from_dataset(samples)
+    counted = measure(samples)
     return with_bytes(counted["nodes"], counted["edges"], counted["line_edges"])
 
 

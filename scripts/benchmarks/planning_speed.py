@@ -18,11 +18,11 @@ from typing import Any
 import numpy as np
 
 from nodebudget import SizeTable
-from nodebudget.budget import Limits
-from nodebudget.packing.balance import epoch_rng, shuffled
-from nodebudget.packing.deal import Deal
-from nodebudget.packing.level import level
-from nodebudget.plan import Planner
+from nodebudget.sampling.budget import Budget
+from nodebudget.sampling.packing.balancing import level
+from nodebudget.sampling.packing.batch_count import epoch_rng, shuffled
+from nodebudget.sampling.packing.batch_grid import BatchGrid
+from nodebudget.sampling.planner import Planner
 
 GOAL_SORTS, GOAL_BYTES = 2.5, 100.0
 
@@ -44,7 +44,7 @@ def lognormal(graphs: int) -> np.ndarray:
 
 def measure(name: str, values: np.ndarray, batch: int, repeats: int) -> dict[str, Any]:
     sizes = SizeTable.from_counts(values)
-    limits = Limits.make(max_nodes=int(np.ceil(values.mean() * batch)))
+    limits = Budget.make(max_nodes=int(np.ceil(values.mean() * batch)))
     sorts, first, following = [], [], []
     for turn in range(repeats):
         sorts.append(one_argsort(len(values), turn))
@@ -70,7 +70,7 @@ def measure(name: str, values: np.ndarray, batch: int, repeats: int) -> dict[str
     }
 
 
-def peak_bytes(sizes: SizeTable, limits: Limits) -> int:
+def peak_bytes(sizes: SizeTable, limits: Budget) -> int:
     """Return the most bytes that planning holds at once, beside the sizes themselves."""
     tracemalloc.start()
     planner = Planner(sizes, limits, oversized="skip")
@@ -88,7 +88,7 @@ def stages(planner: Planner, batches: int) -> dict[str, float]:
     start = time.perf_counter()
     order = shuffled(len(items), epoch_rng(0, 1))
     shuffle = time.perf_counter()
-    deal = Deal(order, [values], batches)
+    deal = BatchGrid(order, [values], batches)
     dealt = time.perf_counter()
     level(deal, [float("inf") if cap is None else cap], [1.0])
     levelled = time.perf_counter()

@@ -25,8 +25,8 @@ import numpy as np
 from sets import REAL, read
 
 from nodebudget import SizeTable
-from nodebudget.budget import Limits
-from nodebudget.plan import Planner
+from nodebudget.sampling.budget import Budget
+from nodebudget.sampling.planner import Planner
 
 CLASSES = 4
 PAIRS = 100_000
@@ -116,7 +116,7 @@ def targets_of(size: np.ndarray) -> dict[str, np.ndarray]:
 
 def study(name: str, sizes: SizeTable, batch: int, epochs: int) -> dict[str, Any]:
     size = np.asarray(sizes["bytes"], dtype=np.float64)
-    planner = Planner(sizes, Limits.make(max_columns={"bytes": int(np.ceil(size.mean() * batch))}))
+    planner = Planner(sizes, Budget.make(max_columns={"bytes": int(np.ceil(size.mean() * batch))}))
     batches = len(planner)
     # Two of the same batch, when all batches have n / batches graphs.
     expected = (len(sizes) / batches - 1) / (len(sizes) - 1)

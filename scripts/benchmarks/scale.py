@@ -20,8 +20,9 @@ from typing import Any
 import numpy as np
 
 from nodebudget import NodeBudgetSampler, SizeTable
-from nodebudget.costmodel import Bound, Calibration, ErrorSummary
-from nodebudget.throughput import TimeModel
+from nodebudget.calibration.memory_model import Calibration, ErrorSummary
+from nodebudget.calibration.prediction_interval import Bound
+from nodebudget.calibration.time_model import TimeModel
 
 #: Processes start with the libraries loaded, and with nothing else.
 START = multiprocessing.get_context("forkserver")
@@ -202,7 +203,9 @@ def main() -> None:
     parser.add_argument("--folder", help="where tables go for the time being")
     parser.add_argument("--json", action="store_true", help="print JSON")
     options = parser.parse_args()
-    START.set_forkserver_preload(["torch", "scipy.stats", "nodebudget.sampler", "nodebudget.throughput"])
+    START.set_forkserver_preload(
+        ["torch", "scipy.stats", "nodebudget.sampling.sampler", "nodebudget.analysis.throughput"]
+    )
     rows: dict[str, list[dict[str, Any]]] = {"planning": [], "ranks": [], "sharing": []}
     parts = [options.only] if options.only else list(rows)
     with tempfile.TemporaryDirectory(dir=options.folder) as folder:

@@ -24,10 +24,10 @@ import torch
 from torch.utils.data import DataLoader
 
 from nodebudget import MemoryMonitor, NodeBudgetSampler
-from nodebudget.measure import measure_dataset
-from nodebudget.monitor import read_run
-from nodebudget.quickstart import prototype_datasets
-from nodebudget.workload.alignn import AlignnWorkload
+from nodebudget.datasets.example_crystals import prototype_datasets
+from nodebudget.datasets.measure import measure_dataset
+from nodebudget.monitor.log_reader import read_run
+from nodebudget.workloads.alignn import AlignnWorkload
 
 EVERY = 10
 

@@ -20,13 +20,13 @@ import warnings
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).parents[2] / "tests"))
+sys.path.insert(0, str(Path(__file__).parents[2] / "tests" / "fixtures"))
 
 from formats import WRITERS, structure_files, write_lines, write_members, write_parquet
 
-from nodebudget.frameworks import require
-from nodebudget.measure import measure_path
-from nodebudget.measure.readers import open_source
+from nodebudget.datasets.measure import measure_path
+from nodebudget.datasets.readers.open_dataset import open_source
+from nodebudget.utils.optional_imports import require
 
 MIB = 2**20
 #: Parquet with row groups of a usual size.
@@ -39,7 +39,7 @@ MADE: dict[str, Any] = {
 PEAKS = """
 import sys
 from pathlib import Path
-from nodebudget.measure import measure_path
+from nodebudget.datasets.measure import measure_path
 for path in sys.argv[1:]:
     Path("/proc/self/clear_refs").write_text("5")
     measure_path(path, cache=False)

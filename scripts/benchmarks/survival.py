@@ -25,14 +25,14 @@ from typing import Any
 import numpy as np
 import torch
 
-sys.path.insert(0, str(Path(__file__).parents[2] / "tests"))
+sys.path.insert(0, str(Path(__file__).parents[2] / "tests" / "fixtures"))
 from linegraph_net import LineGraphWorkload
 
 from nodebudget import Calibration, NodeBudgetSampler, SizeTable
-from nodebudget.calibrate import Effort, calibrate
-from nodebudget.capacity import device_budget, with_overheads
+from nodebudget.analysis.device_budget import device_budget, with_overheads
+from nodebudget.calibration.calibrate import CalibrationConfig, calibrate
 from nodebudget.errors import DoesNotFitError
-from nodebudget.probe import open_probe
+from nodebudget.profiling.open import open_probe
 
 SETTINGS = {"default": "expandable_segments:False", "expandable": "expandable_segments:True"}
 #: Mean atoms, neighbours an atom from and to.
@@ -70,7 +70,7 @@ class Bench:
 
     def calibration(self) -> Calibration:
         """Measure what a step takes."""
-        effort = Effort(probes=24, largest=BATCH)
+        effort = CalibrationConfig(probes=24, largest=BATCH)
         found = calibrate(self.make(), self.items, self.sizes, open_probe("cuda:0"), effort=effort)
         clear()
         found = with_overheads(found, self.make(), self.items, self.sizes, "cuda:0")

@@ -9,13 +9,13 @@ from typing import Any
 
 import pytest
 import torch
-from on_device import HERE, is_stand_in, python
+from on_device import TESTS, is_stand_in, python
 
 
 def pytest_collection_modifyitems(items):
     absent = pytest.mark.skip(reason="there is no CUDA device")
     for item in items:
-        if HERE in item.path.parents:
+        if TESTS / "cuda" in item.path.parents:
             item.add_marker(pytest.mark.cuda)
             if not torch.cuda.is_available():
                 item.add_marker(absent)

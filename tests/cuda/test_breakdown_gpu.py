@@ -5,9 +5,9 @@ import torch
 from crystals import entries
 from linegraph_net import LineGraphWorkload
 
-from nodebudget.breakdown import break_down, check_counts, choose_batches
-from nodebudget.measure import measure_dataset
-from nodebudget.probe import open_probe
+from nodebudget.analysis.breakdown import break_down, check_counts, choose_batches
+from nodebudget.datasets.measure import measure_dataset
+from nodebudget.profiling.open import open_probe
 
 
 def test_the_parts_add_up_to_the_measured_peak():

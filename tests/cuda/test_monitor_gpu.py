@@ -12,10 +12,12 @@ from on_device import MIB, is_stand_in
 from torch import nn
 
 from nodebudget import MemoryMonitor, SizeTable
-from nodebudget.calibrate import Effort, calibrate
+from nodebudget.calibration.calibrate import CalibrationConfig, calibrate
 from nodebudget.errors import DoesNotFitError
-from nodebudget.monitor import read_run, run_with_split, summarize
-from nodebudget.probe import open_probe
+from nodebudget.monitor.log_reader import read_run
+from nodebudget.monitor.oom import run_with_split
+from nodebudget.monitor.summary import summarize
+from nodebudget.profiling.open import open_probe
 
 DEVICE = torch.device("cuda:0")
 ITEMS = random_sizes(80)
@@ -37,7 +39,7 @@ def only(megabytes):
 
 def test_peaks_are_the_allocators_and_are_as_predicted(tmp_path):
     workload = LineGraphWorkload(DEVICE)
-    cal = calibrate(workload, ITEMS, SIZES, open_probe("cuda:0"), effort=Effort(probes=18, largest=16))
+    cal = calibrate(workload, ITEMS, SIZES, open_probe("cuda:0"), effort=CalibrationConfig(probes=18, largest=16))
     how = {"calibration": cal, "model": workload.model, "optimizer": workload.optimizer, "sizes": SIZES}
     with MemoryMonitor(tmp_path / "run.jsonl", **how) as monitor:
         for places, batch in batches(workload, 12):

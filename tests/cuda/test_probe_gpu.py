@@ -10,15 +10,15 @@ from linegraph_net import LineGraphWorkload, random_sizes
 from on_device import MIB
 
 from nodebudget import SizeTable
-from nodebudget.calibrate import Effort, calibrate
+from nodebudget.calibration.calibrate import CalibrationConfig, calibrate
 from nodebudget.errors import MissingError, WorkloadError
-from nodebudget.probe import open_probe
-from nodebudget.probe.cuda import CudaProbe
+from nodebudget.profiling.cuda import CudaProbe
+from nodebudget.profiling.open import open_probe
 
 DEVICE = torch.device("cuda:0")
 ITEMS = random_sizes(80)
 SIZES = SizeTable.from_counts(*(list(column) for column in zip(*ITEMS, strict=True)))
-EFFORT = Effort(probes=18, largest=16)
+EFFORT = CalibrationConfig(probes=18, largest=16)
 
 
 def megabytes(count):

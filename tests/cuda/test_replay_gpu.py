@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from on_device import MIB, TESTS, answer, is_stand_in, python
 
-from nodebudget.probe.allocator import CachingAllocator
-from nodebudget.probe.replay import replay
-from nodebudget.probe.trace import BlockTrace
+from nodebudget.profiling.cpu_trace import BlockTrace
+from nodebudget.profiling.cuda_allocator.allocator import CachingAllocator
+from nodebudget.profiling.cuda_allocator.replay import replay
 
 BENCHMARK = str(TESTS.parent / "scripts/benchmarks/allocator.py")
 SMALL = ["--json", "--layers", "1", "--graphs", "32", "--batches", "14"]

@@ -9,10 +9,10 @@ import warnings
 import pytest
 from apart import call, need, some_crystals, write_crystals
 
-from nodebudget import Calibration, SizeTable
-from nodebudget.frameworks import require
-from nodebudget.probe import open_probe
-from nodebudget.workload import load_workload
+from nodebudget import Calibration, SizeTable, measure
+from nodebudget.profiling.open import open_probe
+from nodebudget.utils.optional_imports import require
+from nodebudget.workloads.registry import load_workload
 
 need("alignn", "alignn", "dgl", "jarvis", "lmdb", "matscipy", "psutil")
 
@@ -56,7 +56,7 @@ def test_an_lmdb_is_read_where_pickles_are_allowed(tmp_path):
     assert call("measure", tmp_path / "cache", "-q") == 2
     assert call("measure", tmp_path / "cache", "--allow-pickle", "-o", tmp_path / "out.npz", "-q", "--no-cache") == 0
     found = SizeTable.load(tmp_path / "out.npz")
-    assert found["line_edges"].tolist() == SizeTable.from_dataset(some_crystals())["line_edges"].tolist()
+    assert found["line_edges"].tolist() == measure(some_crystals())["line_edges"].tolist()
 
 
 def test_doctor_finds_nothing_missing_for_calibrating(capsys):

@@ -10,10 +10,10 @@ import pytest
 from apart import call, need, some_crystals, write_crystals
 
 from nodebudget import Calibration, SizeTable
-from nodebudget.frameworks import require
-from nodebudget.measure import measure_dataset
-from nodebudget.probe import open_probe
-from nodebudget.workload import load_workload
+from nodebudget.datasets.measure import measure_dataset
+from nodebudget.profiling.open import open_probe
+from nodebudget.utils.optional_imports import require
+from nodebudget.workloads.registry import load_workload
 
 need("alignn-pure", "alignn", "jarvis", "lmdb", "matscipy", "psutil")
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 from apart import need
 
+from nodebudget.datasets.dask_executor import dask_executor
 from nodebudget.errors import InputError
-from nodebudget.frameworks import require
-from nodebudget.measure.dask import dask_executor
+from nodebudget.utils.optional_imports import require
 
 need("dask", "distributed")
 

@@ -7,9 +7,9 @@ import json
 import torch
 from apart import call, need
 
-from nodebudget import MemoryMonitor, NodeBudgetSampler, SizeTable
-from nodebudget.frameworks import load_dgl
-from nodebudget.monitor import read_run
+from nodebudget import MemoryMonitor, NodeBudgetSampler, measure
+from nodebudget.monitor.log_reader import read_run
+from nodebudget.utils.optional_imports import load_dgl
 
 need("dgl", "dgl")
 
@@ -20,7 +20,7 @@ def rings():
 
 
 def test_graphs_and_their_line_graphs_are_counted():
-    found = SizeTable.from_dataset([(graph, graph.line_graph(), 0.0) for graph in rings()])
+    found = measure([(graph, graph.line_graph(), 0.0) for graph in rings()])
     assert found["nodes"].tolist() == found["edges"].tolist() == found["line_edges"].tolist() == list(range(3, 23))
 
 

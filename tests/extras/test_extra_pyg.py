@@ -6,9 +6,9 @@ import pytest
 import torch
 from apart import need
 
-from nodebudget import MemoryMonitor, NodeBudgetSampler, SizeTable
-from nodebudget.frameworks import require
-from nodebudget.monitor import read_run
+from nodebudget import MemoryMonitor, NodeBudgetSampler, measure
+from nodebudget.monitor.log_reader import read_run
+from nodebudget.utils.optional_imports import require
 
 need("pyg", "torch_geometric")
 
@@ -23,7 +23,7 @@ def rings():
 
 
 def test_graphs_are_counted():
-    found = SizeTable.from_dataset(rings())
+    found = measure(rings())
     assert found["nodes"].tolist() == found["edges"].tolist() == found["line_edges"].tolist() == list(range(3, 23))
 
 

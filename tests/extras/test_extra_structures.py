@@ -8,9 +8,9 @@ import warnings
 import pytest
 from apart import call, crystal, is_there, need, some_crystals, write_crystals
 
-from nodebudget import NodeBudgetSampler, SizeTable
-from nodebudget.frameworks import require
-from nodebudget.prototypes import prototype_datasets
+from nodebudget import NodeBudgetSampler, SizeTable, measure
+from nodebudget.datasets.example_crystals import prototype_datasets
+from nodebudget.utils.optional_imports import require
 
 need("structures", "jarvis", "vesin", "pymatgen", "ase")
 
@@ -27,7 +27,7 @@ def test_crystals_of_a_json(how, tmp_path, capsys):
 
 
 def test_one_by_hand():
-    found = SizeTable.from_dataset([crystal(0, 1)])
+    found = measure([crystal(0, 1)])
     assert [found[name][0] for name in found.columns] == [NODES, EDGES, LINE_EDGES]
 
 
@@ -43,7 +43,7 @@ def test_files_and_a_database_of_ase(tmp_path):
         with require("ase.db").connect(tmp_path / "crystals.db") as database:
             for entry in atoms:
                 database.write(entry.ase_converter())
-    want = SizeTable.from_dataset(some_crystals())
+    want = measure(some_crystals())
     for place in (folder, tmp_path / "crystals.db"):
         assert call("measure", place, "-o", tmp_path / "out.npz", "--force", "-q", "--no-cache") == 0
         assert SizeTable.load(tmp_path / "out.npz").fingerprint() == want.fingerprint()

@@ -8,11 +8,11 @@ from __future__ import annotations
 import pytest
 from apart import PROMISED, call, is_there, some_crystals, some_sizes, write_crystals
 
-from nodebudget import MemoryMonitor, SizeTable
+from nodebudget import MemoryMonitor, measure
 from nodebudget.errors import MissingError
-from nodebudget.frameworks import load_dgl
 from nodebudget.integrations.huggingface import trainer_callback
 from nodebudget.integrations.lightning import lightning_callback
+from nodebudget.utils.optional_imports import load_dgl
 
 #: What is missing, a command that needs it, and what names it and its extra.
 COMMANDS = [
@@ -75,7 +75,7 @@ def test_a_command_says_what_is_missing(module, command, name, extra, folder, ca
         ("dgl", load_dgl, "nodebudget[dgl]"),
         ("lightning", lambda: lightning_callback(MemoryMonitor(device="cpu")), "nodebudget[lightning]"),
         ("transformers", lambda: trainer_callback(MemoryMonitor(device="cpu")), "nodebudget[transformers]"),
-        ("jarvis", lambda: SizeTable.from_dataset(some_crystals()), "nodebudget[structures]"),
+        ("jarvis", lambda: measure(some_crystals()), "nodebudget[structures]"),
     ],
     ids=["dgl", "lightning", "transformers", "jarvis"],
 )

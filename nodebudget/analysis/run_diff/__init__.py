@@ -1,0 +1,1 @@
+"""Two training runs side by side: which setting changes device memory, and by how much."""

@@ -1,0 +1,88 @@
+"""Graphs that are there already: their sizes are read off."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from nodebudget.datasets.counting.neighbors import UnusableError
+
+Integers = npt.NDArray[np.int64]
+
+
+def is_graph(sample: Any) -> bool:
+    """Say whether a sample is a DGL graph, a PyG `Data` or alignn's `TorchGraph`, without importing any."""
+    if isinstance(sample, Mapping):
+        return False
+    dgl = hasattr(sample, "in_degrees") and hasattr(sample, "num_edges")
+    return dgl or (hasattr(sample, "num_nodes") and (hasattr(sample, "edge_index") or _has_ends(sample)))
+
+
+def _has_ends(sample: Any) -> bool:
+    # alignn's pure-PyTorch TorchGraph: the ends of the edges as two tensors.
+    return hasattr(sample, "src") and hasattr(sample, "dst") and hasattr(sample, "num_edges")
+
+
+def count_graph(sample: Any) -> dict[str, int]:
+    """Read off the sizes of a graph, or of a tuple that starts with one.
+
+    Args:
+        sample: A DGL graph, a PyG `Data`, alignn's `TorchGraph`, or a tuple or list that starts with one. Where
+            a second graph follows with a node for every edge of the first, it is the line graph.
+
+    Returns:
+        `nodes`, `edges` and `line_edges`. Without a line graph at hand, `line_edges` is what
+        `g.line_graph()` would make: each pair of edges where one starts at the node where the other ends,
+        without the pairs of an edge with itself.
+
+    Raises:
+        UnusableError: The sample holds no graph, or one with several types of edges.
+    """
+    graph, line_graph = _parts(sample)
+    nodes, edges = _number(graph, "num_nodes"), _number(graph, "num_edges")
+    if line_graph is not None and _number(line_graph, "num_nodes") == edges:
+        return {"nodes": nodes, "edges": edges, "line_edges": _number(line_graph, "num_edges")}
+    source, target = _ends(graph)
+    return {"nodes": nodes, "edges": edges, "line_edges": line_edges(source, target, nodes)}
+
+
+def line_edges(source: Integers, target: Integers, nodes: int) -> int:
+    """Count the edges of the line graph of a directed multigraph with edges `source` → `target`."""
+    into = np.bincount(target, minlength=nodes)
+    out = np.bincount(source, minlength=nodes)
+    return int((into * out).sum()) - int(np.count_nonzero(source == target))
+
+
+def _parts(sample: Any) -> tuple[Any, Any]:
+    if is_graph(sample):
+        return sample, None
+    if isinstance(sample, (tuple, list)) and sample and is_graph(sample[0]):
+        second = sample[1] if len(sample) > 1 and is_graph(sample[1]) else None
+        return sample[0], second
+    raise UnusableError(f"it is a {type(sample).__name__} that holds no graph")
+
+
+def _number(graph: Any, name: str) -> int:
+    # A method in DGL, a property in PyG.
+    value = getattr(graph, name)
+    found = value() if callable(value) else value
+    if found is None:
+        raise UnusableError(f"its graph has no {name}")
+    return int(found)
+
+
+def _ends(graph: Any) -> tuple[Integers, Integers]:
+    if hasattr(graph, "in_degrees"):
+        if len(graph.canonical_etypes) != 1 or len(graph.ntypes) != 1:
+            raise UnusableError("its graph has several types of nodes or edges")
+        source, target = graph.edges()
+    elif hasattr(graph, "edge_index"):
+        if graph.edge_index is None:
+            raise UnusableError("its graph has no edge_index")
+        source, target = graph.edge_index
+    else:
+        source, target = graph.src, graph.dst
+    return source.cpu().numpy().astype(np.int64), target.cpu().numpy().astype(np.int64)

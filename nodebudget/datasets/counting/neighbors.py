@@ -1,0 +1,255 @@
+"""The edges of alignn's graphs, counted on a neighbour list from vesin instead of by building the graph.
+
+Counts are exact only where distances are the very floating-point numbers that jarvis computes: alignn
+splits the shell of the k-th neighbour by exact comparison, and atoms that symmetry puts at one distance
+differ in the last bits. So vesin only proposes pairs; their distances are computed again here, by the
+operations of `jarvis.core.atoms.Atoms.get_all_neighbors` in their order.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from nodebudget.datasets.graph_settings import GraphSettings
+from nodebudget.utils.optional_imports import require
+
+Floats = npt.NDArray[np.float64]
+Integers = npt.NDArray[np.int64]
+#: Pairs of atoms within a radius: site, other, image of the other (pairs, 3), distance in Å.
+Pairs = tuple[Integers, Integers, Integers, Floats]
+
+#: nodes, edges, line_edges
+Counts = tuple[int, int, int]
+
+#: Å added to a searched radius: far over vesin's rounding, far under any real distance.
+_MARGIN = 1e-6
+#: jarvis's `bond_tol`: what is nearer, in Å, is taken for the same atom.
+_SAME_ATOM = 0.15
+#: Å²; from about here on, cells are so large that jarvis's rounding of the reciprocal lattice (5 decimals)
+#: loses images within the cutoff.
+_ROUNDED = 2e4
+#: How many pairs and periodic images one search may visit before the crystal is refused.
+_MAX_PAIRS = 1e7
+_MAX_IMAGES = 2e5
+#: vesin sorts atoms into cells as wide as the radius. Beyond 100,000 of them it merges some, and divides by
+#: zero, which ends the process, where the crystal is too thin for that.
+_MAX_CELLS = 2e4
+#: How many pairs of them one search may visit: a second. Ordinary crystals need 27 a cell; those that are thin one way
+#: and long another, as only broken or crafted ones are, hundreds of each of many.
+_MAX_VISITS = 1e7
+#: Neighbours to expect in the first sphere, over those asked for: large enough that few atoms fall short.
+_FIRST_SPHERE = 1.7
+_GROWTH = 1.35
+
+
+class UnusableError(ValueError):
+    """A crystal whose edges can't be counted, with the reason in one sentence."""
+
+
+@functools.cache
+def _vesin() -> Any:
+    return require("vesin")
+
+
+class Neighborhood:
+    """The neighbours of every atom of a crystal, to any radius.
+
+    Args:
+        atoms: jarvis Atoms with finite coordinates and a lattice of non-zero volume.
+        same_atom: Å; what is not farther apart is taken for the same atom.
+
+    Raises:
+        UnusableError: The atoms are scattered over more cells than can be searched.
+    """
+
+    def __init__(self, atoms: Any, same_atom: float = _SAME_ATOM) -> None:
+        self._same_atom = same_atom
+        self.lattice = atoms.lattice
+        self._matrix = atoms.lattice_mat
+        self._box = np.ascontiguousarray(atoms.lattice_mat, dtype=np.float64)
+        self._coords = np.ascontiguousarray(atoms.cart_coords, dtype=np.float64)
+        self._by_rows = bool(atoms.cart_coords.flags.c_contiguous)
+        frac = np.asarray(atoms.frac_coords, dtype=np.float64)
+        self.floor = np.floor(frac.min(axis=0))
+        self.ceil = np.ceil(frac.max(axis=0))
+        cells = float(np.prod(self.ceil - self.floor + 1))
+        if cells > _MAX_IMAGES:
+            raise UnusableError(f"its atoms are scattered over {cells:.1e} cells, over the limit of {_MAX_IMAGES:.0e}")
+        self.count = len(self._coords)
+        inverse = np.linalg.inv(self._box)
+        #: Distances between the planes of the cell, Å.
+        self._planes = 1.0 / np.sqrt((inverse**2).sum(axis=0))
+        self.density = self.count / abs(float(np.linalg.det(self._box)))
+        #: All atoms are in the cell: the images that jarvis visits then hold every neighbour.
+        self.inside = bool((self.floor == 0).all() and (self.ceil <= 1).all())
+        self._reciprocal: Floats | None = None
+
+    def within(self, radius: float) -> Pairs:
+        """Return the pairs of two atoms that jarvis's arithmetic puts at most `radius` Å apart."""
+        reach = radius + _MARGIN
+        while np.prod(np.maximum(1.0, self._planes / reach)) > _MAX_CELLS:
+            reach *= _GROWTH
+        self._refuse_absurd(reach)
+        search = _vesin().NeighborList(cutoff=reach, full_list=True, n_threads=1)
+        pairs, images = search.compute(points=self._coords, box=self._box, periodic=True, quantities="PS", copy=False)
+        site, other = pairs.astype(np.int64).T
+        images = images.astype(np.int64)
+        distances = self._distances(site, other, images)
+        kept = (distances <= radius) & (distances > self._same_atom)
+        if kept.all():
+            return site, other, images, distances
+        return site[kept], other[kept], images[kept], distances[kept]
+
+    def reached(self, pairs: Pairs, cutoff: float) -> Pairs:
+        """Drop the pairs that alignn misses: those whose image is outside of what jarvis visits for `cutoff`.
+
+        Only crystals with atoms far outside of the cell have any.
+        """
+        if self.inside and cutoff * self._planes.max() < _ROUNDED:
+            return pairs
+        if self._reciprocal is None:
+            self._reciprocal = np.array(self.lattice.reciprocal_lattice().abc)
+        reach = np.ceil((cutoff + _SAME_ATOM) * self._reciprocal / (2 * math.pi))
+        images = pairs[2]
+        kept = ((images >= self.floor - reach) & (images < self.ceil + reach)).all(axis=1)
+        if kept.all():
+            return pairs
+        return pairs[0][kept], pairs[1][kept], images[kept], pairs[3][kept]
+
+    def images(self, radius: float) -> Floats:
+        """Return how many cells away, along each lattice vector, an atom within `radius` Å can be."""
+        reach: Floats = np.ceil(radius / self._planes) + 1
+        return reach
+
+    def single_precision(self, cutoff: float) -> float:
+        """Return an upper bound, in Å, of how far rounding to float32 moves a distance of about `cutoff`."""
+        extent = (
+            float((self.images(cutoff)[:, None] * np.abs(self._box)).sum()) + float(np.abs(self._coords).max()) + cutoff
+        )
+        return 16 * float(np.finfo(np.float32).eps) * extent
+
+    def _distances(self, site: Integers, other: Integers, images: Integers) -> Floats:
+        if not len(site):
+            return np.empty(0)
+        # One product an image, as jarvis does it: a single product of all images rounds differently.
+        distinct, place = _distinct_rows(images)
+        offsets = np.array([np.dot(image, self._matrix) for image in distinct.astype(np.float64)])
+        z = ((offsets[place] + self._coords[other]) - self._coords[site]) ** 2
+        if not self._by_rows:
+            # numpy sums in the order in which an array lies in memory, and jarvis's lies as its coordinates do.
+            z = np.asfortranarray(z)
+        distances: Floats = np.sum(z, axis=-1) ** 0.5
+        return distances
+
+    def _refuse_absurd(self, radius: float) -> None:
+        images = float(np.prod(2 * np.ceil(radius / self._planes) + 1))
+        # Those of evenly spread atoms, and those of every atom's own images, which are more in thin cells.
+        pairs = self.count * self.density * 4.19 * radius**3
+        pairs += self.count * float(np.prod(2 * np.floor(radius / self._planes) + 1))
+        if images > _MAX_IMAGES or pairs > _MAX_PAIRS:
+            raise UnusableError(
+                f"a search to {radius:.4g} Å visits about {images:.1e} periodic images and {pairs:.1e} pairs, "
+                f"over the limit of {_MAX_IMAGES:.0e} and {_MAX_PAIRS:.0e}"
+            )
+        cells = np.maximum(1, np.floor(self._planes / radius))
+        visits = float(np.prod(cells * (2 * np.maximum(1, np.ceil(radius * cells / self._planes)) + 1)))
+        if visits > _MAX_VISITS:
+            raise UnusableError(
+                f"its cell is thin and long: a search visits {visits:.1e} boxes, over {_MAX_VISITS:.0e}"
+            )
+
+
+def count_k_nearest(atoms: Any, settings: GraphSettings) -> Counts:
+    """Count what alignn's "k-nearest" strategy makes of a crystal.
+
+    Returns:
+        nodes, edges and line-graph edges.
+
+    Raises:
+        UnusableError: No cutoff within reason gives every atom its neighbours.
+    """
+    around = Neighborhood(atoms)
+    site, other, images, distances = _enough(around, settings)
+    shell = _shells(site, distances, around.count, settings.neighbors)
+    kept = distances <= shell[site]
+    return _edges(around.count, site[kept], other[kept], images[kept], settings.canonize)
+
+
+def _shells(site: Integers, distances: Floats, count: int, neighbors: int) -> Floats:
+    """Return each atom's distance to its k-th neighbour, shape (count,), Å."""
+    order = np.argsort(site, kind="stable")
+    found = np.bincount(site, minlength=count)
+    table = np.full((count, int(found.max())), np.inf)
+    # A mask of the places in use, row by row, lines up with the pairs sorted by atom.
+    table[np.arange(table.shape[1]) < found[:, None]] = distances[order]
+    shells: Floats = np.partition(table, neighbors - 1, axis=1)[:, neighbors - 1]
+    return shells
+
+
+def _enough(around: Neighborhood, settings: GraphSettings) -> Pairs:
+    """Search wider and wider until every atom has its neighbours.
+
+    alignn searches to the whole cutoff at once; the k-th shell is complete as soon as every atom has k
+    neighbours, so a smaller sphere gives the same edges.
+    """
+    cutoff = float(settings.cutoff)
+    radius = (_FIRST_SPHERE * settings.neighbors / (4.19 * around.density)) ** (1 / 3)
+    while True:
+        radius = min(radius, cutoff)
+        pairs = around.reached(around.within(radius), cutoff)
+        least = np.bincount(pairs[0], minlength=around.count).min()
+        if least >= settings.neighbors:
+            return pairs
+        if radius >= cutoff:
+            cutoff = _next_cutoff(cutoff, around.lattice)
+        radius *= _GROWTH
+
+
+def _next_cutoff(cutoff: float, lattice: Any) -> float:
+    """Return the cutoff that alignn tries next, in Å."""
+    longest = float(max(lattice.abc))
+    return longest if cutoff < longest else 2 * cutoff
+
+
+def _edges(nodes: int, site: Integers, other: Integers, images: Integers, canonize: bool) -> Counts:
+    """Count alignn's undirected edges, each kept in both directions, and the pairs of bonds that meet."""
+    low, high = site, other
+    if canonize:
+        flipped = other < site
+        low, high = np.where(flipped, other, site), np.where(flipped, site, other)
+        numbers, span = _row_numbers(np.where(flipped[:, None], -images, images))
+        # An image of the same atom counts twice, at +image and at −image: alignn's keys tell them apart.
+        keys = np.sort((low * nodes + high) * span + numbers)
+        ends = keys[np.diff(keys, prepend=-1) > 0] // span
+        low, high = ends // nodes, ends % nodes
+    degrees = np.bincount(low, minlength=nodes) + np.bincount(high, minlength=nodes)
+    loops = 2 * int(np.count_nonzero(low == high))
+    return nodes, 2 * len(low), int((degrees**2).sum()) - loops
+
+
+def _row_numbers(rows: Integers) -> tuple[Integers, int]:
+    """Number the rows of a (n, 3) array of small integers; equal rows get equal numbers under `span`."""
+    low = rows.min(axis=0)
+    size = rows.max(axis=0) - low + 1
+    keys = ((rows[:, 0] - low[0]) * size[1] + (rows[:, 1] - low[1])) * size[2] + (rows[:, 2] - low[2])
+    return keys, int(size[0] * size[1] * size[2])
+
+
+def _distinct_rows(rows: Integers) -> tuple[Integers, Integers]:
+    """Return the distinct rows, and for each row the place of its like among them."""
+    keys, span = _row_numbers(rows)
+    if span > 4096:
+        _, first, place = np.unique(keys, return_index=True, return_inverse=True)
+        return rows[first], place.reshape(-1)
+    # Few numbers: marking them in a table is several times faster than sorting.
+    example = np.full(span, -1)
+    example[keys] = np.arange(len(keys))
+    used = np.flatnonzero(example >= 0)
+    numbers = np.empty(span, dtype=np.int64)
+    numbers[used] = np.arange(len(used))
+    return rows[example[used]], numbers[keys]

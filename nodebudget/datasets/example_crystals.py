@@ -1,0 +1,35 @@
+"""Real crystals that come with a package, so that everything can be tried without data of one's own."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from nodebudget.utils.optional_imports import require
+
+#: Cells of at most so many atoms make the small-cell dataset, the others the large-cell one.
+SMALL = 8
+
+
+def prototype_datasets(limit: int | None = None) -> dict[str, list[dict[str, Any]]]:
+    """Return the AFLOW prototypes that come with pymatgen as two JARVIS-style datasets, by the size of the cell.
+
+    Their target is the volume an atom, in Å³: a real property that a network can learn from the structure.
+
+    Raises:
+        MissingError: pymatgen or jarvis-tools is not there.
+    """
+    library = require("pymatgen.analysis.prototypes").AFLOW_PROTOTYPE_LIBRARY
+    crystals = [_jarvis_dict(entry["snl"].structure, str(entry["tags"]["aflow"])) for entry in library]
+    small = [crystal for crystal in crystals if len(crystal["atoms"]["elements"]) <= SMALL]
+    large = [crystal for crystal in crystals if len(crystal["atoms"]["elements"]) > SMALL]
+    return {"small cells": small[:limit], "large cells": large[:limit]}
+
+
+def _jarvis_dict(structure: Any, name: str) -> dict[str, Any]:
+    atoms = require("jarvis.core.atoms").Atoms(
+        lattice_mat=structure.lattice.matrix,
+        coords=structure.frac_coords,
+        elements=[site.specie.symbol for site in structure],
+        cartesian=False,
+    )
+    return {"jid": name, "target": float(structure.volume / len(structure)), "atoms": atoms.to_dict()}

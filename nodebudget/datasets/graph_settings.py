@@ -1,0 +1,114 @@
+"""How alignn turns a crystal into a graph: what its sizes depend on."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from nodebudget.errors import InputError
+from nodebudget.utils.files import read_text
+
+#: Strategies that are counted without building a graph, and those whose graphs alignn has to build.
+FAST = ("k-nearest", "radius_graph")
+BUILT = ("fast_graph", "torch_graph", "pure_torch", "radius_graph_jarvis")
+STRATEGIES = FAST + BUILT
+
+#: Counts the ways of counting: another one where the same crystal would get other counts, so that no old ones are used.
+COUNTING = 1
+
+#: What alignn's TrainingConfig takes where its config.json says nothing: (its name, ours, default).
+_ALIGNN = (
+    ("neighbor_strategy", "strategy", "k-nearest"),
+    ("cutoff", "cutoff", 5.0),
+    ("max_neighbors", "neighbors", 12),
+    ("use_canonize", "canonize", True),
+    ("cutoff_extra", "cutoff_extra", 3.0),
+    ("three_body_cutoff", "three_body_cutoff", 3.5),
+)
+
+
+@dataclass(frozen=True)
+class GraphSettings:
+    """The options of alignn's `Graph.atom_dgl_multigraph` that change how many edges there are.
+
+    Attributes:
+        strategy: alignn's `neighbor_strategy`. "k-nearest" and "radius_graph" are counted without building
+            a graph; the others by building alignn's own, which takes tens of times longer.
+        cutoff: Å; where k-nearest starts to look, or the radius.
+        neighbors: alignn's `max_neighbors`.
+        canonize: alignn's `use_canonize`; only k-nearest heeds it.
+        cutoff_extra: Å by which "radius_graph" grows the cutoff while an atom has no neighbour.
+        three_body_cutoff: Å, for "pure_torch"; None: the cutoff.
+    """
+
+    strategy: str = "k-nearest"
+    cutoff: float = 8.0
+    neighbors: int = 12
+    canonize: bool = True
+    cutoff_extra: float = 3.0
+    three_body_cutoff: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.strategy not in STRATEGIES:
+            raise InputError(
+                f"no strategy {self.strategy!r}",
+                limit=f"one of {', '.join(STRATEGIES)}",
+                hint="take the one that your training uses",
+            )
+        if isinstance(self.neighbors, bool) or not isinstance(self.neighbors, int) or self.neighbors < 1:
+            raise InputError(
+                f"neighbors is {self.neighbors!r}", limit="a whole number from 1", hint="12 is alignn's usual number"
+            )
+        if not isinstance(self.canonize, bool):
+            raise InputError(
+                f"canonize is {self.canonize!r}", limit="true or false", hint="alignn's usual setting is true"
+            )
+        _check_length("cutoff", self.cutoff)
+        _check_length("cutoff_extra", self.cutoff_extra)
+        if self.three_body_cutoff is not None:
+            _check_length("three_body_cutoff", self.three_body_cutoff)
+
+    @classmethod
+    def from_alignn_config(cls, config: str | os.PathLike[str] | Mapping[str, Any]) -> GraphSettings:
+        """Take the settings of an alignn run, with alignn's own defaults where it names none.
+
+        Args:
+            config: The run's config.json, or what is in it.
+
+        Raises:
+            InputError: The file is missing or no config, or a setting is not what alignn takes.
+        """
+        values = config if isinstance(config, Mapping) else _read_config(config)
+        found = {ours: values.get(theirs, default) for theirs, ours, default in _ALIGNN}
+        model = values.get("model")
+        if isinstance(model, Mapping) and str(model.get("name", "")).startswith("alignn_atomwise_pure"):
+            # These models train on graphs from alignn's pure-PyTorch builder, whatever the strategy says.
+            found["strategy"] = "pure_torch"
+        return cls(**found)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the settings as plain values, for the record."""
+        return asdict(self)
+
+
+def _check_length(name: str, value: object) -> None:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value) or value <= 0:
+        raise InputError(f"{name} is {value!r}", limit="a length in Å over 0", hint="8 is alignn's usual cutoff")
+
+
+def _read_config(path: str | os.PathLike[str]) -> Mapping[str, Any]:
+    try:
+        values = json.loads(read_text(path))
+    except OSError as error:
+        raise InputError(f"{str(path)!r} can't be read: {error.strerror}", hint="check the path") from error
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{str(path)!r} is not JSON: {error}", hint="name alignn's config.json") from error
+    if not isinstance(values, dict):
+        raise InputError(
+            f"{str(path)!r} is no alignn config", limit="one JSON object", hint="name alignn's config.json"
+        )
+    return values

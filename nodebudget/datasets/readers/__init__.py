@@ -1,0 +1,1 @@
+"""What a file holds: one module per format, each of which offers a `Source` of records."""

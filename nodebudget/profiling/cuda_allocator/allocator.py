@@ -1,0 +1,248 @@
+"""A model of PyTorch's CUDA caching allocator: what is reserved when these tensors come and go in this order.
+
+The rules are those of `c10/cuda/CUDACachingAllocator.cpp` with its constants in `c10/core/AllocatorConfig.h`, at
+their default settings and with `expandable_segments:True`. Left out: several streams, captured graphs, memory
+pools of the user's own, and the settings that change sizes (`max_split_size_mb`, `roundup_power2_divisions`,
+`garbage_collection_threshold`).
+"""
+
+from __future__ import annotations
+
+from nodebudget.errors import DoesNotFitError
+from nodebudget.profiling.cuda_allocator.blocks import Block, Pool
+from nodebudget.utils.byte_units import format_bytes
+
+MIB = 2**20
+
+#: Sizes of blocks are multiples of it, bytes (kMinBlockSize).
+MIN_BLOCK = 512
+
+#: Requests up to it go to the small pool (kSmallSize), whose segments or pages are of `SMALL_SEGMENT` (kSmallBuffer).
+SMALL_REQUEST = MIB
+SMALL_SEGMENT = 2 * MIB
+
+#: Requests below it share segments of `LARGE_SEGMENT` (kMinLargeAlloc, kLargeBuffer), which is also the page of
+#: the large expandable segment.
+SHARED_REQUEST = 10 * MIB
+LARGE_SEGMENT = 20 * MIB
+
+#: Segments of larger requests are multiples of it (kRoundLarge).
+ROUND_LARGE = 2 * MIB
+
+#: Addresses of an expandable segment on a device whose memory is not known: more than any has.
+_RANGE = 2**46
+
+
+class CachingAllocator:
+    """Serves requests as PyTorch's allocator would, with addresses instead of memory.
+
+    Args:
+        capacity: Bytes that it may hold from the device; None for as many as it asks for.
+        expandable: Behave as with `expandable_segments:True`.
+
+    Attributes:
+        requested: Bytes that live tensors asked for ("requested_bytes" in `torch.cuda.memory_stats`).
+        allocated: Bytes in blocks with a live tensor, as `torch.cuda.memory_allocated` counts them.
+        reserved: Bytes held from the device, as `torch.cuda.memory_reserved` counts them.
+        peak_requested: Highest `requested` since the start or `reset_peaks`.
+        peak_allocated: Highest `allocated` since the start or `reset_peaks`.
+        peak_reserved: Highest `reserved`, likewise.
+        retries: How often the device was full and the cache had to be given back (`num_alloc_retries`).
+    """
+
+    def __init__(self, capacity: int | None = None, *, expandable: bool = False) -> None:
+        self.capacity, self.expandable = capacity, expandable
+        self.requested = self.allocated = self.reserved = self.retries = 0
+        self.peak_requested = self.peak_allocated = self.peak_reserved = 0
+        self._pools = (Pool(small=True), Pool(small=False))
+        self._live: dict[int, Block] = {}
+        self._next_address = 0
+        self._start: dict[Pool, int] = {}
+
+    def allocate(self, key: int, nbytes: int) -> None:
+        """Serve a request.
+
+        Args:
+            key: Names the tensor's memory until it is released. A key that is still live was released
+                unseen, and is released now.
+            nbytes: Bytes; nothing happens for none, as for an empty tensor.
+
+        Raises:
+            DoesNotFitError: The capacity is used up, after the cache was given back too.
+        """
+        self.free(key)
+        if nbytes <= 0:
+            return
+        size = _round_up(nbytes, MIN_BLOCK)
+        pool = self._pools[size > SMALL_REQUEST]
+        block = self._cached(pool, size) or self._grow(pool, size) or self._retry(pool, size)
+        if block is None:
+            raise self._full(nbytes)
+        if self._is_split(block, size):
+            pool.add(block.cut(size))
+        block.allocated, block.requested = True, nbytes
+        self._live[key] = block
+        self.requested += nbytes
+        self.peak_requested = max(self.peak_requested, self.requested)
+        self.allocated += block.size
+        self.peak_allocated = max(self.peak_allocated, self.allocated)
+
+    def free(self, key: int) -> None:
+        """Release a tensor's memory into the cache; keys that are not live are passed over."""
+        block = self._live.pop(key, None)
+        if block is None:
+            return
+        self.allocated -= block.size
+        self.requested -= block.requested
+        block.allocated, block.requested = False, 0
+        block.absorb()
+        block.pool.add(block)
+
+    def empty_cache(self) -> None:
+        """Give back to the device what no live tensor needs, as `torch.cuda.empty_cache` does."""
+        for pool in self._pools:
+            for block in pool.mapped():
+                if self.expandable:
+                    self._unmap(block)
+                elif block.alone:
+                    pool.remove(block)
+                    self.reserved -= block.size
+
+    def reset_peaks(self) -> None:
+        """Forget the peaks so far."""
+        self.peak_requested, self.peak_allocated = self.requested, self.allocated
+        self.peak_reserved = self.reserved
+
+    def _cached(self, pool: Pool, size: int) -> Block | None:
+        """Take the best fit out of the cache (get_free_block)."""
+        candidates = pool.fitting(size)
+        best = next(candidates, None)
+        if best is None:
+            return None
+        if self.expandable:
+            # The end of an expandable segment counts as large as it could grow.
+            for other in candidates:
+                if other.reach >= best.reach:
+                    break
+                best = other
+        pool.remove(best)
+        return best
+
+    def _is_split(self, block: Block, size: int) -> bool:
+        # should_split
+        rest = block.size - size
+        return rest >= MIN_BLOCK if block.pool.small or self.expandable else rest > SMALL_REQUEST
+
+    def _grow(self, pool: Pool, size: int) -> Block | None:
+        """Get memory from the device (alloc_block); None where it has none left."""
+        if self.expandable:
+            return self._expand(pool, size)
+        wanted = segment_size(size)
+        if not self._reserve(wanted):
+            return None
+        block = Block(pool, self._next_address, wanted)
+        self._next_address += wanted
+        return block
+
+    def _retry(self, pool: Pool, size: int) -> Block | None:
+        self.empty_cache()
+        self.retries += 1
+        return self._grow(pool, size)
+
+    def _reserve(self, nbytes: int) -> bool:
+        if self.capacity is not None and self.reserved + nbytes > self.capacity:
+            return False
+        self.reserved += nbytes
+        self.peak_reserved = max(self.peak_reserved, self.reserved)
+        return True
+
+    def _expand(self, pool: Pool, size: int) -> Block | None:
+        """Map pages at the lowest address that has room (try_allocate_expandable_block)."""
+        block = self._room(pool, size)
+        if not block.mapped and not self._map(block, min(size, block.size)):
+            return None
+        while block.size < size:
+            behind = block.after
+            if behind is None or not self._map(behind, min(size - block.size, behind.size)):
+                return None
+            block = behind
+        pool.remove(block)
+        return block
+
+    def _room(self, pool: Pool, size: int) -> Block:
+        """Find free and unmapped blocks in a row that hold `size` bytes (find_expandable_block)."""
+        for unmapped in pool.unmapped():
+            before = unmapped.before
+            first = before if before is not None and not before.allocated else unmapped
+            if _free_from(first, size) >= size:
+                return first
+        # A segment has addresses for 9/8 of the device's memory. That bounds what its end counts as when the
+        # best fit is looked for, so how nearly full the device is changes which block is taken.
+        page = SMALL_SEGMENT if pool.small else LARGE_SEGMENT
+        wanted = _RANGE if self.capacity is None else _round_up(self.capacity + self.capacity // 8, page)
+        block = Block(pool, self._next_address, max(wanted, _round_up(size, page)), mapped=False)
+        # Two segments of a pool start a whole number of pages apart.
+        self._start.setdefault(pool, self._next_address)
+        self._next_address += _round_up(block.size, LARGE_SEGMENT)
+        pool.add(block)
+        return block
+
+    def _map(self, block: Block, size: int) -> bool:
+        """Put memory behind the start of an unmapped block and join it with free neighbours (map_block)."""
+        page = SMALL_SEGMENT if block.pool.small else LARGE_SEGMENT
+        # Unmapped blocks start and end at the border of a page.
+        wanted = _round_up(size, page)
+        if not self._reserve(wanted):
+            return False
+        block.pool.remove(block)
+        if wanted < block.size:
+            block.pool.add(block.cut(wanted))
+        block.mapped = True
+        block.absorb()
+        block.pool.add(block)
+        return True
+
+    def _unmap(self, block: Block) -> None:
+        """Give back the whole pages of a free block (unmap_block)."""
+        pool = block.pool
+        page = SMALL_SEGMENT if pool.small else LARGE_SEGMENT
+        offset = block.address - self._start[pool]
+        first, last = _round_up(offset, page), (offset + block.size) // page * page
+        if first >= last:
+            return
+        pool.remove(block)
+        if first > offset:
+            head, block = block, block.cut(first - offset)
+            pool.add(head)
+        if last - first < block.size:
+            pool.add(block.cut(last - first))
+        block.mapped = False
+        self.reserved -= block.size
+        block.absorb()
+        pool.add(block)
+
+    def _full(self, nbytes: int) -> DoesNotFitError:
+        return DoesNotFitError(
+            f"a tensor of {format_bytes(nbytes)} does not fit beside {format_bytes(self.allocated)} of others",
+            limit=f"{format_bytes(self.reserved)} of {format_bytes(self.capacity or 0)} are reserved",
+            hint="make the batches smaller",
+        )
+
+
+def segment_size(size: int) -> int:
+    """Return the bytes that are asked of the device for a block of `size` bytes (get_allocation_size)."""
+    if size <= SMALL_REQUEST:
+        return SMALL_SEGMENT
+    return LARGE_SEGMENT if size < SHARED_REQUEST else _round_up(size, ROUND_LARGE)
+
+
+def _round_up(value: int, unit: int) -> int:
+    return -(-value // unit) * unit
+
+
+def _free_from(block: Block | None, enough: int) -> int:
+    total = 0
+    while block is not None and not block.allocated and total < enough:
+        total += block.size
+        block = block.after
+    return total

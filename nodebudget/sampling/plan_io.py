@@ -1,0 +1,90 @@
+"""Plans on disk, read back to look at them."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from nodebudget.errors import RecordError
+from nodebudget.sampling.plan import KIND, SCHEMA_VERSION, TEXT
+from nodebudget.utils.files import DAMAGE, check_archive
+from nodebudget.utils.records import check_record, read_record
+
+Ints = npt.NDArray[np.integer[Any]]
+
+
+@dataclass(frozen=True, eq=False)
+class SavedPlan:
+    """What the file of a plan holds: the batches, not the sizes of their graphs.
+
+    Attributes:
+        about: Statistics (`nodebudget.sampling.plan.Plan.statistics`), `limits` and `data`, the fingerprint of the sizes.
+        indices: The graphs, batch by batch, shape (graphs in batches,).
+        offsets: Where each batch starts in `indices`, shape (batches + 1,).
+    """
+
+    about: Mapping[str, Any]
+    indices: Ints
+    offsets: Ints
+
+    @property
+    def graphs(self) -> Ints:
+        """Graphs in each batch, shape (batches,)."""
+        return np.diff(self.offsets)
+
+    def loads(self, values: npt.ArrayLike) -> npt.NDArray[Any]:
+        """Sum values of graphs (shape (graphs,) or (graphs, columns)) over each batch."""
+        return np.add.reduceat(np.asarray(values)[self.indices], self.offsets[:-1])
+
+
+def read_plan(path: str | os.PathLike[str]) -> SavedPlan:
+    """Read what `Plan.save` wrote, `.json` or `.npz`.
+
+    Raises:
+        RecordError: It is missing, damaged, something else, or of another schema version.
+    """
+    read = _read_npz if Path(path).suffix == ".npz" else _read_json
+    try:
+        plan = read(path)
+        _check(plan)
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise RecordError(f"{str(path)!r} can't be read: {reason}", hint="check the path") from error
+    except DAMAGE as error:
+        raise RecordError(
+            f"{str(path)!r} is a damaged plan: {' '.join(str(error).split())[:200]}", hint="plan again"
+        ) from error
+    return plan
+
+
+def _read_json(path: str | os.PathLike[str]) -> SavedPlan:
+    record = read_record(path, KIND, SCHEMA_VERSION, most=TEXT)
+    batches = record.pop("plan")
+    indices = np.array([graph for batch in batches for graph in batch], dtype=np.int64)
+    return SavedPlan(record, indices, np.cumsum([0, *map(len, batches)]))
+
+
+def _read_npz(path: str | os.PathLike[str]) -> SavedPlan:
+    with Path(path).open("rb") as file:
+        check_archive(file)
+        with np.load(file, allow_pickle=False) as arrays:
+            about = json.loads(arrays["about"].tobytes())
+            indices, offsets = arrays["indices"], arrays["offsets"]
+    return SavedPlan(check_record(about, str(path), KIND, SCHEMA_VERSION), indices, offsets)
+
+
+def _check(plan: SavedPlan) -> None:
+    indices, offsets = plan.indices, plan.offsets
+    if any(array.ndim != 1 or array.dtype.kind not in "iu" for array in (indices, offsets)):
+        raise ValueError("graphs and batches must be lists of whole numbers")
+    if len(offsets) < 2 or offsets[0] != 0 or offsets[-1] != len(indices) or (np.diff(offsets) < 1).any():
+        raise ValueError("batches must hold a graph or more each")
+    if indices.min() < 0:
+        raise ValueError("graphs are counted from 0")

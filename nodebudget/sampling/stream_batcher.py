@@ -1,0 +1,205 @@
+"""Batches within a budget from a stream, whose graphs are not known before they come."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from torch.utils.data import IterableDataset, get_worker_info
+
+from nodebudget.datasets.measure import measure_dataset
+from nodebudget.datasets.size_table import SizeTable
+from nodebudget.errors import InputError, OversizedError
+from nodebudget.sampling.budget import Budget
+from nodebudget.sampling.planner import POLICIES, Planner
+from nodebudget.utils.checks import check_choice, check_count
+from nodebudget.utils.distributed import world_and_rank
+
+if TYPE_CHECKING:
+    from nodebudget.calibration.memory_model import Calibration
+
+_log = logging.getLogger("nodebudget")
+
+#: How full the batches are that are cut from the middle of a stream; more takes luck.
+_FILL = 0.995
+
+
+class NodeBudgetBatcher(IterableDataset[list[Any]]):
+    """Cuts a stream of samples into batches within a budget, even ones, by looking ahead.
+
+    A buffer fills from the stream; as many full batches as it holds are dealt out of its oldest samples, like
+    `NodeBudgetSampler` deals an epoch, and what is over stays for the next time. The end of the stream flushes
+    it. The larger the buffer, the fuller and more even the batches: ten batches' worth or more is good.
+
+    Give it to a loader that does not batch on its own, and whose collate function gets a batch's samples:
+    `DataLoader(batcher, batch_size=None, collate_fn=collate, num_workers=4)`.
+
+    Each worker process of each rank takes every n-th sample of the stream, so every sample comes once over all.
+    How many batches a rank gets is not known before the stream ends, and may differ between ranks by a few: stop
+    all ranks with the first that ends, or use `NodeBudgetSampler` where the data can be counted.
+    """
+
+    def __init__(
+        self,
+        stream: Iterable[Any],
+        size_of: Callable[[Any], Mapping[str, float]] | None = None,
+        *,
+        max_nodes: int | None = None,
+        max_edges: int | None = None,
+        max_line_edges: int | None = None,
+        max_graphs: int | None = None,
+        calibration: Calibration | None = None,
+        memory: int | str | None = None,
+        max_columns: Mapping[str, int | float] | None = None,
+        buffer: int = 1024,
+        shuffle: bool = True,
+        seed: int = 0,
+        oversized: str = "raise",
+        num_replicas: int | None = None,
+        rank: int | None = None,
+        sharded: bool = False,
+    ) -> None:
+        """Prepare to cut a stream.
+
+        Args:
+            stream: An iterable of samples, an IterableDataset among them. An iterator (a generator, say) can
+                be read once only, and not by worker processes.
+            size_of: Sample → its sizes, `{"nodes": …, "edges": …}`; by default samples are counted as
+                `nodebudget.measure` counts them.
+            max_nodes: Most nodes in a batch; caps, `calibration` and `memory` are as in `NodeBudgetSampler`.
+            max_edges: Most edges.
+            max_line_edges: Most line-graph edges.
+            max_graphs: Most graphs.
+            calibration: Predicts bytes; goes with `memory`.
+            memory: Bytes that a step may take.
+            max_columns: Caps on further sizes, by name.
+            buffer: Samples to hold back, in each worker.
+            shuffle: Assign the buffer's samples at random; otherwise as it comes. Either way batches come from
+                one buffer at a time: a stream that is sorted stays so at large.
+            seed: Where randomness comes from.
+            oversized: What happens to a sample over a cap: "raise", "skip" (counted in `skipped` and logged
+                once) or "alone" (a batch of its own).
+            num_replicas: Ranks; by default torch.distributed's where it is initialised, else 1.
+            rank: This rank.
+            sharded: The stream itself gives each rank and worker its share (webdataset does): take it all.
+
+        Raises:
+            InputError: No budget, or an argument that can't be.
+            DoesNotFitError: The memory does not even hold a step without any graph.
+        """
+        check_choice("oversized", oversized, POLICIES)
+        self.limits = Budget.make(
+            max_nodes, max_edges, max_line_edges, max_graphs, calibration, memory, max_columns=max_columns
+        )
+        self.stream, self._size_of, self._policy = stream, size_of or _count, oversized
+        self._buffer, self._seed = check_count("buffer", buffer, 1), check_count("seed", seed, 0)
+        self.num_replicas, self.rank = world_and_rank(num_replicas, rank)
+        self._shuffle, self._sharded = shuffle, sharded
+        self.epoch, self.skipped = 0, 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose other randomness; with worker processes, before the loader is iterated."""
+        self.epoch = check_count("epoch", epoch, 0)
+
+    def __iter__(self) -> Iterator[list[Any]]:
+        worker = get_worker_info()
+        workers, place = (1, 0) if worker is None else (worker.num_workers, worker.id)
+        shards, shard = self.num_replicas * workers, self.rank * workers + place
+        seed = int(np.random.SeedSequence([self._seed, self.epoch, shard]).generate_state(1)[0])
+        self.skipped = 0
+        taken = enumerate(self.stream)
+        share = taken if self._sharded else ((i, sample) for i, sample in taken if i % shards == shard)
+        return self._cut(share, seed)
+
+    def _cut(self, share: Iterator[tuple[int, Any]], seed: int) -> Iterator[list[Any]]:
+        held, turn = _Buffer(), 0
+        for place, sample in share:
+            sizes = _checked(self._size_of(sample), place)
+            if self._is_over(sizes, place):
+                if self._policy == "alone":
+                    yield [sample]
+                continue
+            held.add(sample, sizes)
+            if len(held.samples) >= self._buffer:
+                yield from self._deal(held, seed, turn, flush=False)
+                turn += 1
+        if held.samples:
+            yield from self._deal(held, seed, turn, flush=True)
+
+    def _is_over(self, sizes: Mapping[str, float], place: int) -> bool:
+        if not self.limits.columns(_table([sizes]))[1].oversized()[0]:
+            return False
+        shown = ", ".join(f"{value:,} {name}" for name, value in sizes.items())
+        what = f"sample {place} of the stream is larger than a batch may be: {shown}"
+        if self._policy == "raise":
+            hint = "raise the cap, or pass oversized='skip' or 'alone'"
+            raise OversizedError(what, indices=[place], limit=self.limits.describe(), hint=hint)
+        if not self.skipped:
+            done = "left out" if self._policy == "skip" else "in a batch of its own"
+            _log.warning("%s (%s): %s; further ones are counted only", what, self.limits.describe(), done)
+        self.skipped += 1
+        return True
+
+    def _deal(self, held: _Buffer, seed: int, turn: int, *, flush: bool) -> Iterator[list[Any]]:
+        table = held.table()
+        many = len(table) if flush else self._full(table)
+        # A buffer that is too small for one full batch is dealt as it is: better than to hold more than asked.
+        many = many or len(table)
+        planner = Planner(table.take(np.arange(many)), self.limits, shuffle=self._shuffle, seed=seed)
+        for batch in planner.plan(turn):
+            yield [held.samples[place] for place in batch]
+        held.drop(many)
+
+    def _full(self, table: SizeTable) -> int:
+        """Return how many of the oldest samples make a whole number of full batches."""
+        items = self.limits.columns(table)[1]
+        parts = [np.cumsum(values) / cap for values, cap in items.capped]
+        if items.most is not None:
+            parts.append(np.arange(1, len(table) + 1) / items.most)
+        share = np.max(parts, axis=0)
+        return int(np.searchsorted(share, int(share[-1] / _FILL) * _FILL, side="right"))
+
+
+class _Buffer:
+    """Samples that wait, oldest first, and their sizes."""
+
+    def __init__(self) -> None:
+        self.samples: list[Any] = []
+        self.rows: list[Mapping[str, float]] = []
+
+    def add(self, sample: Any, sizes: Mapping[str, float]) -> None:
+        if self.rows and sizes.keys() != self.rows[0].keys():
+            raise InputError(
+                f"a sample has the sizes {', '.join(sizes)}",
+                limit=f"those before it: {', '.join(self.rows[0])}",
+                hint="give every sample the same sizes",
+            )
+        self.samples.append(sample)
+        self.rows.append(sizes)
+
+    def table(self) -> SizeTable:
+        return _table(self.rows)
+
+    def drop(self, many: int) -> None:
+        del self.samples[:many], self.rows[:many]
+
+
+def _table(rows: list[Mapping[str, float]]) -> SizeTable:
+    return SizeTable({name: np.array([row[name] for row in rows]) for name in rows[0]})
+
+
+def _count(sample: Any) -> Mapping[str, float]:
+    table = measure_dataset([sample])
+    return {name: values[0].item() for name, values in table.columns.items()}
+
+
+def _checked(sizes: Any, place: int) -> Mapping[str, float]:
+    if not isinstance(sizes, Mapping) or "nodes" not in sizes:
+        raise InputError(
+            f"size_of gave {sizes!r} for sample {place}",
+            limit='sizes by name, "nodes" among them',
+            hint="return a dict such as {'nodes': 12, 'edges': 144}",
+        )
+    return sizes

@@ -1,0 +1,296 @@
+"""Two runs side by side: what moves device memory, by how much, and why."""
+
+import importlib.util
+import json
+import os
+
+import pytest
+from calibrations import fitted
+from click.testing import CliRunner
+from crystals import entries
+from paths import GOLDEN
+
+from nodebudget import SizeTable
+from nodebudget.analysis.run_diff.diff import diagnose
+from nodebudget.analysis.run_diff.models import count_parameters
+from nodebudget.analysis.run_diff.rules import RULES, rule_for
+from nodebudget.analysis.run_diff.runs import Run, read_run
+from nodebudget.analysis.run_diff.waiting import batch_bytes
+from nodebudget.cli import main
+from nodebudget.datasets.measure import measure_dataset
+from nodebudget.datasets.readers.open_dataset import open_data
+from nodebudget.errors import InputError
+from nodebudget.report.diagnose import diagnosis_text
+from nodebudget.workloads.alignn import AlignnWorkload
+
+FIRST = {
+    **{"batch_size": 64, "pin_memory": False, "num_workers": 4, "learning_rate": 0.01, "colour": "red"},
+    **{"neighbor_strategy": "k-nearest", "max_neighbors": 12, "random_seed": 1},
+    "model": {"hidden_features": 256, "layers": [1, 2]},
+}
+SECOND = {
+    **{"batch_size": 128, "pin_memory": True, "num_workers": 24, "learning_rate": 0.001, "colour": "blue"},
+    **{"neighbor_strategy": "k-nearest", "max_neighbors": 12, "random_seed": 2, "read_existing": True},
+    "model": {"hidden_features": 192, "layers": [1, 2]},
+}
+
+needs_alignn = pytest.mark.skipif(
+    not (importlib.util.find_spec("alignn") and importlib.util.find_spec("dgl")), reason="needs alignn and DGL"
+)
+
+
+def found(a, b, **options):
+    return diagnose(Run("a", a), Run("b", b), **options)
+
+
+def by_name(diagnosis):
+    return {entry.name: entry for entry in diagnosis.differences}
+
+
+def write(folder, values, ids=None):
+    folder.mkdir()
+    (folder / "config.json").write_text(json.dumps(values))
+    if ids is not None:
+        (folder / "ids_train_val_test.json").write_text(json.dumps({"id_train": ids, "id_val": [], "id_test": []}))
+    return str(folder)
+
+
+@pytest.fixture
+def data(tmp_path):
+    """Data of small and of twice as large crystals."""
+    paths = []
+    for name, factor in (("small", 1), ("large", 2)):
+        nodes = [10 * factor, 20 * factor, 30 * factor] * 30
+        ids = [f"{name}-{place}" for place in range(len(nodes))]
+        table = SizeTable.from_counts(nodes, [12 * n for n in nodes], [144 * n for n in nodes], ids=ids)
+        paths.append(table.save(tmp_path / f"{name}.npz"))
+    return paths
+
+
+def test_what_moves_device_memory_comes_first_then_what_does_not_then_what_is_not_known():
+    diagnosis = found(FIRST, SECOND)
+    assert [(entry.name, entry.moves_device_memory) for entry in diagnosis.differences] == [
+        ("batch_size", True),
+        ("model.hidden_features", True),
+        ("pin_memory", False),
+        ("num_workers", False),
+        ("learning_rate", False),
+        ("random_seed", False),
+        ("read_existing", False),
+        ("colour", None),
+    ]
+    assert "batch_size (64 in A, 128 in B), by which B takes more" in diagnosis.likely_cause
+
+
+def test_the_guides_three_suspects_are_cleared():
+    entries = by_name(found(FIRST, SECOND))
+    assert "host memory" in entries["pin_memory"].reason
+    assert "right for host memory and wrong for the GPU" in entries["num_workers"].reason
+    assert "graphs on the CPU" in entries["read_existing"].reason
+    assert entries["read_existing"].a is None
+
+
+def test_where_nothing_moves_device_memory_it_says_so():
+    assert found({"lr": 1}, {"lr": 2}).likely_cause.startswith("None of the differences")
+    assert "nothing is known of colour" in found({"colour": 1}, {"colour": 2}).likely_cause
+
+
+def test_equal_runs():
+    diagnosis = found(FIRST, dict(FIRST))
+    assert diagnosis.differences == ()
+    assert diagnosis.likely_cause == "The two runs have the same settings."
+
+
+def test_nan_is_equal_to_itself_and_true_is_not_one():
+    assert not found({"x": float("nan")}, {"x": float("nan")}).differences
+    assert found({"x": True}, {"x": 1}).differences
+
+
+def test_bytes_of_a_batch_size_are_those_of_the_calibration(data):
+    calibration = fitted()
+    diagnosis = found(FIRST, SECOND, data_a=open_data(data[0]), calibration=calibration)
+    per_batch = {"graphs": 1, "nodes": 20, "edges": 240, "line_edges": 2880}
+    first, second = (
+        calibration.predict_bytes(**{name: count * size for name, size in per_batch.items()}) for count in (64, 90)
+    )
+    # The data has 90 samples: a batch of 128 has no more.
+    assert by_name(diagnosis)["batch_size"].bytes == pytest.approx(second - first, abs=2)
+    assert diagnosis.predicted_bytes == pytest.approx((first, second), abs=2)
+    width = by_name(diagnosis)["model.hidden_features"].bytes
+    assert width == pytest.approx((first - calibration.fixed) * (192 / 256 - 1), abs=2)
+
+
+def test_larger_crystals_are_the_cause(data):
+    first, second = (open_data(path) for path in data)
+    diagnosis = found(FIRST, {**FIRST, "pin_memory": True}, data_a=first, data_b=second)
+    assert diagnosis.differences[0].name == "data.nodes a graph"
+    assert (diagnosis.differences[0].a, diagnosis.differences[0].b) == (20, 40)
+    assert "+100.0%" in diagnosis.likely_cause
+    calibrated = found(FIRST, FIRST, data_a=first, data_b=second, calibration=fitted())
+    assert calibrated.predicted_bytes is not None
+    one, other = calibrated.predicted_bytes
+    assert calibrated.differences[0].bytes == pytest.approx(other - one, abs=2)
+
+
+def test_waiting_batches_take_host_memory_by_the_guides_formula(data):
+    a = {"batch_size": 64, "num_workers": 4}
+    batch = 64 * (72 + 20 * 384 + 240 * 64 + 2880 * 20)
+    cases = [
+        ({"num_workers": 24}, "num_workers", (24 - 4) * 2 * batch),
+        ({"num_workers": 0}, "num_workers", -4 * 2 * batch),
+        ({"prefetch_factor": 5}, "prefetch_factor", 4 * (5 - 2) * batch),
+        ({"pin_memory": True}, "pin_memory", None),
+    ]
+    for change, name, expected in cases:
+        entry = by_name(found(a, {**a, **change}, data_a=open_data(data[0])))[name]
+        assert (entry.host_bytes, entry.bytes, entry.moves_device_memory) == (expected, None, False)
+    more = by_name(
+        found({**a, "prefetch_factor": 3}, {**a, "prefetch_factor": 3, "num_workers": 5}, data_a=open_data(data[0]))
+    )
+    assert more["num_workers"].host_bytes == 3 * batch
+    assert by_name(found(a, {**a, "num_workers": 24}))["num_workers"].host_bytes is None
+
+
+@needs_alignn
+def test_the_bytes_of_a_batch_are_those_of_alignns_graphs():
+    workload = AlignnWorkload(alignn_layers=1, gcn_layers=1, hidden_features=8)
+    samples = [workload.sample(entry) for entry in entries(6, 12)]
+    graph, line_graph, *rest = workload.batch(samples)
+    counted = sum(tensor.nbytes for tensor in rest)
+    for part in (graph, line_graph):
+        tensors = [frame[name] for frame in (part.ndata, part.edata) for name in frame]
+        tensors += [*part.edges(), part.batch_num_nodes(), part.batch_num_edges()]
+        counted += sum(tensor.nbytes for tensor in tensors)
+    assert batch_bytes(measure_dataset(samples), 12) == pytest.approx(counted)
+
+
+def test_only_the_training_split_counts(data, tmp_path):
+    a = read_run(write(tmp_path / "a", FIRST, [f"small-{place}" for place in range(0, 90, 3)]))
+    b = read_run(write(tmp_path / "b", FIRST, [f"small-{place}" for place in range(2, 90, 3)]))
+    diagnosis = diagnose(a, b, data_a=open_data(data[0]))
+    assert (by_name(diagnosis)["data.nodes a graph"].a, by_name(diagnosis)["data.nodes a graph"].b) == (10, 30)
+    samples = by_name(diagnosis)["data.samples"]
+    assert (samples.a, samples.b, samples.moves_device_memory) == (30, 30, False)
+    assert "0 of them are in both" in samples.reason
+
+
+def test_a_cutoff_matters_by_the_strategy():
+    nearest, radius = ({"neighbor_strategy": name} for name in ("k-nearest", "radius_graph"))
+    hardly, much = rule_for("cutoff", [nearest, nearest]), rule_for("cutoff", [radius, radius])
+    assert hardly is not None
+    assert much is not None
+    assert hardly.typical < much.typical
+
+
+def test_every_rule_has_a_reason_and_no_name_twice_without_a_condition():
+    names = [name for rule in RULES if rule.when is None for name in rule.names]
+    assert len(names) == len(set(names))
+    assert all(rule.reason and rule.names and all(name == name.lower() for name in rule.names) for rule in RULES)
+
+
+@needs_alignn
+def test_parameters_are_counted_on_alignns_own_models():
+    a = {"neighbor_strategy": "k-nearest", "optimizer": "adamw", "dtype": "float32", "model": {"name": "alignn"}}
+    b = {**a, "model": {"name": "alignn", "gcn_layers": 2, "hidden_features": 256}}
+    diagnosis = diagnose(Run("a", a, is_alignn=True), Run("b", b, is_alignn=True))
+    counts = [count_parameters(run["model"]) for run in (a, b)]
+    assert by_name(diagnosis)["model.gcn_layers"].bytes == (counts[1] - counts[0]) * 4 * 4
+    sgd = diagnose(Run("a", a, is_alignn=True), Run("b", {**a, "optimizer": "sgd"}, is_alignn=True))
+    assert sgd.differences[0].bytes == -counts[0] * 4
+
+
+@needs_alignn
+def test_alignns_defaults_are_filled_in(tmp_path):
+    a = write(tmp_path / "a", {"batch_size": 16, "model": {"name": "alignn"}, "of_my_own": 1})
+    b = write(tmp_path / "b", {"model": {"name": "alignn", "hidden_features": 256}, "of_my_own": 1})
+    diagnosis = diagnose(read_run(a), read_run(b))
+    assert [(entry.name, entry.a, entry.b) for entry in diagnosis.differences] == [("batch_size", 16, 64)]
+
+
+def test_models_that_alignn_does_not_have_are_not_counted():
+    assert count_parameters({"name": "other"}) is None
+    if importlib.util.find_spec("alignn"):
+        assert count_parameters({"name": "alignn", "hidden_features": "wide"}) is None
+
+
+def test_toml_is_read_and_nested_settings_are_known_by_their_last_name(tmp_path):
+    for name, size in (("a", 8), ("b", 16)):
+        (tmp_path / f"{name}.toml").write_text(f"[training.loader]\nbatch_size = {size}\n")
+    diagnosis = diagnose(*(read_run(tmp_path / f"{name}.toml") for name in "ab"))
+    assert [(entry.name, entry.a, entry.b) for entry in diagnosis.differences] == [
+        ("training.loader.batch_size", 8, 16)
+    ]
+    assert diagnosis.differences[0].moves_device_memory
+
+
+def test_yaml_is_read_where_its_reader_is_there(tmp_path):
+    pytest.importorskip("yaml")
+    (tmp_path / "a.yaml").write_text("batch_size: 8\n")
+    assert read_run(tmp_path / "a.yaml").flat == {"batch_size": 8}
+
+
+@pytest.mark.skipif(bool(importlib.util.find_spec("yaml")), reason="PyYAML is there")
+def test_yaml_without_its_reader_names_what_to_install(tmp_path):
+    (tmp_path / "a.yaml").write_text("batch_size: 8\n")
+    result = CliRunner().invoke(main, ["diagnose", str(tmp_path / "a.yaml"), str(tmp_path / "a.yaml")])
+    assert result.exit_code == 3
+    assert "pip install pyyaml" in result.stderr
+
+
+@pytest.mark.parametrize("name", ["diagnose", "diagnose_bytes"])
+def test_text_is_as_it_was_looked_at(name, data):
+    options = {}
+    if name == "diagnose_bytes":
+        options = {"data_a": open_data(data[0]), "data_b": open_data(data[1]), "calibration": fitted()}
+    text = diagnosis_text(found(FIRST, SECOND, **options)) + "\n"
+    path = GOLDEN / f"{name}.txt"
+    if os.environ.get("NODEBUDGET_GOLDEN") == "write":
+        path.write_text(text)
+    assert text == path.read_text()
+
+
+def test_the_command(tmp_path, data):
+    a, b = write(tmp_path / "a", FIRST | {"neighbor_strategy": None}), write(tmp_path / "b", SECOND)
+    fitted().save(tmp_path / "cal.json")
+    options = ["--data-a", str(data[0]), "--data-b", str(data[1]), "--calibration", str(tmp_path / "cal.json")]
+    result = CliRunner().invoke(main, ["diagnose", a, b, *options, "--json"])
+    assert result.exit_code == 0, result.stderr
+    answer = json.loads(result.stdout)
+    entry = answer["differences"][0]
+    assert set(entry) == {"name", "a", "b", "moves_device_memory", "bytes", "reason", "host_bytes"}
+    assert answer["predicted_bytes"]["b"] > answer["predicted_bytes"]["a"]
+    assert answer["likely_cause"].startswith("The most likely cause is ")
+    text = CliRunner().invoke(main, ["diagnose", a, a])
+    assert text.exit_code == 0
+    assert text.stdout.startswith("The two runs have the same settings.")
+
+
+def test_wrong_input_is_one_sentence_and_exit_2(tmp_path):
+    good = write(tmp_path / "good", {"batch_size": 1})
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "torn.json").write_text('{"batch_size": ')
+    (tmp_path / "list.json").write_text("[1]")
+    (tmp_path / "torn.toml").write_text("= 3")
+    (tmp_path / "bytes.json").write_bytes(b"\xff\xfe\x00")
+    bad_ids = write(tmp_path / "ids", {"batch_size": 2})
+    (tmp_path / "ids" / "ids_train_val_test.json").write_text("{}")
+    cases = {
+        str(tmp_path / "nowhere"): "no file or folder",
+        str(tmp_path / "empty"): "has no config",
+        str(tmp_path / "torn.json"): "is not JSON",
+        str(tmp_path / "list.json"): "holds no settings",
+        str(tmp_path / "torn.toml"): "is not TOML",
+        str(tmp_path / "bytes.json"): "is not JSON",
+        bad_ids: "lists no samples",
+    }
+    for path, words in cases.items():
+        result = CliRunner().invoke(main, ["diagnose", good, path])
+        assert result.exit_code == 2, path
+        assert words in result.stderr
+        assert len(result.stderr.strip().splitlines()) == 1
+
+
+def test_data_that_lacks_what_the_calibration_needs_is_refused(tmp_path):
+    SizeTable.from_counts([1, 2, 3]).save(tmp_path / "nodes.npz")
+    with pytest.raises(InputError, match="depends on"):
+        found(FIRST, SECOND, data_a=open_data(tmp_path / "nodes.npz"), calibration=fitted())

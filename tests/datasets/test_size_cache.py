@@ -1,0 +1,232 @@
+"""Sizes kept beside the data: used while it does not change, and never otherwise."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from crystals import entries
+from formats import WRITERS, structure_files, write_lines, write_list
+
+from nodebudget import SizeTable
+from nodebudget.cli import main
+from nodebudget.datasets import graph_settings as settings
+from nodebudget.datasets.cache.fingerprint import fingerprint
+from nodebudget.datasets.graph_settings import GraphSettings
+from nodebudget.datasets.measure import measure_dataset, measure_path
+from nodebudget.errors import CrystalError, InputError
+
+CRYSTALS = entries(6, 12)
+
+
+def cached(folder):
+    return sorted((folder / ".nodebudget").iterdir())
+
+
+def measured(path, **options):
+    """The table, and whether anything was measured for it."""
+    seen = []
+    table = measure_path(path, progress=lambda done, total: seen.append(done), **options)
+    return table, bool(seen)
+
+
+@pytest.mark.parametrize("name", WRITERS)
+def test_unchanged_data_is_not_measured_again(name, tmp_path):
+    path = WRITERS[name](tmp_path / name, CRYSTALS)
+    first, fresh = measured(path)
+    again, anew = measured(path)
+    assert (fresh, anew) == (True, False)
+    assert again.fingerprint() == first.fingerprint()
+    assert list(again.ids) == list(first.ids)
+    assert again.settings == first.settings
+    assert measured(path, cache=False)[1]
+    assert len(cached(tmp_path)) == 1
+
+
+def test_each_setting_has_sizes_of_its_own(tmp_path):
+    path = write_lines(tmp_path / "a.jsonl", CRYSTALS)
+    few = GraphSettings(neighbors=4)
+    tables = {graphs: measured(path, graphs=graphs)[0] for graphs in (GraphSettings(), few)}
+    assert tables[few]["edges"].sum() < tables[GraphSettings()]["edges"].sum()
+    for graphs, table in tables.items():
+        again, anew = measured(path, graphs=graphs)
+        assert not anew
+        assert again.fingerprint() == table.fingerprint()
+
+
+def test_another_way_of_counting_makes_old_sizes_useless(tmp_path, monkeypatch):
+    path = write_lines(tmp_path / "a.jsonl", CRYSTALS)
+    measured(path)
+    monkeypatch.setattr("nodebudget.datasets.measure_path.COUNTING", settings.COUNTING + 1)
+    assert measured(path)[1]
+
+
+def rewritten(path, content, stat):
+    """Another content, of the same time."""
+    path.write_bytes(content)
+    os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+
+
+def test_a_changed_file_is_noticed(tmp_path):
+    path = write_lines(tmp_path / "a.jsonl", CRYSTALS)
+    measured(path)
+    stat, content = path.stat(), path.read_bytes()
+    # The same length and the same time: the content tells.
+    for place in (0, len(content) // 2, len(content) - 40):
+        digit = next(i for i in range(place, len(content)) if content[i : i + 1].isdigit())
+        other = content[:digit] + (b"1" if content[digit : digit + 1] != b"1" else b"2") + content[digit + 1 :]
+        rewritten(path, other, stat)
+        assert measured(path)[1]
+    rewritten(path, content, stat)
+    assert measured(path)[1]
+    assert not measured(path)[1]
+    # The same content and another time.
+    os.utime(path, ns=(0, 0))
+    assert measured(path)[1]
+
+
+def test_what_a_quick_look_can_miss_and_a_thorough_one_finds(tmp_path):
+    path = tmp_path / "large.bin"
+    path.write_bytes(bytes(20 * 2**20))
+    stat = path.stat()
+    prints = {how: fingerprint([path], how) for how in ("quick", "thorough")}
+    changed = bytearray(20 * 2**20)
+    changed[200_000] = 1
+    rewritten(path, changed, stat)
+    assert fingerprint([path], "quick") == prints["quick"]
+    assert fingerprint([path], "thorough") != prints["thorough"]
+    changed[200_000], changed[-1] = 0, 1
+    rewritten(path, changed, stat)
+    assert fingerprint([path], "quick") != prints["quick"]
+    # A thorough one heeds the content alone.
+    rewritten(path, bytes(20 * 2**20), stat)
+    os.utime(path, ns=(5, 5))
+    assert fingerprint([path], "thorough") == prints["thorough"]
+    with pytest.raises(InputError, match="no fingerprint"):
+        fingerprint([path], "slow")
+
+
+def test_folders_of_files_that_come_go_and_change(tmp_path):
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    for name, content in structure_files(CRYSTALS):
+        (folder / name).write_bytes(content)
+    assert measured(folder)[1]
+    assert not measured(folder)[1]
+    assert cached(tmp_path)
+    assert not (folder / ".nodebudget").exists()
+    (folder / "POSCAR-03.vasp").unlink()
+    table, anew = measured(folder)
+    assert (len(table), anew) == (11, True)
+    time.sleep(0.01)
+    (folder / "POSCAR-04.vasp").write_bytes((folder / "POSCAR-05.vasp").read_bytes())
+    assert measured(folder)[1]
+
+
+def test_skipped_crystals_are_remembered(tmp_path):
+    broken = {"jid": "broken", "atoms": {}}
+    path = write_lines(tmp_path / "a.jsonl", [*CRYSTALS, broken])
+    first, _ = measured(path, on_error="skip")
+    again, anew = measured(path, on_error="skip")
+    assert (again.settings, anew) == (first.settings, False)
+    with pytest.raises(CrystalError, match=r"crystal 12 \(broken\)"):
+        measure_path(path)
+
+
+def test_a_copy_that_keeps_its_times_brings_its_sizes_along(tmp_path):
+    (tmp_path / "one").mkdir()
+    path = write_lines(tmp_path / "one" / "a.jsonl", CRYSTALS)
+    measured(path)
+    subprocess.run(["cp", "-rp", tmp_path / "one", tmp_path / "two"], check=True)
+    table, anew = measured(tmp_path / "two" / "a.jsonl")
+    assert not anew
+    assert table.settings["source"] == str(tmp_path / "two" / "a.jsonl")
+
+
+@pytest.mark.parametrize("junk", [b"", b"junk", b"PK\x03\x04junk"])
+def test_damaged_sizes_are_replaced(junk, tmp_path):
+    path = write_lines(tmp_path / "a.jsonl", CRYSTALS)
+    table, _ = measured(path)
+    [file] = cached(tmp_path)
+    file.write_bytes(junk)
+    again, anew = measured(path)
+    assert (again.fingerprint(), anew) == (table.fingerprint(), True)
+    assert not measured(path)[1]
+
+
+def test_sizes_of_other_data_in_its_place_are_not_believed(tmp_path):
+    path = write_lines(tmp_path / "a.jsonl", CRYSTALS)
+    measured(path)
+    [file] = cached(tmp_path)
+    SizeTable.from_counts(np.ones(12), np.ones(12), np.ones(12)).save(file, force=True)
+    assert measured(path)[1]
+
+
+def test_a_place_that_cannot_be_written_means_no_cache(tmp_path):
+    path = write_lines(tmp_path / "a.jsonl", CRYSTALS)
+    (tmp_path / ".nodebudget").write_text("a file where the folder would be")
+    notes = []
+    assert measure_path(path, note=notes.append).fingerprint() == measure_dataset(CRYSTALS).fingerprint()
+    [note] = notes
+    assert note.startswith("sizes are not cached: ")
+
+
+def test_a_read_only_folder_means_no_cache():
+    """As a user who may read the data and no more."""
+    code = (
+        "import os, sys; from nodebudget.datasets.cache.size_cache import Cache; from nodebudget import SizeTable\n"
+        "table = SizeTable.from_counts([1]); os.getuid() or os.setuid(65534)\n"
+        "print(Cache(sys.argv[1], {}).save(table, 'x'))"
+    )
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        write_lines(folder / "a.jsonl", CRYSTALS)
+        folder.chmod(0o555)
+        command = [sys.executable, "-c", code, folder / "a.jsonl"]
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
+        assert "can't be written: Permission denied" in done.stdout
+        assert [found.name for found in folder.iterdir()] == ["a.jsonl"]
+        folder.chmod(0o755)
+
+
+def test_processes_that_share_a_cache(tmp_path):
+    """Two at once, time and again: both end well, and what they leave is whole."""
+    path = write_list(tmp_path / "a.json", CRYSTALS)
+    code = (
+        "import sys\nfrom nodebudget.datasets.measure import measure_path\n"
+        "for _ in range(15): print(measure_path(sys.argv[1])['edges'].sum())\n"
+    )
+    running = [
+        subprocess.Popen([sys.executable, "-c", code, path], stdout=subprocess.PIPE, text=True) for _ in range(2)
+    ]
+    outputs = [process.communicate()[0].split() for process in running]
+    assert [process.returncode for process in running] == [0, 0]
+    assert {value for values in outputs for value in values} == {str(measure_dataset(CRYSTALS)["edges"].sum())}
+    assert not measured(path)[1]
+    assert len(cached(tmp_path)) == 1
+
+
+def test_the_command_says_that_it_used_the_cache(tmp_path):
+    path = write_lines(tmp_path / "a.jsonl", CRYSTALS)
+
+    def call(*options):
+        return CliRunner().invoke(main, ["measure", str(path), "--json", *options])
+
+    first, again, anew = call(), call(), call("--no-cache")
+    assert "cache" not in first.stderr
+    assert "data has not changed (--no-cache measures anew)" in again.stderr
+    assert "cache" not in anew.stderr
+    assert json.loads(first.stdout) == json.loads(again.stdout) == json.loads(anew.stdout)
+    assert call("-q").stderr == ""
+    assert "cache" not in call("--fingerprint", "thorough").stderr
+    assert "cache" in call("--fingerprint", "thorough").stderr
+    assert call("--no-cache", "-o", str(tmp_path / "s.npz")).exit_code == 0
+    assert Path(tmp_path / "s.npz").exists()

@@ -1,0 +1,201 @@
+"""The sizes are the same whoever counts them, in whatever pieces and order."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
+
+import psutil
+import pytest
+from click.testing import CliRunner
+from crystals import entries
+from formats import WRITERS, write_lines
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from nodebudget.cli import main
+from nodebudget.datasets.dask_executor import dask_executor
+from nodebudget.datasets.graph_settings import GraphSettings
+from nodebudget.datasets.measure import measure_dataset, measure_path
+from nodebudget.datasets.readers import source as sources
+from nodebudget.datasets.readers.source import Chunk
+from nodebudget.datasets.workers import measure_chunks
+from nodebudget.errors import CrystalError, InputError, NodeBudgetError
+
+CRYSTALS = entries(6, 12)
+
+
+class Lazy(Executor):
+    """Does its work as late as it may, and in any order."""
+
+    def __init__(self, seed):
+        self._random, self._todo = random.Random(seed), []
+
+    def submit(self, work, /, *arguments, **options):
+        lazy, future = self, LazyFuture()
+        future.wake = lambda: lazy.run(future)
+        self._todo.append((future, work, arguments))
+        return future
+
+    def run(self, wanted):
+        while not wanted.done():
+            future, work, arguments = self._todo.pop(self._random.randrange(len(self._todo)))
+            future.set_result(work(*arguments))
+
+
+class LazyFuture(Future):
+    def result(self, timeout=None):
+        self.wake()
+        return super().result(timeout)
+
+
+def tables_equal(one, other):
+    assert one.fingerprint() == other.fingerprint()
+    assert list(one.ids) == list(other.ids)
+    assert one.settings == other.settings
+
+
+@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    name=st.sampled_from(list(WRITERS)),
+    chunk=st.integers(1, 13),
+    size=st.sampled_from([1, 2000, 10**7]),
+    broken=st.sets(st.integers(0, 11), max_size=3),
+    seed=st.integers(0, 99),
+)
+def test_sizes_are_equal_however_the_work_is_split(name, chunk, size, broken, seed, tmp_path_factory):
+    made = [{**entry, "atoms": {**entry["atoms"], "coords": [[0.0]]}} if i in broken else entry
+            for i, entry in enumerate(CRYSTALS)]  # fmt: skip
+    path = WRITERS[name](tmp_path_factory.mktemp("split") / name, CRYSTALS if name == "ase.db" else made)
+    whole = measure_path(path, on_error="skip", cache=False)
+    with pytest.MonkeyPatch.context() as patch, ThreadPoolExecutor(3) as threads:
+        patch.setattr(sources, "CHUNK_RECORDS", chunk)
+        patch.setattr(sources, "CHUNK_BYTES", size)
+        patch.setattr("nodebudget.datasets.workers._MANY", 1 + seed % 7)
+        for executor in (Lazy(seed), threads, None):
+            tables_equal(measure_path(path, on_error="skip", cache=False, executor=executor), whole)
+    if broken and name != "ase.db":
+        with pytest.raises(CrystalError) as caught:
+            measure_path(path, executor=Lazy(seed), cache=False)
+        assert caught.value.index == min(broken)
+
+
+@pytest.fixture
+def pool():
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as found:
+        yield found
+
+
+def test_processes_of_the_callers_own(pool, tmp_path):
+    for name, write in WRITERS.items():
+        path = write(tmp_path / name, CRYSTALS)
+        tables_equal(measure_path(path, executor=pool, cache=False), measure_path(path, cache=False))
+    assert pool.submit(int, "7").result() == 7
+
+
+def test_no_more_is_read_ahead_than_fits():
+    """Chunks under way are bounded by their bytes and their number, whatever the executor takes."""
+    read = []
+
+    def chunks(size):
+        for number in range(50):
+            read.append(number)
+            yield Chunk(number, 1, [(None, CRYSTALS[0])], iter, size)
+
+    lazy, graphs = Lazy(0), GraphSettings()
+    for size, most in ((100 * 2**20, 3), (2**40, 1)):
+        read.clear()
+        found = measure_chunks(chunks(size), graphs, executor=lazy)
+        next(found)
+        assert len(read) == most
+        found.close()
+
+
+def test_a_process_that_dies_is_named_and_nothing_is_lost(pool, tmp_path):
+    many = [{**entry, "jid": f"{n}-{entry['jid']}"} for n in range(30) for entry in CRYSTALS]
+    path, output = write_lines(tmp_path / "a.jsonl", many), tmp_path / "s.npz"
+
+    def kill(done, total):
+        for process in list(pool._processes.values()):
+            os.kill(process.pid, signal.SIGKILL)
+
+    with pytest.raises(NodeBudgetError, match=r"process that measured crystals died"):
+        measure_path(path, executor=pool, output=output, progress=kill)
+    assert (tmp_path / "s.npz.part").exists()
+    notes = []
+    table = measure_path(path, output=output, note=notes.append)
+    assert "going on from" in notes[0]
+    assert table.fingerprint() == measure_dataset(many).fingerprint()
+
+
+def test_workers_end_when_the_process_that_started_them_is_killed(tmp_path):
+    many = [{**entry, "jid": f"{n}-{entry['jid']}"} for n in range(300) for entry in CRYSTALS]
+    path, part = write_lines(tmp_path / "a.jsonl", many), tmp_path / "s.npz.part"
+    command = [sys.executable, "-m", "nodebudget", "measure", path, "-o", tmp_path / "s.npz", "--workers", "1", "-q"]
+    process = subprocess.Popen(command)
+    while process.poll() is None and not (part.exists() and part.read_bytes().count(b"\n") > 1):
+        time.sleep(0.02)
+    children = psutil.Process(process.pid).children()
+    process.kill()
+    process.wait()
+    assert children
+    _, left = psutil.wait_procs(children, timeout=30)
+    assert left == []
+
+
+@pytest.fixture(scope="module")
+def cluster():
+    distributed = pytest.importorskip("distributed")
+    options = {"processes": True, "dashboard_address": None, "memory_limit": None, "silence_logs": 50}
+    with distributed.LocalCluster(n_workers=2, threads_per_worker=1, **options) as found:
+        yield found
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_a_dask_cluster_one_of_whose_processes_is_killed(cluster, tmp_path, monkeypatch):
+    many = [{**entry, "jid": f"{n}-{entry['jid']}"} for n in range(20) for entry in CRYSTALS]
+    path = write_lines(tmp_path / "a.jsonl", many)
+    monkeypatch.setattr(sources, "CHUNK_RECORDS", 10)
+    monkeypatch.setattr("nodebudget.datasets.workers._MANY", 8)
+    processes = [worker.pid for worker in cluster.workers.values()]
+    with dask_executor(cluster.scheduler_address) as executor:
+
+        def kill(done, total):
+            if done == 50:
+                os.kill(processes[0], signal.SIGKILL)
+
+        table = measure_path(path, executor=executor, progress=kill, cache=False)
+    monkeypatch.undo()
+    tables_equal(table, measure_path(path, cache=False))
+    with pytest.raises(ProcessLookupError):
+        os.kill(processes[0], 0)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_the_command_on_a_dask_cluster(cluster, tmp_path):
+    path = write_lines(tmp_path / "a.jsonl", CRYSTALS)
+
+    def call(*options):
+        return CliRunner().invoke(main, ["measure", str(path), "--json", "--no-cache", *options])
+
+    there = call("--dask", cluster.scheduler_address)
+    assert there.exit_code == 0, there.output
+    assert there.stdout == call().stdout
+    both = call("--dask", cluster.scheduler_address, "--workers", "2")
+    assert (both.exit_code, both.stdout) == (2, "")
+    assert "--dask together with --workers" in both.stderr
+
+
+def test_no_cluster_there():
+    pytest.importorskip("distributed")
+    for address in ("no address at all", "tcp://127.0.0.1:1", "udp://127.0.0.1:1"):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("nodebudget.datasets.dask_executor._PATIENCE", 1)
+            with pytest.raises(InputError, match="no Dask scheduler answers"), dask_executor(address):
+                pass

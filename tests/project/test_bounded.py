@@ -1,0 +1,79 @@
+"""Texts that are far larger than such a file ever is are refused before they are parsed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from nodebudget import Calibration, MemoryMonitor, NodeBudgetSampler, SizeTable
+from nodebudget.analysis.run_diff.runs import read_run as read_config
+from nodebudget.calibration.checkpoint import ProbeCheckpoint
+from nodebudget.datasets.graph_settings import GraphSettings
+from nodebudget.errors import InputError, NodeBudgetError
+from nodebudget.monitor.log_reader import read_run
+from nodebudget.report.html import make_page
+from nodebudget.sampling.plan_io import read_plan
+from nodebudget.workloads.registry import load_workload
+
+
+def large(path: Path, size: int) -> Path:
+    """A file of zeros that takes no room on the disk."""
+    with path.open("wb") as file:
+        file.truncate(size)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("name", "read", "most"),
+    [
+        ("cal.json", Calibration.load, 2**26),
+        ("probes.jsonl", lambda path: ProbeCheckpoint(path, {}, resume=True), 2**26),
+        ("config.json", read_config, 2**24),
+        ("config.yaml", read_config, 2**20),
+        ("config.json", GraphSettings.from_alignn_config, 2**26),
+        ("workload.toml", lambda path: load_workload(str(path), "cpu"), 2**20),
+        ("plan.json", read_plan, 2**29),
+        ("what.json", lambda path: make_page([str(path)]), 2**29),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_files_that_are_too_large(name: str, read: Callable[[Path], object], most: int, tmp_path: Path) -> None:
+    with pytest.raises(NodeBudgetError, match=r"has over .*iB, which is more than such a file takes"):
+        read(large(tmp_path / name, most + 1))
+
+
+def test_a_file_without_an_end() -> None:
+    with pytest.raises(NodeBudgetError, match=r"it has over 64\.0 MiB"):
+        Calibration.load("/dev/zero")
+
+
+def test_a_line_without_an_end(tmp_path: Path) -> None:
+    path = tmp_path / "run.jsonl"
+    with MemoryMonitor(path, sizes=lambda batch: {"nodes": batch}, device="cpu") as monitor:
+        list(monitor.watch([3]))
+    assert len(read_run(path).steps) == 1
+    with path.open("ab") as file:
+        file.write(b"x" * (2**20 + 1))
+    with pytest.raises(NodeBudgetError, match="a line of it has over 1,048,576 bytes"):
+        read_run(path)
+
+
+def test_a_log_is_read_part_by_part(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "run.jsonl"
+    with MemoryMonitor(path, sizes=lambda batch: {"nodes": batch}, device="cpu") as monitor:
+        list(monitor.watch(range(1, 40)))
+    whole = read_run(path)
+    monkeypatch.setattr("nodebudget.monitor.log_reader._AT_ONCE", 100)
+    assert read_run(path) == whole
+    assert [step["sizes"]["nodes"] for step in whole.steps] == list(range(1, 40))
+
+
+def test_a_plan_too_large_for_json_is_not_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    plan = NodeBudgetSampler(SizeTable.from_counts(range(1, 40)), max_nodes=100).plan
+    monkeypatch.setattr("nodebudget.sampling.plan.TEXT", 100)
+    with pytest.raises(InputError, match=r"the plan of 39 graphs takes .* as JSON .*save it as \.npz"):
+        plan.save(tmp_path / "plan.json")
+    assert not list(tmp_path.iterdir())
+    assert len(read_plan(plan.save(tmp_path / "plan.npz")).graphs) == len(plan)

@@ -1,0 +1,136 @@
+"""Streams: every sample once, no cap broken, even batches, shares for workers and ranks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch.utils.data import DataLoader, IterableDataset
+
+from nodebudget.errors import InputError, OversizedError
+from nodebudget.sampling.stream_batcher import NodeBudgetBatcher
+
+Sample = tuple[int, int]  # (name, nodes)
+
+
+class Stream(IterableDataset[Sample]):
+    """An endlessly repeatable stream of samples."""
+
+    def __init__(self, nodes: list[int]) -> None:
+        self.nodes = nodes
+
+    def __iter__(self) -> Iterator[Sample]:
+        return iter(list(enumerate(self.nodes)))
+
+
+def size_of(sample: Sample) -> dict[str, float]:
+    return {"nodes": sample[1], "edges": 12 * sample[1]}
+
+
+def plain(batch: list[Sample]) -> list[Sample]:
+    return batch
+
+
+def names(batches: list[list[Sample]]) -> list[int]:
+    return sorted(name for batch in batches for name, _ in batch)
+
+
+@given(
+    st.lists(st.integers(1, 40), max_size=120),
+    st.integers(1, 50),
+    st.integers(20, 100),
+    st.none() | st.integers(1, 9),
+    st.sampled_from(["skip", "alone"]),
+)
+def test_every_sample_once_and_no_cap_broken(
+    nodes: list[int], buffer: int, cap: int, most: int | None, policy: str
+) -> None:
+    options: dict[str, Any] = {"max_nodes": cap, "max_graphs": most, "buffer": buffer, "oversized": policy}
+    batcher = NodeBudgetBatcher(Stream(nodes), size_of, **options)
+    batches = list(batcher)
+    large = {name for name, count in enumerate(nodes) if count > cap}
+    assert names(batches) == sorted(set(range(len(nodes))) - (large if policy == "skip" else set()))
+    assert batcher.skipped == len(large)
+    for batch in batches:
+        assert batch
+        if batch[0][0] in large:
+            assert len(batch) == 1
+        else:
+            assert sum(count for _, count in batch) <= cap
+            assert most is None or len(batch) <= most
+    assert list(batcher) == batches
+
+
+def test_batches_of_a_long_stream_are_full_and_even() -> None:
+    nodes = np.random.default_rng(0).lognormal(3, 0.6, 5000).astype(int) + 1
+    batcher = NodeBudgetBatcher(Stream(nodes.tolist()), size_of, max_nodes=800, buffer=1000)
+    batches = list(batcher)
+    loads = np.array([sum(count for _, count in batch) for batch in batches])
+    counts = np.array([len(batch) for batch in batches])
+    assert len(batches) <= 1.02 * nodes.sum() / 800 + 1
+    # All but the flush at the end.
+    assert loads[:-30].min() > 0.97 * 800
+    assert counts[:-30].std() < 0.1 * counts.mean()
+
+
+def test_another_epoch_and_another_seed_mix_anew() -> None:
+    nodes = np.random.default_rng(0).integers(1, 30, 300).tolist()
+    batcher = NodeBudgetBatcher(Stream(nodes), size_of, max_nodes=100, buffer=100)
+    first = list(batcher)
+    batcher.set_epoch(1)
+    assert list(batcher) != first
+    assert list(NodeBudgetBatcher(Stream(nodes), size_of, max_nodes=100, buffer=100, seed=1)) != first
+
+
+@pytest.mark.parametrize("ranks", [1, 3])
+@pytest.mark.parametrize("context", ["fork", "spawn"])
+def test_workers_and_ranks_share_the_stream(ranks: int, context: str) -> None:
+    nodes = np.random.default_rng(0).integers(1, 30, 200).tolist()
+    seen: list[list[Sample]] = []
+    for rank in range(ranks):
+        batcher = NodeBudgetBatcher(Stream(nodes), size_of, max_nodes=100, buffer=40, num_replicas=ranks, rank=rank)
+        loader = DataLoader(batcher, batch_size=None, collate_fn=plain, num_workers=2, multiprocessing_context=context)
+        seen += list(loader)
+    assert names(seen) == list(range(200))
+
+
+def test_a_stream_that_shares_itself_is_taken_whole() -> None:
+    batcher = NodeBudgetBatcher(Stream([5] * 10), size_of, max_nodes=20, num_replicas=2, rank=1, sharded=True)
+    assert names(list(batcher)) == list(range(10))
+
+
+def test_a_generator_is_read_once() -> None:
+    batcher = NodeBudgetBatcher(((name, 5) for name in range(10)), size_of, max_nodes=20)
+    assert names(list(batcher)) == list(range(10))
+    assert list(batcher) == []
+
+
+def test_graphs_are_counted_without_being_told_how() -> None:
+    data = pytest.importorskip("torch_geometric.data")
+    graphs = [data.Data(num_nodes=n, edge_index=torch.zeros((2, 0), dtype=torch.int64)) for n in (3, 4, 5)]
+    assert sorted(map(len, NodeBudgetBatcher(graphs, max_nodes=8, max_graphs=2))) == [1, 2]
+
+
+def test_a_sample_over_the_cap_is_named() -> None:
+    with pytest.raises(OversizedError, match=r"sample 2 of the stream .* 90 nodes") as caught:
+        list(NodeBudgetBatcher(Stream([5, 5, 90]), size_of, max_nodes=20))
+    assert caught.value.indices == [2]
+
+
+def test_it_is_logged_once(caplog: pytest.LogCaptureFixture) -> None:
+    list(NodeBudgetBatcher(Stream([5, 90, 91]), size_of, max_nodes=20, oversized="skip"))
+    assert len(caplog.records) == 1
+
+
+def test_wrong_sizes_are_named() -> None:
+    with pytest.raises(InputError, match="size_of gave 5 for sample 0"):
+        list(NodeBudgetBatcher([5], lambda sample: sample, max_nodes=20))
+    with pytest.raises(InputError, match="buffer is 0"):
+        NodeBudgetBatcher([], size_of, max_nodes=20, buffer=0)
+    with pytest.raises(InputError, match="a sample has the sizes"):
+        list(NodeBudgetBatcher([1, 2], lambda sample: {"nodes": 1, f"c{sample}": 1}, max_nodes=20))
