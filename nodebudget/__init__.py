@@ -20,7 +20,7 @@ _HOMES = {
     "Plan": "nodebudget.sampling.plan",
     "SizeTable": "nodebudget.datasets.size_table",
     "calibrate": "nodebudget.calibration.calibrate",
-    "largest_safe_batch_size": "nodebudget.analysis.equivalent_batch_size",
+    "largest_safe_batch_size": "nodebudget.analysis.safe_batch_size",
     "load_workload": "nodebudget.workloads.registry",
     "make_plan": "nodebudget.sampling.planner",
     "measure": "nodebudget.datasets.measure",
@@ -32,8 +32,8 @@ _HOMES = {
 __all__ = [*_HOMES, "__version__"]
 
 if TYPE_CHECKING:
-    from nodebudget.analysis.equivalent_batch_size import largest_safe_batch_size as largest_safe_batch_size
     from nodebudget.analysis.equivalent_batch_size import suggest_batch_size as suggest_batch_size
+    from nodebudget.analysis.safe_batch_size import largest_safe_batch_size as largest_safe_batch_size
     from nodebudget.calibration.calibrate import calibrate as calibrate
     from nodebudget.calibration.memory_model import Calibration as Calibration
     from nodebudget.datasets.graph_settings import GraphSettings as GraphSettings

@@ -5,13 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from nodebudget.analysis.safe_batch_size import Risk as Risk
-from nodebudget.analysis.safe_batch_size import largest_safe_batch_size as largest_safe_batch_size
-from nodebudget.calibration.memory_model import Calibration
 from nodebudget.datasets.size_table import STANDARD, SizeTable
 from nodebudget.errors import InputError
+
+if TYPE_CHECKING:
+    from nodebudget.calibration.memory_model import Calibration
 
 #: What a suggestion can rest on, the best first.
 _PREFERENCE = ("bytes", "line_edges", "edges", "nodes")

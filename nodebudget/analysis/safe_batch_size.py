@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from statistics import NormalDist
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from scipy.special import betaincinv, ndtri
 
 from nodebudget.analysis.batch_statistics import GraphBytes, exceedance_probability, moments, simulate_worst
 from nodebudget.calibration.memory_model import Calibration
@@ -193,7 +194,8 @@ class _Search:
 
     def fits_if_normal(self, batch_size: int) -> bool:
         """Tell whether a batch size would stand if totals were normal."""
-        sure = ndtri((1 - self._risk) ** (1 / max(len(self.values) // batch_size, 1)))
+        batches = max(len(self.values) // batch_size, 1)
+        sure = -NormalDist().inv_cdf(-math.expm1(math.log1p(-self._risk) / batches))
         columns = (moments(column, batch_size) for column in self.values.T)
         return all(mean + sure * std <= room for (mean, std), room in zip(columns, self._rooms, strict=True))
 
@@ -216,6 +218,8 @@ class _Search:
 
 def _upper(failures: int, epochs: int) -> float:
     """Return the Clopper-Pearson upper bound on a probability."""
+    from scipy.special import betaincinv  # takes a second to import
+
     return 1.0 if failures == epochs else float(betaincinv(failures + 1, epochs - failures, _CONFIDENCE))
 
 

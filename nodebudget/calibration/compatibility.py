@@ -5,15 +5,17 @@ from __future__ import annotations
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from nodebudget.calibration.memory_model import Calibration
 from nodebudget.datasets.graph_settings import GraphSettings
 from nodebudget.datasets.size_table import SizeTable
 from nodebudget.errors import InputError, RecordError
-from nodebudget.profiling.probe import Probe
 from nodebudget.utils.optional_imports import installed
-from nodebudget.workloads.protocol import Workload, dtype_of, parameter_count
+
+if TYPE_CHECKING:
+    from nodebudget.profiling.probe import Probe
+    from nodebudget.workloads.protocol import Workload
 
 #: Packages whose version changes what a step takes.
 _PACKAGES = ("torch", "dgl")
@@ -51,6 +53,8 @@ def differences(
     """
     found = []
     if workload is not None:
+        from nodebudget.workloads.protocol import dtype_of, parameter_count
+
         model = {"parameters": parameter_count(workload), "dtype": dtype_of(workload)}
         model["optimizer"] = type(workload.optimizer).__name__
         found += _compare(calibration, "model", model, fatal=True)

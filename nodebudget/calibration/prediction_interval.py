@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from scipy.special import stdtrit
 
 Floats = npt.NDArray[np.float64]
 
@@ -99,6 +98,8 @@ class Bound:
         """Return what to add to predicted bytes, as a fraction of them, of the shape of `bytes_`."""
         if self.n == 0:
             return np.zeros(np.shape(bytes_))
+        from scipy.special import stdtrit  # takes a second to import
+
         spread = max(self.spread, _LEAST_SPREAD)
         sure = float(stdtrit(self.n, quantile)) * spread * (1 + 1 / self.n) ** 0.5
         beyond = np.maximum(np.asarray(bytes_, dtype=np.float64) / max(self.reach, 1.0), 1.0)

@@ -81,7 +81,6 @@ def _answers(
     quiet: bool,
 ) -> list[Answer]:
     from nodebudget.analysis.equivalent_batch_size import advise_learning_rate, suggest_batch_size
-    from nodebudget.analysis.safe_batch_size import largest_safe_batch_size
     from nodebudget.datasets.size_table import SizeTable
     from nodebudget.report.suggest import Answer
 
@@ -97,6 +96,8 @@ def _answers(
         if calibration is not None and memory is not None:
             if not isinstance(sizes, SizeTable):
                 raise InputError(f"--memory with a mean of {target}", hint="name a dataset, whose sizes differ")
+            from nodebudget.analysis.safe_batch_size import largest_safe_batch_size
+
             note(f"simulating epochs of {target}", quiet=quiet)
             safe = largest_safe_batch_size(sizes, calibration, memory, probability)
         rate = advise_learning_rate(batch_size, found.batch_size)

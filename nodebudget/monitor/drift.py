@@ -5,10 +5,13 @@ from __future__ import annotations
 import itertools
 from collections import deque
 from statistics import median
+from typing import TYPE_CHECKING
 
 from nodebudget.calibration.memory_model import SURE, Calibration
-from nodebudget.monitor.meters import Reading
 from nodebudget.utils.byte_units import format_bytes
+
+if TYPE_CHECKING:
+    from nodebudget.monitor.meters import Reading
 
 #: Steps that allocate what stays (gradients, optimizer state, workspaces) are not held against anything.
 WARM_UP = 2

@@ -6,12 +6,14 @@ import csv
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from nodebudget.analysis.equivalent_batch_size import LearningRate, Suggestion
-from nodebudget.analysis.safe_batch_size import Risk
 from nodebudget.report.text import render, suggestion_text, table_of
 from nodebudget.utils.byte_units import format_bytes
+
+if TYPE_CHECKING:
+    from nodebudget.analysis.equivalent_batch_size import LearningRate, Suggestion
+    from nodebudget.analysis.safe_batch_size import Risk
 
 #: Formats of the table for a paper.
 FORMATS = ("md", "csv", "latex")

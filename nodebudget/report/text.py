@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import io
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from rich.console import RenderableType
 from rich.table import Table
 
-from nodebudget.analysis.device_budget import DeviceBudget
-from nodebudget.analysis.equivalent_batch_size import Suggestion
 from nodebudget.calibration.memory_model import SURE, Calibration, coefficient_name
-from nodebudget.datasets.size_table import SizeTable
 from nodebudget.errors import printable
 from nodebudget.report.console import PlainConsole
 from nodebudget.utils.byte_units import format_bytes
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+    from nodebudget.analysis.device_budget import DeviceBudget
+    from nodebudget.analysis.equivalent_batch_size import Suggestion
+    from nodebudget.datasets.size_table import SizeTable
 
 _LABELS = {
     "graphs": "graph",

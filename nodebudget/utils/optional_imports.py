@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib
 import os
 import warnings
-from importlib import metadata
 from typing import Any
 
 from nodebudget.errors import MissingError
@@ -142,6 +141,8 @@ def check_torch() -> None:
 
 def installed(package: str) -> str | None:
     """Return the version of an installed package, or None."""
+    from importlib import metadata
+
     try:
         return metadata.version(package)
     except metadata.PackageNotFoundError:
