@@ -14,6 +14,7 @@ from nodebudget.analysis.shapley import GRAPHS, Cause, Measure, explain, mean_si
 from nodebudget.calibration.memory_model import Calibration
 from nodebudget.datasets.size_table import SizeTable
 from nodebudget.errors import InputError
+from nodebudget.utils.size_labels import size_label
 
 Floats = npt.NDArray[np.float64]
 
@@ -22,9 +23,6 @@ _DRAWN = 4000
 
 #: Changes under this are none.
 _SAME = 0.005
-
-#: Names of sizes as people read them.
-LABELS = {"nodes": "nodes", "edges": "edges", "line_edges": "line-graph edges", "bytes": "predicted bytes"}
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,7 +55,7 @@ class Row:
     @property
     def sentence(self) -> str:
         """What explains the difference from the first dataset, in one sentence."""
-        what = f"{LABELS[self.measure]} a batch"
+        what = f"{size_label(self.measure)} per batch"
         if not self.causes:
             return f"{self.name} is what the others are compared with."
         change = self.difference[self.measure] or 0.0

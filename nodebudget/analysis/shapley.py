@@ -9,12 +9,10 @@ from dataclasses import dataclass
 
 from nodebudget.calibration.memory_model import Calibration
 from nodebudget.datasets.size_table import STANDARD, SizeTable
-
-#: What a size is called, one of it.
-_ONE = {"nodes": "node", "edges": "edge", "line_edges": "line-graph edge"}
+from nodebudget.utils.size_labels import per_unit, size_label
 
 #: The one cause that has to do with the number of samples.
-GRAPHS = "graphs a batch"
+GRAPHS = "graphs per batch"
 
 
 @dataclass(frozen=True)
@@ -22,7 +20,7 @@ class Cause:
     """One cause of a difference.
 
     Attributes:
-        name: "nodes a graph", "edges a node", "line-graph edges an edge", "tokens a graph", "graphs a batch".
+        name: "nodes per graph", "edges per node", "line-graph edges per edge", "graphs per batch".
         first: Its value in the first dataset.
         here: Its value in this one.
         share: What it adds to the difference, as a fraction of what the first dataset has.
@@ -69,8 +67,8 @@ def mean_sizes(table: SizeTable) -> dict[str, float]:
 def explain(table: SizeTable, first: SizeTable, batch_size: int, measure: Measure) -> tuple[Cause, ...]:
     """Part a difference among its causes, the largest first.
 
-    A mean batch is a product: graphs × nodes a graph × edges a node × line-graph edges an edge. Each factor is
-    changed from its value in the first dataset to that in this one, in every order, and its effects are averaged:
+    A mean batch is a product: graphs × nodes per graph × edges per node × line-graph edges per edge. Each factor
+    is changed from its value in the first dataset to that in this one, in every order, and its effects are averaged:
     the Shapley value (Shapley, A Value for n-Person Games, 1953), whose parts add up exactly. The number of samples
     is no factor, except in a dataset of less than a batch.
 
@@ -140,7 +138,4 @@ def _shapley(
 def _name(column: str, chain: Mapping[str, str | None]) -> str:
     if column == "graphs":
         return GRAPHS
-    before = chain[column]
-    many = f"{_ONE[column]}s" if column in _ONE else column
-    one = "graph" if before is None else _ONE[before]
-    return f"{many} {'an' if one[0] in 'aeiou' else 'a'} {one}"
+    return f"{size_label(column)} {per_unit(chain[column] or 'graphs')}"

@@ -25,6 +25,7 @@ from nodebudget.datasets.size_table import SizeTable
 from nodebudget.errors import InputError, printable
 from nodebudget.report.console import PlainConsole
 from nodebudget.utils.byte_units import parse_bytes
+from nodebudget.utils.size_labels import size_label
 
 #: From so many crystals on, starting processes costs less than they save.
 _MANY = 20_000
@@ -201,7 +202,7 @@ def _show(table: SizeTable) -> None:
     for name in ("mean", "median", "min", "max", "std", "total"):
         shown.add_column(name, justify="right")
     for column in table.columns:
-        shown.add_row(column.replace("_", " "), *(_number(value) for value in statistics[column].values()))
+        shown.add_row(size_label(column), *(_number(value) for value in statistics[column].values()))
     PlainConsole().print(shown)
 
 

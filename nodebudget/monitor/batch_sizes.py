@@ -14,6 +14,7 @@ from nodebudget.calibration.memory_model import Calibration
 from nodebudget.datasets.counting.graph import count_graph, is_graph
 from nodebudget.datasets.size_table import SizeTable
 from nodebudget.errors import InputError
+from nodebudget.utils.size_labels import count_sizes
 
 #: Batch → its sizes, `graphs` among them.
 SizeOfBatch = Callable[[Any], Mapping[str, float]]
@@ -174,17 +175,6 @@ def predict(calibration: Calibration | None, sizes: Mapping[str, float]) -> floa
         return None
 
 
-def describe_sizes(sizes: Mapping[str, float]) -> str:
-    """Say the sizes of a batch, such as "64 graphs, 2,240 nodes, 26,880 edges"."""
-    names = {"line_edges": "line-graph edges"}
-    parts = [f"{value:,.0f} {_plural(names.get(name, name), value)}" for name, value in sizes.items()]
-    return ", ".join(parts) or "a batch whose sizes are not known"
-
-
-def _plural(name: str, value: float) -> str:
-    return name.removesuffix("s") if value == 1 else name
-
-
 def name_sample(samples: Sequence[Any], place: int) -> str:
     """Name a sample by its place, its id and its sizes."""
     sample = samples[place]
@@ -193,5 +183,5 @@ def name_sample(samples: Sequence[Any], place: int) -> str:
     )
     sizes = _count(sample, line_edges=False)
     sizes.pop("graphs", None)
-    known = [part for part in (named, describe_sizes(sizes) if sizes else "") if part]
+    known = [part for part in (named, count_sizes(sizes)) if part]
     return f"sample {place}" + (f" ({': '.join(known)})" if known else "")

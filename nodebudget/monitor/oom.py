@@ -19,7 +19,6 @@ from nodebudget.datasets.size_table import SizeTable
 from nodebudget.errors import DoesNotFitError, InputError
 from nodebudget.monitor.batch_sizes import (
     SizeOfBatch,
-    describe_sizes,
     name_sample,
     needs_line_edges,
     predict,
@@ -28,6 +27,7 @@ from nodebudget.monitor.batch_sizes import (
 from nodebudget.profiling.open import open_probe
 from nodebudget.profiling.probe import is_out_of_memory
 from nodebudget.utils.byte_units import format_bytes
+from nodebudget.utils.size_labels import count_sizes
 
 #: The next budget to try is so much of what did not fit.
 _SMALLER = 0.9
@@ -84,7 +84,7 @@ def _does_not_fit(
         f"the step asked for {asked[1]} when less was left" if asked else "",
     ]
     return DoesNotFitError(
-        f"a training step on {describe_sizes(sizes)} ran out of memory on {device}",
+        f"a training step on {count_sizes(sizes) or 'a batch of unknown size'} ran out of memory on {device}",
         limit=", ".join(part for part in known if part),
         hint=_next(sizes, predicted, there if device != "cpu" else None, calibration),
     )

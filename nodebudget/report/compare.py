@@ -8,10 +8,11 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from nodebudget.analysis.batch_statistics import Totals
-from nodebudget.analysis.dataset_comparison import LABELS, Comparison, Row
+from nodebudget.analysis.dataset_comparison import Comparison, Row
 from nodebudget.report.text import render, table_of
 from nodebudget.utils.byte_units import format_bytes
 from nodebudget.utils.optional_imports import require
+from nodebudget.utils.size_labels import size_label
 
 # Colours that stay apart for colour-blind eyes (Okabe and Ito, 2008), the darkest first for grey print.
 _COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#000000")
@@ -40,7 +41,7 @@ def _sizes_table(rows: Sequence[Row]) -> str:
             found = row.statistics[name]
             own = [row.name, f"{len(row.sizes):,}"] if place == 0 else ["", ""]
             numbers = [_number(found[key]) for key in ("mean", "median", "min", "max", "std")]
-            body.append([*own, LABELS.get(name, name), *numbers])
+            body.append([*own, size_label(name), *numbers])
     return render(table_of(head, body), width=140)
 
 
@@ -55,7 +56,7 @@ def _batches_table(rows: Sequence[Row]) -> str:
             body.append(
                 [
                     row.name if place == 0 else "",
-                    LABELS.get(name, name),
+                    size_label(name),
                     *_cells(totals, show),
                     "" if row is rows[0] or change is None else f"{change:+.1%}",
                 ]
@@ -102,7 +103,7 @@ def draw_comparison(comparison: Comparison, file: BinaryIO) -> None:
         worst = row.predicted_bytes or row.totals[comparison.common]
         right.axvline(worst.worst / scale, color=_colour(place), linestyle=":", linewidth=1.4)
     right.set_title(f"batches of {comparison.batch_size}; dotted: the worst of an epoch, on average", fontsize=11)
-    right.set_xlabel(f"{LABELS[comparison.common]} a batch{unit}")
+    right.set_xlabel(f"{size_label(comparison.common)} a batch{unit}")
     right.set_ylabel("share of the batches")
     if not unit:
         right.xaxis.set_major_formatter("{x:,.0f}")

@@ -9,6 +9,7 @@ from nodebudget.analysis.throughput import NEAR_BEST, Advice, CurvePoint, format
 from nodebudget.report.text import render, table_of
 from nodebudget.utils.byte_units import format_bytes
 from nodebudget.utils.optional_imports import require
+from nodebudget.utils.size_labels import per_unit
 
 # Two colours that stay apart for colour-blind eyes (Okabe and Ito, 2008) and in grey print.
 _MEASURED, _MODEL = "#0072b2", "#d55e00"
@@ -60,8 +61,7 @@ def _row(point: CurvePoint, best: float, recommended: bool) -> list[str]:
 def _unit(name: str) -> str:
     if name == "fixed":
         return name
-    word = {"per_line_edge": "line-graph edge"}.get(name, name.removeprefix("per_").replace("_", " "))
-    return f"{'an' if word[0] in 'aeiou' else 'a'} {word}"
+    return per_unit(name.removeprefix("per_") + "s")
 
 
 def draw_curve(advice: Advice, file: BinaryIO, *, caption: str = "") -> None:

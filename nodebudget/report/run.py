@@ -17,6 +17,7 @@ from nodebudget.monitor.log_reader import Run
 from nodebudget.monitor.summary import progress_of, seconds_left, speed
 from nodebudget.report.text import render, table_of
 from nodebudget.utils.byte_units import format_bytes
+from nodebudget.utils.size_labels import count_sizes, size_label
 
 _AMOUNTS = {
     "measured": "measured peak",
@@ -24,7 +25,6 @@ _AMOUNTS = {
     "reserved": "reserved by PyTorch",
     "rss": "resident set of the process",
 }
-_SIZES = {"line_edges": "line-graph edges"}
 
 #: Over this share of the capacity the bar is red.
 _NARROW = 0.95
@@ -55,7 +55,7 @@ def _rows(summary: Mapping[str, Any]) -> list[list[str]]:
         if (found := summary[name]) is not None
     ]
     rows += [
-        [_SIZES.get(name, name), f"{found['mean']:,.1f}", f"{found['max']:,.0f}", f"{found['cv']:.1%}"]
+        [size_label(name), f"{found['mean']:,.1f}", f"{found['max']:,.0f}", f"{found['cv']:.1%}"]
         for name, found in summary["sizes"].items()
         if found is not None
     ]
@@ -184,8 +184,7 @@ def _bar(most: int, now: int, capacity: int) -> ProgressBar:
 
 
 def _sizes(step: Mapping[str, Any]) -> Text:
-    parts = [f"{value:,} {_SIZES.get(name, name)}" for name, value in step["sizes"].items()]
-    return _line("this batch: " + (", ".join(parts) or "sizes not known"))
+    return _line(f"this batch: {count_sizes(step['sizes']) or 'sizes not known'}")
 
 
 def _line(words: str, style: str = "") -> Text:

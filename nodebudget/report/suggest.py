@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from nodebudget.report.text import render, suggestion_text, table_of
 from nodebudget.utils.byte_units import format_bytes
+from nodebudget.utils.size_labels import size_label
 
 if TYPE_CHECKING:
     from nodebudget.analysis.equivalent_batch_size import LearningRate, Suggestion
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 #: Formats of the table for a paper.
 FORMATS = ("md", "csv", "latex")
 
-_BASES = {"nodes": "nodes", "edges": "edges", "line_edges": "line-graph edges", "bytes": "predicted bytes"}
+_BASES = ("nodes", "edges", "line_edges", "bytes")
 _LATEX = {"\\": r"\textbackslash{}", **{sign: f"\\{sign}" for sign in "&%$#_{}"}, "~": r"\textasciitilde{}"}
 
 
@@ -87,7 +88,7 @@ def _named(answers: Sequence[Answer], answer: Answer, sentence: str) -> str:
 
 def _table(answers: Sequence[Answer]) -> tuple[list[str], list[list[str]]]:
     risky = any(answer.risk is not None for answer in answers)
-    head = ["dataset", "batch size", *(f"equal {name}" for name in _BASES.values())]
+    head = ["dataset", "batch size", *(f"equal {size_label(name)}" for name in _BASES)]
     head += ["memory", "largest safe batch size", "graphs a budget batch"] if risky else []
     rows = []
     for answer in answers:

@@ -13,6 +13,7 @@ from nodebudget.calibration.memory_model import SURE, Calibration, coefficient_n
 from nodebudget.errors import printable
 from nodebudget.report.console import PlainConsole
 from nodebudget.utils.byte_units import format_bytes
+from nodebudget.utils.size_labels import per_unit, size_label
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -20,13 +21,6 @@ if TYPE_CHECKING:
     from nodebudget.analysis.device_budget import DeviceBudget
     from nodebudget.analysis.equivalent_batch_size import Suggestion
     from nodebudget.datasets.size_table import SizeTable
-
-_LABELS = {
-    "graphs": "graph",
-    "nodes": "node",
-    "edges": "edge",
-    "line_edges": "line-graph edge",
-}
 
 
 def render(table: RenderableType, width: int = 100) -> str:
@@ -51,10 +45,10 @@ def calibration_text(
 ) -> str:
     """Describe a calibration for people: what each size costs, how good it is, what a batch of theirs takes."""
     weak = () if calibration.determination is None else calibration.determination.undetermined
-    rows = [["fixed, a step", format_bytes(calibration.fixed)]]
+    rows = [["fixed per step", format_bytes(calibration.fixed)]]
     for column in calibration.columns:
         cost = calibration.coefficients.get(coefficient_name(column), 0.0)
-        rows.append([unit_of(column), format_bytes(cost)])
+        rows.append([per_unit(column), format_bytes(cost)])
     device = calibration.context.get("device", {})
     title = f"A training step on {device.get('device', 'the device')} ({device.get('name', 'unknown')})"
     text = [printable(title), render(table_of(["what", "memory"], rows))]
@@ -79,12 +73,6 @@ def calibration_text(
     return "\n".join(text)
 
 
-def unit_of(column: str) -> str:
-    """Return one of a column in words: "edges" → "an edge"."""
-    label = _LABELS.get(column, column.removesuffix("s").replace("_", " "))
-    return f"{'an' if label[:1] in tuple('aeiou') else 'a'} {label}"
-
-
 def _batch_sentence(calibration: Calibration, sizes: SizeTable, batch_size: int, whose: str) -> str:
     mean = float(calibration.graph_bytes(sizes).mean()) * batch_size + calibration.fixed
     spread = float(np.std(calibration.graph_bytes(sizes))) * batch_size**0.5
@@ -105,8 +93,7 @@ def budget_text(budget: DeviceBudget) -> str:
 
 def suggestion_text(suggestion: Suggestion) -> str:
     """Describe a suggestion for people."""
-    names = {"nodes": "nodes", "edges": "edges", "line_edges": "line-graph edges", "bytes": "predicted bytes"}
-    rows = [[names[name], "not known" if value is None else str(value)] for name, value in suggestion.by.items()]
+    rows = [[size_label(name), "not known" if value is None else str(value)] for name, value in suggestion.by.items()]
     return f"{render(table_of(['equal in', 'batch size'], rows))}\n{suggestion.sentence}"
 
 

@@ -14,6 +14,7 @@ from nodebudget.datasets.size_table import STANDARD, SizeTable
 from nodebudget.errors import DoesNotFitError, InputError, RecordError
 from nodebudget.sampling.packing.items import Items
 from nodebudget.utils.byte_units import format_bytes, parse_bytes
+from nodebudget.utils.size_labels import count_sizes
 
 if TYPE_CHECKING:
     from nodebudget.calibration.memory_model import Calibration
@@ -128,9 +129,8 @@ class Budget:
 
     def describe(self) -> str:
         """Say the caps in one line."""
-        parts = [f"{value:,} {name}" for name, value in self.caps.items()]
-        if self.max_graphs is not None:
-            parts.append(f"{self.max_graphs:,} graphs")
+        graphs = {} if self.max_graphs is None else {"graphs": self.max_graphs}
+        parts = [count_sizes({name: count}) for name, count in {**self.caps, **graphs}.items()]
         if self.memory is not None:
             parts.append(format_bytes(self.memory))
         return "at most " + ", ".join(parts)

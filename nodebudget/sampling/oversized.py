@@ -11,6 +11,7 @@ from nodebudget.datasets.size_table import SizeTable
 from nodebudget.errors import OversizedError
 from nodebudget.sampling.budget import Budget
 from nodebudget.utils.byte_units import format_bytes
+from nodebudget.utils.size_labels import count_sizes
 
 Ints = npt.NDArray[np.integer[Any]]
 
@@ -29,14 +30,14 @@ def _name(graph: int, sizes: SizeTable, limits: Budget) -> str:
     caps, calibration = limits.caps, limits.calibration
     over = {column: sizes[column][graph].item() for column in caps}
     parts = [
-        f"{size:,} {column}, {size - caps[column]:,} over the cap of {caps[column]:,}"
+        f"{count_sizes({column: size})}, {size - caps[column]:,} over the cap of {caps[column]:,}"
         for column, size in over.items()
         if size > caps[column]
     ]
     if calibration is not None:
         own = {name: values[graph].item() for name, values in sizes.columns.items()}
         needed = calibration.predict_bytes(graphs=1, **own)
-        parts += [f"{own['nodes']:,} nodes"] if not parts else []
+        parts += [count_sizes({"nodes": own["nodes"]})] if not parts else []
         parts.append(f"a step with it alone needs {format_bytes(needed)}")
     return f"{name}: {', '.join(parts)}"
 

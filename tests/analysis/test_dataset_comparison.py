@@ -28,7 +28,7 @@ from nodebudget.report.compare import compare_text, draw_comparison
 
 
 def crystals(graphs, mean, *, neighbours=12, seed=0):
-    """Sizes with exactly this mean, as nearest-neighbour graphs have them: `neighbours` edges a node and a
+    """Sizes with exactly this mean, as nearest-neighbour graphs have them: `neighbours` edges per node and a
     line-graph edge for each pair of an edge and one that goes on from it."""
     rng = np.random.default_rng(seed)
     nodes = np.maximum(np.rint(rng.lognormal(np.log(mean) - 0.18, 0.6, graphs)).astype(int), 2)
@@ -52,7 +52,7 @@ def test_the_guides_two_datasets():
     )
     assert second.difference["graphs"] == pytest.approx(10_464 / 1639 - 1)
     assert second.difference["nodes"] == pytest.approx(20 / 35 - 1)
-    assert second.causes[0].name == "nodes a graph"
+    assert second.causes[0].name == "nodes per graph"
     assert second.causes[0].share == pytest.approx(20 / 35 - 1)
     assert "the number of samples has no part in it" in second.sentence
 
@@ -60,9 +60,9 @@ def test_the_guides_two_datasets():
 @pytest.mark.parametrize(
     ("other", "cause"),
     [
-        (SizeTable.from_counts(HSE["nodes"] * 2, HSE["edges"] * 2, HSE["line_edges"] * 2), "nodes a graph"),
-        (SizeTable.from_counts(HSE["nodes"], HSE["edges"] * 2, HSE["line_edges"] * 2), "edges a node"),
-        (SizeTable.from_counts(HSE["nodes"], HSE["edges"], HSE["line_edges"] * 2), "line-graph edges an edge"),
+        (SizeTable.from_counts(HSE["nodes"] * 2, HSE["edges"] * 2, HSE["line_edges"] * 2), "nodes per graph"),
+        (SizeTable.from_counts(HSE["nodes"], HSE["edges"] * 2, HSE["line_edges"] * 2), "edges per node"),
+        (SizeTable.from_counts(HSE["nodes"], HSE["edges"], HSE["line_edges"] * 2), "line-graph edges per edge"),
     ],
 )
 @pytest.mark.parametrize("calibration", [None, fitted()])
@@ -135,13 +135,13 @@ def test_further_columns_are_causes_of_their_own():
     other = SizeTable({**HSE.columns, "tokens": text["tokens"] * 3})
     row = compare([("a", first), ("b", other)], 64).rows[1]
     assert row.difference["tokens"] == pytest.approx(2)
-    assert "tokens a graph" in {cause.name for cause in row.causes}
+    assert "tokens per graph" in {cause.name for cause in row.causes}
 
 
 def test_a_dataset_of_less_than_a_batch_says_so():
     small = SizeTable.from_counts([10] * 5)
     row = compare([("a", SizeTable.from_counts([10] * 100)), ("b", small)], 20).rows[1]
-    assert row.causes[0].name == "graphs a batch"
+    assert row.causes[0].name == "graphs per batch"
     assert "one has less than a batch" in row.sentence
 
 
@@ -219,7 +219,7 @@ def test_the_command_tells_files_of_one_name_apart(tmp_path):
     arguments = ["compare", *(str(tmp_path / folder / "sizes.npz") for folder in "ab"), "--batch-size", "8"]
     result = CliRunner().invoke(main, arguments)
     assert result.exit_code == 0
-    assert "as many line-graph edges a batch, within half a percent." in result.stdout
+    assert "as many line-graph edges per batch, within half a percent." in result.stdout
 
 
 @pytest.mark.parametrize(

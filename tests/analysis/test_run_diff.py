@@ -123,7 +123,7 @@ def test_bytes_of_a_batch_size_are_those_of_the_calibration(data):
 def test_larger_crystals_are_the_cause(data):
     first, second = (open_data(path) for path in data)
     diagnosis = found(FIRST, {**FIRST, "pin_memory": True}, data_a=first, data_b=second)
-    assert diagnosis.differences[0].name == "data.nodes a graph"
+    assert diagnosis.differences[0].name == "data.nodes per graph"
     assert (diagnosis.differences[0].a, diagnosis.differences[0].b) == (20, 40)
     assert "+100.0%" in diagnosis.likely_cause
     calibrated = found(FIRST, FIRST, data_a=first, data_b=second, calibration=fitted())
@@ -168,7 +168,7 @@ def test_only_the_training_split_counts(data, tmp_path):
     a = read_run(write(tmp_path / "a", FIRST, [f"small-{place}" for place in range(0, 90, 3)]))
     b = read_run(write(tmp_path / "b", FIRST, [f"small-{place}" for place in range(2, 90, 3)]))
     diagnosis = diagnose(a, b, data_a=open_data(data[0]))
-    assert (by_name(diagnosis)["data.nodes a graph"].a, by_name(diagnosis)["data.nodes a graph"].b) == (10, 30)
+    assert (by_name(diagnosis)["data.nodes per graph"].a, by_name(diagnosis)["data.nodes per graph"].b) == (10, 30)
     samples = by_name(diagnosis)["data.samples"]
     assert (samples.a, samples.b, samples.moves_device_memory) == (30, 30, False)
     assert "0 of them are in both" in samples.reason

@@ -100,7 +100,7 @@ def test_the_table_marks_the_recommendation_and_says_when_times_scatter():
     text = curve_text(analyse(LADDER))
     (marked,) = [line for line in text.splitlines() if " * " in line]
     assert "16.0 GiB" in marked
-    assert "Time of a step: 10.0 ms fixed + 100 µs a graph + 2.00 µs an edge (mean error 0.0%)." in text
+    assert "Time of a step: 10.0 ms fixed + 100 µs per graph + 2.00 µs per edge (mean error 0.0%)." in text
     assert "Repeats" not in text
     loud = curve_text(analyse([point(2**30 * 2**rung, 10 * 2**rung, scatter=0.05) for rung in range(8)]))
     assert "Repeats of a step differ by up to ±5%" in loud

@@ -237,7 +237,7 @@ class TestGuard:
     def test_a_batch_of_one_and_one_that_can_not_be_counted(self, samples):
         with pytest.raises(DoesNotFitError, match="this single graph does not fit"), oom_guard(samples[:1]):
             raise MemoryError
-        with pytest.raises(DoesNotFitError, match="a batch whose sizes are not known"), oom_guard(object()):
+        with pytest.raises(DoesNotFitError, match="a batch of unknown size"), oom_guard(object()):
             raise MemoryError
 
     def test_a_model_that_leaves_no_room(self, samples):

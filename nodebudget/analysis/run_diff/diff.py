@@ -30,7 +30,7 @@ class Difference:
     """One difference of two runs.
 
     Attributes:
-        name: The setting by its dotted name, or what differs in the samples ("data.nodes a graph").
+        name: The setting by its dotted name, or what differs in the samples ("data.nodes per graph").
         a: Value in the first run; None where it is not set.
         b: Value in the second.
         moves_device_memory: Whether it moves device memory; None: not known.

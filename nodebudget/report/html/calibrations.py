@@ -9,9 +9,9 @@ import numpy as np
 
 from nodebudget.calibration.memory_model import SURE, Calibration, Observation, coefficient_name
 from nodebudget.report.html.charts import Axis, Chart, Series
-from nodebudget.report.html.words import Advice, counted, facts_of, model_and_device, percent, size_name
-from nodebudget.report.text import unit_of
+from nodebudget.report.html.words import Advice, counted, facts_of, model_and_device, percent
 from nodebudget.utils.byte_units import format_bytes
+from nodebudget.utils.size_labels import count_sizes, per_unit
 
 #: Predictions with at most so much error, mean and under, on held-out steps can be relied on.
 _GOOD_MEAN, _GOOD_UNDER = 0.01, 0.02
@@ -49,7 +49,7 @@ def describe_calibration(calibration: Calibration) -> dict[str, Any]:
         "pieces": len(calibration.affine),
         "columns": list(calibration.columns),
         "coefficients": _coefficients(calibration, weak),
-        "undetermined": [_words(name, calibration) for name in weak],
+        "undetermined": [_cost_label(name, calibration) for name in weak],
         "observations": [_observation(calibration, entry) for entry in calibration.observations],
         "bound": _bound(calibration),
     }
@@ -63,11 +63,11 @@ def _coefficients(calibration: Calibration, weak: tuple[str, ...]) -> list[dict[
         rows.append(
             {
                 "name": name,
-                "label": "fixed, a step" if column is None else unit_of(column),
+                "label": "fixed per step" if column is None else per_unit(column),
                 "bytes": [piece.get(name, 0.0) for piece in calibration.affine],
                 "standard_error": errors.get(name),
                 "share": _share(calibration, column),
-                "told_apart": name not in weak,
+                "identifiable": name not in weak,
             }
         )
     return rows
@@ -85,8 +85,8 @@ def _share(calibration: Calibration, column: str | None) -> float | None:
     return parts[column] / sum(parts.values()) if any(parts.values()) else None
 
 
-def _words(name: str, calibration: Calibration) -> str:
-    return next((unit_of(column) for column in calibration.columns if coefficient_name(column) == name), name)
+def _cost_label(name: str, calibration: Calibration) -> str:
+    return next((per_unit(column) for column in calibration.columns if coefficient_name(column) == name), name)
 
 
 def _observation(calibration: Calibration, entry: Observation) -> dict[str, Any]:
@@ -176,7 +176,7 @@ def _dots(seen: list[dict[str, Any]], what: str) -> list[Series]:
 
 
 def _title(entry: Mapping[str, Any]) -> str:
-    sizes = ", ".join(f"{value:,.0f} {size_name(name)}" for name, value in entry["sizes"].items())
+    sizes = count_sizes(entry["sizes"])
     return (
         f"{entry['label']}: measured {format_bytes(entry['measured'])}, predicted {format_bytes(entry['predicted'])} "
         f"({entry['error']:+.2%}); {sizes}"
@@ -200,8 +200,8 @@ def calibration_advice(values: Mapping[str, Any]) -> list[Advice]:
         found.append(
             Advice(
                 "note",
-                f"The data does not tell apart what {names} takes; that part is in the other coefficients. Predictions "
-                "are right for data like this; calibrate again for graphs that are built in another way.",
+                f"The coefficients {names} are not identifiable from this data: their cost is in the other coefficients. "
+                "Predictions hold for data like this; calibrate again for graphs that are built in another way.",
             )
         )
     lost = sum(entry["role"] == "out-of-memory" for entry in values["observations"])

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from nodebudget.analysis.dataset_comparison import LABELS, Comparison, Row, compare
+from nodebudget.analysis.dataset_comparison import Comparison, Row, compare
 from nodebudget.analysis.equivalent_batch_size import suggest_batch_size
 from nodebudget.calibration.memory_model import Calibration
 from nodebudget.datasets.size_table import SizeTable
@@ -16,6 +16,7 @@ from nodebudget.errors import InputError
 from nodebudget.report.html.charts import Axis, Chart, Series
 from nodebudget.report.html.words import Advice
 from nodebudget.utils.byte_units import format_bytes
+from nodebudget.utils.size_labels import size_label
 
 _BINS = 50
 
@@ -95,7 +96,7 @@ def datasets_charts(values: Mapping[str, Any]) -> list[Chart]:
     )
     batches = Chart(
         f"What batches of {size:,} graphs hold, drawn at random",
-        Axis(f"{LABELS.get(measure, measure)} a batch", unit),
+        Axis(f"{size_label(measure)} a batch", unit),
         Axis("share of the batches", "percent", low=0.0),
         tuple(_bars(names, values["batches"])),
         note="The wider, the more memory is kept for the worst batch.",
@@ -144,4 +145,4 @@ def _spread(row: Mapping[str, Any], measure: str, size: int) -> Advice | None:
 def _measured(row: Mapping[str, Any], measure: str) -> tuple[Mapping[str, float], Any]:
     if measure == "bytes":
         return row["predicted_bytes"], format_bytes
-    return row["a_batch"][measure], lambda value: f"{value:,.0f} {LABELS.get(measure, measure)}"
+    return row["a_batch"][measure], lambda value: f"{value:,.0f} {size_label(measure)}"

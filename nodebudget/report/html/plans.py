@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from nodebudget.analysis.dataset_comparison import LABELS
 from nodebudget.calibration.memory_model import Calibration, ErrorSummary
 from nodebudget.datasets.size_table import SizeTable
 from nodebudget.report.html.charts import Axis, Chart, Series, lines, thin
@@ -17,6 +16,7 @@ from nodebudget.report.html.words import Advice, counted, percent
 from nodebudget.sampling.budget import BYTES
 from nodebudget.sampling.plan_io import SavedPlan
 from nodebudget.utils.byte_units import format_bytes
+from nodebudget.utils.size_labels import size_label
 
 Floats = npt.NDArray[np.float64]
 
@@ -84,7 +84,7 @@ def _calibration(
 
 
 def _limit(limits: Mapping[str, Any]) -> str:
-    parts = [f"{value:,} {LABELS.get(name, name)}" for name, value in limits["caps"].items()]
+    parts = [f"{value:,} {size_label(name)}" for name, value in limits["caps"].items()]
     parts += [f"{limits['max_graphs']:,} graphs"] if limits["max_graphs"] is not None else []
     parts += [format_bytes(limits["memory"])] if limits["memory"] is not None else []
     return ", ".join(parts)
@@ -167,9 +167,9 @@ def plan_charts(values: Mapping[str, Any]) -> list[Chart]:
     series += lines(values["budget"]["series"], "budget", "budget")
     return [
         Chart(
-            f"What each batch of an epoch takes, {LABELS.get(measure, measure)}",
+            f"What each batch of an epoch takes, {size_label(measure)}",
             Axis("batch", whole=True),
-            Axis(LABELS.get(measure, measure), "bytes" if measure == "bytes" else "", low=0.0, high=1.12 * most),
+            Axis(size_label(measure), "bytes" if measure == "bytes" else "", low=0.0, high=1.12 * most),
             tuple(series),
             note=_FIXED if fixed else "",
             wide=True,
@@ -210,7 +210,7 @@ def plan_advice(values: Mapping[str, Any]) -> list[Advice]:
 def _against_fixed(values: Mapping[str, Any]) -> str:
     fixed, budget = values["fixed"], values["budget"]
     show = format_bytes if values["measure"] == "bytes" else lambda value: f"{value:,.0f}"
-    what = LABELS.get(values["measure"], values["measure"])
+    what = size_label(values["measure"])
     text = (
         f"{_batches(values)} vary by {percent(budget['cv'])} in {what}, at most {show(budget['max'])}. A fixed batch "
         f"size of {fixed['batch_size']:,} on the same data varies by {fixed['cv']:.1%}, and its worst batch takes "
@@ -236,7 +236,7 @@ def _oversized(values: Mapping[str, Any]) -> str:
 def _alone(values: Mapping[str, Any]) -> str:
     cv, column = values["balanced"]["cv"], values["balanced"]["column"]
     return (
-        f"{_batches(values)} vary by {percent(cv)} in {LABELS.get(column, column)}. Give the sizes that it was planned "
+        f"{_batches(values)} vary by {percent(cv)} in {size_label(column)}. Give the sizes that it was planned "
         "for too, to see it beside a fixed batch size."
     )
 

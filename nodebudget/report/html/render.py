@@ -8,10 +8,11 @@ from importlib import resources
 from typing import Any
 
 from nodebudget.report.html.charts import Chart
-from nodebudget.report.html.words import LEVELS, percent, size_name
+from nodebudget.report.html.words import LEVELS, percent
 from nodebudget.report.run import duration
 from nodebudget.utils.byte_units import format_bytes
 from nodebudget.utils.optional_imports import require
+from nodebudget.utils.size_labels import size_label
 
 _FOLDER = "nodebudget.report.html"
 
@@ -74,7 +75,7 @@ def _environment() -> Any:
         "signed": _or_dash(_signed),
         "number": _or_dash(_number),
         "duration": _or_dash(duration),
-        "size_name": size_name,
+        "size_label": size_label,
     }
     return made
 

@@ -11,9 +11,6 @@ from nodebudget.utils.byte_units import format_bytes
 #: Levels of advice, what is most urgent first, and how a page calls them.
 LEVELS = {"bad": "Problem", "warn": "Attention", "good": "Good", "note": "Note"}
 
-#: Names of sizes as people read them.
-SIZES = {"line_edges": "line-graph edges"}
-
 
 @dataclass(frozen=True)
 class Advice:
@@ -26,11 +23,6 @@ class Advice:
 
     level: str
     text: str
-
-
-def size_name(column: str) -> str:
-    """Return a size as people read it."""
-    return SIZES.get(column, column)
 
 
 def counted(count: int, one: str, many: str) -> str:
