@@ -10,39 +10,71 @@ from nodebudget.utils.version import __version__
 #: Public names and where they live; loaded on first use, so that importing nodebudget loads neither torch
 #: nor dgl.
 _HOMES = {
+    "Bounds": "nodebudget.datasets.read_limits",
     "Budget": "nodebudget.sampling.budget",
     "Calibration": "nodebudget.calibration.memory_model",
+    "CalibrationConfig": "nodebudget.calibration.calibrate",
+    "CrystalError": "nodebudget.errors",
+    "DoesNotFitError": "nodebudget.errors",
     "GraphSettings": "nodebudget.datasets.graph_settings",
+    "InputError": "nodebudget.errors",
     "MemoryMonitor": "nodebudget.monitor.monitor",
+    "MissingError": "nodebudget.errors",
     "NodeBudgetBatcher": "nodebudget.sampling.stream_batcher",
     "NodeBudgetError": "nodebudget.errors",
     "NodeBudgetSampler": "nodebudget.sampling.sampler",
+    "OversizedError": "nodebudget.errors",
     "Plan": "nodebudget.sampling.plan",
+    "RecordError": "nodebudget.errors",
     "SizeTable": "nodebudget.datasets.size_table",
+    "TokenCounter": "nodebudget.datasets.counting.tokens",
+    "WorkloadError": "nodebudget.errors",
+    "advise_learning_rate": "nodebudget.analysis.equivalent_batch_size",
     "calibrate": "nodebudget.calibration.calibrate",
+    "check_applicable": "nodebudget.calibration.compatibility",
+    "compare": "nodebudget.analysis.dataset_comparison",
+    "example_datasets": "nodebudget.datasets.example_crystals",
     "largest_safe_batch_size": "nodebudget.analysis.safe_batch_size",
     "load_workload": "nodebudget.workloads.registry",
     "make_plan": "nodebudget.sampling.planner",
     "measure": "nodebudget.datasets.measure",
     "oom_guard": "nodebudget.monitor.oom",
     "open_data": "nodebudget.datasets.readers.open_dataset",
+    "read_run": "nodebudget.monitor.log_reader",
+    "run_with_split": "nodebudget.monitor.oom",
     "suggest_batch_size": "nodebudget.analysis.equivalent_batch_size",
 }
 
 __all__ = [*_HOMES, "__version__"]
 
 if TYPE_CHECKING:
+    from nodebudget.analysis.dataset_comparison import compare as compare
+    from nodebudget.analysis.equivalent_batch_size import advise_learning_rate as advise_learning_rate
     from nodebudget.analysis.equivalent_batch_size import suggest_batch_size as suggest_batch_size
     from nodebudget.analysis.safe_batch_size import largest_safe_batch_size as largest_safe_batch_size
+    from nodebudget.calibration.calibrate import CalibrationConfig as CalibrationConfig
     from nodebudget.calibration.calibrate import calibrate as calibrate
+    from nodebudget.calibration.compatibility import check_applicable as check_applicable
     from nodebudget.calibration.memory_model import Calibration as Calibration
+    from nodebudget.datasets.counting.tokens import TokenCounter as TokenCounter
+    from nodebudget.datasets.example_crystals import example_datasets as example_datasets
     from nodebudget.datasets.graph_settings import GraphSettings as GraphSettings
     from nodebudget.datasets.measure import measure as measure
+    from nodebudget.datasets.read_limits import Bounds as Bounds
     from nodebudget.datasets.readers.open_dataset import open_data as open_data
     from nodebudget.datasets.size_table import SizeTable as SizeTable
+    from nodebudget.errors import CrystalError as CrystalError
+    from nodebudget.errors import DoesNotFitError as DoesNotFitError
+    from nodebudget.errors import InputError as InputError
+    from nodebudget.errors import MissingError as MissingError
     from nodebudget.errors import NodeBudgetError as NodeBudgetError
+    from nodebudget.errors import OversizedError as OversizedError
+    from nodebudget.errors import RecordError as RecordError
+    from nodebudget.errors import WorkloadError as WorkloadError
+    from nodebudget.monitor.log_reader import read_run as read_run
     from nodebudget.monitor.monitor import MemoryMonitor as MemoryMonitor
     from nodebudget.monitor.oom import oom_guard as oom_guard
+    from nodebudget.monitor.oom import run_with_split as run_with_split
     from nodebudget.sampling.budget import Budget as Budget
     from nodebudget.sampling.plan import Plan as Plan
     from nodebudget.sampling.planner import make_plan as make_plan

@@ -14,7 +14,7 @@ import torch
 
 from nodebudget.calibration.calibrate import CalibrationConfig, calibrate
 from nodebudget.calibration.memory_model import Calibration
-from nodebudget.datasets.example_crystals import prototype_datasets
+from nodebudget.datasets.example_crystals import example_datasets
 from nodebudget.datasets.measure import measure_dataset
 from nodebudget.datasets.size_table import SizeTable
 from nodebudget.errors import InputError, MissingError
@@ -86,7 +86,7 @@ def run_quickstart(options: Options, progress: Progress) -> dict[str, Any]:
     require("matplotlib")
     folder = _make_folder(options.folder)
     progress("reading crystals", 0, 1)
-    datasets = prototype_datasets(options.limit)
+    datasets = example_datasets(options.limit)
     progress("reading crystals", 1, 1)
     workload = load_workload(name, options.device, hidden_features=options.hidden_features)
     sizes = {name: _measure(name, crystals, workload, progress) for name, crystals in datasets.items()}

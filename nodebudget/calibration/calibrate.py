@@ -25,8 +25,10 @@ from nodebudget.calibration.probe_design import (
     size_columns,
 )
 from nodebudget.calibration.probe_runner import ProbeRunner
+from nodebudget.datasets.measure import measure_dataset
 from nodebudget.datasets.size_table import SizeTable
 from nodebudget.errors import InputError
+from nodebudget.profiling.open import open_probe
 from nodebudget.profiling.probe import Probe
 from nodebudget.utils.records import provenance
 from nodebudget.workloads.edge_subsampling import variants_of
@@ -72,8 +74,8 @@ class _Job:
 def calibrate(
     workload: Workload,
     dataset: Dataset,
-    sizes: SizeTable,
-    probe: Probe,
+    sizes: SizeTable | None = None,
+    device: str | Probe = "cpu",
     *,
     effort: CalibrationConfig | None = None,
     context: Mapping[str, Any] | None = None,
@@ -87,8 +89,9 @@ def calibrate(
         workload: The training step.
         dataset: Items that `workload.sample` (or, without it, `workload.batch`) takes.
         sizes: Their sizes, in the same order; used to choose the probes. What is fitted to is counted on the
-            very samples that a probe ran.
-        probe: Measures a step on the device.
+            very samples that a probe ran. Default: `measure(dataset)`, with the
+            `graphs` and the `size_of` of the workload where it has them.
+        device: "cpu", "cuda:0", or an open `Probe`.
         effort: How much to measure.
         context: Further facts for the record (data, command).
         journal: File that keeps each observation as it is made; to be removed once the calibration is saved.
@@ -104,6 +107,11 @@ def calibrate(
     Warns (UserWarning) when all crystals are of one size, and when no size costs anything.
     """
     plan = effort or CalibrationConfig()
+    probe = open_probe(device) if isinstance(device, str) else device
+    if sizes is None:
+        sizes = measure_dataset(
+            dataset, graphs=getattr(workload, "graphs", None), size_of=getattr(workload, "size_of", None)
+        )
     rng = np.random.default_rng(plan.seed)
     pool = ProbeCandidates(workload, dataset, sizes, rng, _variants(workload, dataset, sizes))
     _warn_of_one_kind(pool)

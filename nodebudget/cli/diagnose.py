@@ -108,9 +108,9 @@ def _experiment(options: dict[str, Any], as_json: bool, quiet: bool) -> None:
 
 def _crystals(path: str | None) -> Any:
     if path is None:
-        from nodebudget.datasets.example_crystals import prototype_datasets
+        from nodebudget.datasets.example_crystals import example_datasets
 
-        return [crystal for crystals in prototype_datasets().values() for crystal in crystals]
+        return [crystal for crystals in example_datasets().values() for crystal in crystals]
     from nodebudget.datasets.readers.open_dataset import open_data
 
     data = open_data(path)

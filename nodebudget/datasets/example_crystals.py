@@ -10,7 +10,7 @@ from nodebudget.utils.optional_imports import require
 SMALL = 8
 
 
-def prototype_datasets(limit: int | None = None) -> dict[str, list[dict[str, Any]]]:
+def example_datasets(limit: int | None = None) -> dict[str, list[dict[str, Any]]]:
     """Return the AFLOW prototypes that come with pymatgen as two JARVIS-style datasets, by the size of the cell.
 
     Their target is the volume an atom, in Å³: a real property that a network can learn from the structure.

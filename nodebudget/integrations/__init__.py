@@ -1,1 +1,8 @@
 """Other people's training loops: alignn, Lightning, Hugging Face's Trainer."""
+
+from nodebudget.integrations.advancing import AdvancingSampler
+from nodebudget.integrations.alignn import budget_loaders, with_budget
+from nodebudget.integrations.huggingface import trainer_callback
+from nodebudget.integrations.lightning import lightning_callback
+
+__all__ = ["AdvancingSampler", "budget_loaders", "lightning_callback", "trainer_callback", "with_budget"]

@@ -22,7 +22,7 @@ import numpy as np
 from nodebudget.calibration.calibrate import CalibrationConfig, calibrate
 from nodebudget.calibration.fit import fit_calibration
 from nodebudget.calibration.memory_model import Calibration, Observation
-from nodebudget.datasets.example_crystals import prototype_datasets
+from nodebudget.datasets.example_crystals import example_datasets
 from nodebudget.datasets.graph_settings import GraphSettings
 from nodebudget.datasets.measure import measure_dataset
 from nodebudget.datasets.readers.open_dataset import open_data
@@ -77,7 +77,7 @@ def simpler(observations: Sequence[Observation]) -> dict[str, Any]:
 
 def run(options: argparse.Namespace) -> dict[str, Any]:
     """Measure and compare."""
-    prototypes = prototype_datasets()
+    prototypes = example_datasets()
     data = open_data(options.data) if options.data else prototypes["large cells"]
     workload, probe = load_workload("alignn", hidden_features=options.hidden), open_probe("cpu")
     sizes = measure_dataset(data)

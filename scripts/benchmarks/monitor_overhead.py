@@ -25,7 +25,7 @@ import torch
 from nodebudget import MemoryMonitor
 from nodebudget.calibration.memory_model import Calibration, ErrorSummary
 from nodebudget.calibration.prediction_interval import Bound
-from nodebudget.datasets.example_crystals import prototype_datasets
+from nodebudget.datasets.example_crystals import example_datasets
 from nodebudget.workloads.alignn import AlignnWorkload
 
 #: A calibration like any: its values do not matter for the time that a prediction takes.
@@ -45,7 +45,7 @@ def prepare(options: argparse.Namespace) -> tuple[AlignnWorkload, list[Any]]:
     workload = AlignnWorkload(
         options.device, hidden_features=options.hidden, alignn_layers=options.layers, gcn_layers=options.layers
     )
-    crystals = prototype_datasets()["small cells"]
+    crystals = example_datasets()["small cells"]
     samples = [workload.sample(crystal) for crystal in crystals[: 8 * options.batch]]
     starts = range(0, len(samples) - options.batch + 1, options.batch)
     return workload, [workload.batch(samples[start : start + options.batch]) for start in starts]

@@ -29,7 +29,7 @@ import torch
 from nodebudget.calibration.calibrate import CalibrationConfig, calibrate
 from nodebudget.calibration.memory_model import Calibration
 from nodebudget.datasets.counting.tokens import TokenCounter
-from nodebudget.datasets.example_crystals import prototype_datasets
+from nodebudget.datasets.example_crystals import example_datasets
 from nodebudget.datasets.measure import measure_dataset
 from nodebudget.profiling.open import open_probe
 from nodebudget.utils.optional_imports import require
@@ -67,7 +67,7 @@ def the_page() -> Any:
 def crystals(count: int) -> Iterator[dict[str, Any]]:
     """Take crystals evenly from the prototypes, and describe them."""
     atoms = require("jarvis.core.atoms").Atoms
-    found = [crystal for part in prototype_datasets().values() for crystal in part]
+    found = [crystal for part in example_datasets().values() for crystal in part]
     for place in range(count):
         crystal = found[place * len(found) // count]
         yield {**crystal, "text": atoms.from_dict(crystal["atoms"]).describe()["desc_2"]}

@@ -24,7 +24,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from nodebudget import MemoryMonitor, NodeBudgetSampler
-from nodebudget.datasets.example_crystals import prototype_datasets
+from nodebudget.datasets.example_crystals import example_datasets
 from nodebudget.datasets.measure import measure_dataset
 from nodebudget.monitor.log_reader import read_run
 from nodebudget.workloads.alignn import AlignnWorkload
@@ -59,7 +59,7 @@ def train(options: argparse.Namespace, log: Path) -> tuple[list[dict[str, int]],
     work = AlignnWorkload(
         options.device, hidden_features=options.hidden, alignn_layers=options.layers, gcn_layers=options.layers
     )
-    samples = [work.sample(crystal) for crystal in prototype_datasets()["small cells"]]
+    samples = [work.sample(crystal) for crystal in example_datasets()["small cells"]]
     sizes = measure_dataset(samples)
     sampler = NodeBudgetSampler(sizes, max_line_edges=int(sizes["line_edges"].mean() * options.batch))
     on_host = AlignnWorkload("cpu", hidden_features=8, alignn_layers=1, gcn_layers=1)

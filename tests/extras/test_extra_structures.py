@@ -9,7 +9,7 @@ import pytest
 from apart import call, crystal, is_there, need, some_crystals, write_crystals
 
 from nodebudget import NodeBudgetSampler, SizeTable, measure
-from nodebudget.datasets.example_crystals import prototype_datasets
+from nodebudget.datasets.example_crystals import example_datasets
 from nodebudget.utils.optional_imports import require
 
 need("structures", "jarvis", "vesin", "pymatgen", "ase")
@@ -55,7 +55,7 @@ def test_plans_and_samplers_of_crystals(tmp_path):
 
 
 def test_the_crystals_of_the_quickstart():
-    assert {name: len(crystals) for name, crystals in prototype_datasets(10).items()} == {
+    assert {name: len(crystals) for name, crystals in example_datasets(10).items()} == {
         "small cells": 10,
         "large cells": 10,
     }

@@ -42,8 +42,35 @@ PHRASES = {
 }
 #: Names that say nothing; a noun says what the value is.
 NAMES = {
-    *("found", "known", "kept", "there", "here", "lean", "travels", "worst", "most", "room", "graph_room", "caps", "cap"),
-    *("limits", "own", "deal", "course", "settled", "recipe", "journal", "pieces", "piece", "sure", "level", "relabelled"),
+    *(
+        "found",
+        "known",
+        "kept",
+        "there",
+        "here",
+        "lean",
+        "travels",
+        "worst",
+        "most",
+        "room",
+        "graph_room",
+        "caps",
+        "cap",
+    ),
+    *(
+        "limits",
+        "own",
+        "deal",
+        "course",
+        "settled",
+        "recipe",
+        "journal",
+        "pieces",
+        "piece",
+        "sure",
+        "level",
+        "relabelled",
+    ),
 }
 CODE = sorted((ROOT / "nodebudget").rglob("*.py"))
 PROSE = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
