@@ -1,13 +1,12 @@
-"""The whole way on crystals that come with a package: measure, calibrate, pack, train, compare."""
+"""The whole way on crystals that come with pymatgen: measure, calibrate, plan, train, compare. Writes no files."""
 
 from __future__ import annotations
 
-import json
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, BinaryIO
+from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,36 +19,32 @@ from nodebudget.datasets.size_table import SizeTable
 from nodebudget.errors import InputError, MissingError
 from nodebudget.profiling.open import open_probe
 from nodebudget.profiling.probe import Probe
-from nodebudget.report.html import trials
-from nodebudget.report.pictures import draw_runs
 from nodebudget.sampling.sampler import NodeBudgetSampler
-from nodebudget.utils.files import write_whole
-from nodebudget.utils.optional_imports import check_dgl_on, load_dgl, require
-from nodebudget.utils.records import write_record
+from nodebudget.utils.optional_imports import check_dgl_on, load_dgl
 from nodebudget.workloads.protocol import Workload, to_sample
 from nodebudget.workloads.registry import load_workload
 
-#: (step, done, all): what is being done, and how far it is.
+#: Name of a step, items done, all items.
 Progress = Callable[[str, int, int], None]
+
+Crystals = Mapping[str, Sequence[dict[str, Any]]]
 
 
 @dataclass(frozen=True)
-class Options:
-    """What a quickstart runs with.
+class QuickstartConfig:
+    """How to run the quickstart.
 
     Attributes:
-        folder: Where the artefacts go.
         device: "cpu" or "cuda:N".
-        workload: "alignn" or "alignn-pure"; None takes the latter on a GPU that DGL can't use.
-        batch_size: Graphs a batch of the fixed runs.
-        memory: The budget in bytes; None takes what a mean batch of large cells is predicted to need.
+        workload: "alignn" or "alignn-pure"; None takes "alignn-pure" on a GPU that DGL can't use, else "alignn".
+        batch_size: Graphs per batch of the fixed runs.
+        memory: The budget in bytes; None takes the predicted memory of a mean batch of large cells.
         probes: Training steps to calibrate with.
         hidden_features: Width of ALIGNN.
-        limit: Most crystals of each dataset; None takes all.
-        seed: Seed of everything.
+        limit: Maximum number of crystals of each dataset; None takes all.
+        seed: Random seed of all parts.
     """
 
-    folder: Path
     device: str = "cpu"
     workload: str | None = None
     batch_size: int = 16
@@ -59,49 +54,84 @@ class Options:
     limit: int | None = None
     seed: int = 0
 
+    def __post_init__(self) -> None:
+        if self.limit is not None and self.limit < self.batch_size:
+            raise InputError(
+                f"{self.limit} crystals of each dataset",
+                limit=f"a fixed batch has {self.batch_size}",
+                hint="give a larger --limit or a smaller --batch-size",
+            )
 
-def run_quickstart(options: Options, progress: Progress) -> dict[str, Any]:
-    """Run it all and write the artefacts.
 
-    Returns:
-        `memory` (bytes), `runs` (one dict a run), `calibration`, `sizes` and `files`.
+@dataclass(frozen=True, eq=False)
+class Quickstart:
+    """Results of the quickstart.
+
+    Attributes:
+        datasets: Name → crystals.
+        sizes: Name → their sizes.
+        calibration: Of ALIGNN on both datasets.
+        device: The device, as its probe describes it.
+        batch_size: Graphs per batch of the fixed runs.
+        memory: The budget, bytes.
+        runs: One record per dataset and kind of batches ("fixed" or "budget").
+    """
+
+    datasets: Crystals
+    sizes: Mapping[str, SizeTable]
+    calibration: Calibration
+    device: Mapping[str, Any]
+    batch_size: int
+    memory: int
+    runs: Sequence[Mapping[str, Any]]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values for JSON: the measured runs, without the datasets and the calibration."""
+        return {name: getattr(self, name) for name in ("memory", "batch_size", "device", "runs")}
+
+
+def run_quickstart(config: QuickstartConfig, progress: Progress) -> Quickstart:
+    """Calibrate ALIGNN and measure an epoch of each dataset, with a fixed batch size and with a budget.
 
     Raises:
-        InputError: The folder can't be made.
-        MissingError: A package or the device is not there.
+        MissingError: A package or the device is missing.
 
-    Warns (UserWarning) when ALIGNN is trained without DGL because DGL can't use the device.
+    Warns (UserWarning) if ALIGNN is trained without DGL because DGL can't use the device.
     """
-    if options.limit is not None and options.limit < options.batch_size:
-        raise InputError(
-            f"{options.limit} crystals of each dataset",
-            limit=f"a fixed batch has {options.batch_size}",
-            hint="take more",
-        )
-    probe = open_probe(options.device)
-    # Whatever is missing is said before minutes of work.
-    name = options.workload or _choose_workload(options.device)
+    probe = open_probe(config.device)
+    name = config.workload or _choose_workload(config.device)
+    make_loader: Any = torch.utils.data.DataLoader
     if name == "alignn":
-        load_dgl()
-    require("matplotlib")
-    folder = _make_folder(options.folder)
+        make_loader = load_dgl().dataloading.GraphDataLoader
     progress("reading crystals", 0, 1)
-    datasets = example_datasets(options.limit)
+    datasets = example_datasets(config.limit)
     progress("reading crystals", 1, 1)
-    workload = load_workload(name, options.device, hidden_features=options.hidden_features)
-    sizes = {name: _measure(name, crystals, workload, progress) for name, crystals in datasets.items()}
+    workload = load_workload(name, config.device, hidden_features=config.hidden_features)
+    graphs = getattr(workload, "graphs", None)
+    sizes = {
+        name: measure_dataset(crystals, graphs=graphs, progress=partial(progress, f"measuring {name}"))
+        for name, crystals in datasets.items()
+    }
     samples = _build(workload, datasets, progress)
-    calibration = _calibrate(workload, samples, sizes, probe, options, progress)
-    memory = options.memory or _memory_of(calibration, sizes["large cells"], options.batch_size)
-    trainer = _Trainer(workload, _loader_class(name), probe, calibration, memory, options, progress)
-    runs = [
-        trainer.train(name, batching, samples[name], sizes[name])
-        for name in datasets
-        for batching in ("fixed", "budget")
-    ]
-    result = {"memory": memory, "batch_size": options.batch_size, "device": probe.describe(), "runs": runs}
-    files = _write(folder, datasets, sizes, calibration, result)
-    return {**result, "calibration": calibration, "sizes": sizes, "files": files}
+    calibration = _calibrate(workload, samples, sizes, probe, config, progress)
+    memory = config.memory or _mean_batch_memory(calibration, sizes["large cells"], config.batch_size)
+
+    def loader(batching: str, dataset: str) -> Any:
+        data = list(enumerate(samples[dataset]))
+        if batching == "fixed":
+            # Drop the incomplete last batch, as alignn's own loaders do.
+            fixed = {"batch_size": config.batch_size, "shuffle": True, "drop_last": True}
+            return make_loader(data, collate_fn=list, generator=torch.Generator().manual_seed(config.seed), **fixed)
+        sampler = NodeBudgetSampler(sizes[dataset], calibration=calibration, memory=memory, seed=config.seed)
+        return make_loader(data, collate_fn=list, batch_sampler=sampler)
+
+    runs = []
+    for dataset in datasets:
+        for batching, label in (("fixed", f"batch_size={config.batch_size}"), ("budget", "NodeBudgetSampler")):
+            show = partial(progress, f"training {dataset}, {batching}")
+            run = _train(loader(batching, dataset), workload, probe, calibration, sizes[dataset], show)
+            runs.append({"dataset": dataset, "batching": batching, "label": label, **run})
+    return Quickstart(datasets, sizes, calibration, probe.describe(), config.batch_size, memory, runs)
 
 
 def _choose_workload(device: str) -> str:
@@ -116,37 +146,16 @@ def _choose_workload(device: str) -> str:
     return "alignn"
 
 
-def _loader_class(workload: str) -> Any:
-    return load_dgl().dataloading.GraphDataLoader if workload == "alignn" else torch.utils.data.DataLoader
-
-
-def _measure(name: str, crystals: list[dict[str, Any]], workload: Workload, progress: Progress) -> SizeTable:
-    graphs = getattr(workload, "graphs", None)
-    return measure_dataset(
-        crystals, graphs=graphs, progress=lambda done, total: progress(f"measuring {name}", done, total)
-    )
-
-
-def _make_folder(folder: Path) -> Path:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(
-            f"the folder {str(folder)!r} can't be made: {error.strerror}", hint="choose another with -o"
-        ) from error
-    return folder
-
-
-def _build(workload: Workload, datasets: dict[str, list[dict[str, Any]]], progress: Progress) -> dict[str, list[Any]]:
+def _build(workload: Workload, datasets: Crystals, progress: Progress) -> dict[str, list[Any]]:
     total = sum(map(len, datasets.values()))
-    built: dict[str, list[Any]] = {name: [] for name in datasets}
+    samples: dict[str, list[Any]] = {name: [] for name in datasets}
     done = 0
     for name, crystals in datasets.items():
         for crystal in crystals:
-            built[name].append(to_sample(workload, crystal))
+            samples[name].append(to_sample(workload, crystal))
             done += 1
             progress("building graphs", done, total)
-    return built
+    return samples
 
 
 def _calibrate(
@@ -154,121 +163,59 @@ def _calibrate(
     samples: dict[str, list[Any]],
     sizes: dict[str, SizeTable],
     probe: Probe,
-    options: Options,
+    config: QuickstartConfig,
     progress: Progress,
 ) -> Calibration:
-    columns = {name: np.concatenate([table[name] for table in sizes.values()]) for name in sizes["small cells"].columns}
+    small = sizes["small cells"]
+    columns = {name: np.concatenate([table[name] for table in sizes.values()]) for name in small.columns}
     return calibrate(
         workload,
-        [sample for built in samples.values() for sample in built],
-        SizeTable(columns, settings=sizes["small cells"].settings),
+        [sample for dataset in samples.values() for sample in dataset],
+        SizeTable(columns, settings=small.settings),
         probe,
-        effort=CalibrationConfig(probes=options.probes, largest=options.batch_size, seed=options.seed),
-        progress=lambda done, total: progress("calibrating ALIGNN", done, total),
+        effort=CalibrationConfig(probes=config.probes, largest=config.batch_size, seed=config.seed),
+        progress=partial(progress, "calibrating ALIGNN"),
     )
 
 
-def _memory_of(calibration: Calibration, sizes: SizeTable, batch_size: int) -> int:
+def _mean_batch_memory(calibration: Calibration, sizes: SizeTable, batch_size: int) -> int:
     mean = calibration.graph_bytes(sizes).mean() * batch_size
-    # One graph's worth of slack, so that the same number of batches can hold the same crystals.
+    # 2% and up to 1 MiB more, so that the same number of batches can hold all crystals.
     return int((calibration.fixed + mean * 1.02) // 2**20 + 1) * 2**20
 
 
-@dataclass(frozen=True)
-class _Trainer:
-    """Trains epochs and measures the peak of every step."""
-
-    workload: Workload
-    make_loader: Callable[..., Any]
-    probe: Probe
-    calibration: Calibration
-    memory: int
-    options: Options
-    progress: Progress
-
-    def train(self, dataset: str, batching: str, samples: Sequence[Any], sizes: SizeTable) -> dict[str, Any]:
-        """Train one epoch, "fixed" or "budget"."""
-        loader = self._loader(batching, samples, sizes)
-        steps = []
-        for done, batch in enumerate(loader, start=1):
-            steps.append(self._step(batch, sizes))
-            self.progress(f"training {dataset}, {batching}", done, len(loader))
-        graphs, predicted, peaks = (list(values) for values in zip(*steps, strict=True))
-        return {
-            "dataset": dataset,
-            "batching": batching,
-            "label": f"batch_size={self.options.batch_size}" if batching == "fixed" else "NodeBudgetSampler",
-            "batches": len(steps),
-            "graphs": sum(graphs),
-            "graphs_left_out": len(samples) - sum(graphs),
-            "graphs_per_batch": {"mean": float(np.mean(graphs)), "std": float(np.std(graphs))},
-            "predicted_bytes": _summary(predicted),
-            "measured_bytes": _summary(peaks),
-            "measured_peaks": peaks,
-        }
-
-    def _loader(self, batching: str, samples: Sequence[Any], sizes: SizeTable) -> Any:
-        make, data = self.make_loader, _Indexed(samples)
-        if batching == "fixed":
-            # The last, smaller batch is dropped, as alignn's own loaders do.
-            size, chance = self.options.batch_size, torch.Generator().manual_seed(self.options.seed)
-            return make(data, batch_size=size, shuffle=True, drop_last=True, collate_fn=list, generator=chance)
-        sampler = NodeBudgetSampler(sizes, calibration=self.calibration, memory=self.memory, seed=self.options.seed)
-        return make(data, batch_sampler=sampler, collate_fn=list)
-
-    def _step(self, batch: list[tuple[int, Any]], sizes: SizeTable) -> tuple[int, float, int]:
-        """Return graphs, predicted bytes and measured bytes of a training step."""
-        chosen, samples = zip(*batch, strict=True)
-        peak = self.probe.measure(lambda: self.workload.step(self.workload.batch(samples)))
-        resident = self.calibration.resident if peak.resident is None else peak.resident
-        predicted = self.calibration.predict_bytes(**sizes.totals(list(chosen)))
-        return len(batch), float(predicted), int(resident + peak.requested)
+def _train(
+    loader: Any,
+    workload: Workload,
+    probe: Probe,
+    calibration: Calibration,
+    sizes: SizeTable,
+    progress: Callable[[int, int], None],
+) -> dict[str, Any]:
+    """Train an epoch and return what was measured of it; the loader yields lists of (index, sample)."""
+    graphs, predicted, peaks = [], [], []
+    for done, batch in enumerate(loader, start=1):
+        indices, samples = zip(*batch, strict=True)
+        peak = probe.measure(partial(_step, workload, samples))
+        graphs.append(len(batch))
+        predicted.append(float(calibration.predict_bytes(**sizes.totals(list(indices)))))
+        peaks.append(int((calibration.resident if peak.resident is None else peak.resident) + peak.requested))
+        progress(done, len(loader))
+    return {
+        "batches": len(graphs),
+        "graphs": sum(graphs),
+        "graphs_left_out": len(sizes) - sum(graphs),
+        "graphs_per_batch": {"mean": float(np.mean(graphs)), "std": float(np.std(graphs))},
+        "predicted_bytes": _summary(predicted),
+        "measured_bytes": _summary(peaks),
+        "measured_peaks": peaks,
+    }
 
 
-class _Indexed(Sequence[Any]):
-    """Samples that know their place, so that a batch knows which crystals it holds."""
-
-    def __init__(self, samples: Sequence[Any]) -> None:
-        self._samples = samples
-
-    def __len__(self) -> int:
-        return len(self._samples)
-
-    def __getitem__(self, index: Any) -> Any:
-        return int(index), self._samples[int(index)]
-
-    def __iter__(self) -> Iterator[Any]:
-        return iter(enumerate(self._samples))
+def _step(workload: Workload, samples: Sequence[Any]) -> None:
+    workload.step(workload.batch(samples))
 
 
 def _summary(values: Sequence[float]) -> dict[str, float]:
-    array = np.asarray(values, dtype=np.float64)
-    return {"mean": float(array.mean()), "max": float(array.max()), "cv": float(array.std() / array.mean())}
-
-
-def _write(
-    folder: Path,
-    datasets: dict[str, list[dict[str, Any]]],
-    sizes: dict[str, SizeTable],
-    calibration: Calibration,
-    result: dict[str, Any],
-) -> dict[str, str]:
-    files = {}
-    for name, crystals in datasets.items():
-        stem = name.replace(" ", "_")
-        files[name] = _write_bytes(folder / f"{stem}.json", json.dumps(crystals).encode())
-        files[f"{name}, sizes"] = sizes[name].save(folder / f"{stem}_sizes.npz", force=True)
-    files["calibration"] = calibration.save(folder / "calibration.json", force=True)
-    files["table"] = write_record(folder / "runs.json", trials.KIND, trials.SCHEMA_VERSION, result, force=True)
-    files["picture"] = write_whole(folder / "peaks.png", lambda file: _draw(result, file), force=True)
-    return {name: str(path) for name, path in files.items()}
-
-
-def _write_bytes(path: Path, content: bytes) -> Path:
-    return write_whole(path, lambda file: file.write(content), force=True)
-
-
-def _draw(result: dict[str, Any], file: BinaryIO) -> None:
-    device = result["device"]
-    caption = f"every training step of one epoch of ALIGNN, measured on {device['device']} ({device['name']})"
-    draw_runs(result["runs"], result["memory"], file, caption=caption)
+    mean = float(np.mean(values))
+    return {"mean": mean, "max": float(max(values)), "cv": float(np.std(values)) / mean}

@@ -2,26 +2,34 @@
 
 from __future__ import annotations
 
+import json
+from functools import partial
+from operator import methodcaller
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import click
 
 from nodebudget.cli.common import Command, json_option, note, print_json, quiet_option, say, warnings_as_notes
 from nodebudget.cli.devices import device_options, resolve_device
 from nodebudget.cli.progress import Steps
+from nodebudget.errors import InputError
 from nodebudget.utils.byte_units import format_bytes, parse_bytes
+from nodebudget.utils.optional_imports import require
+
+if TYPE_CHECKING:
+    from nodebudget.analysis.quickstart import Quickstart
 
 
 @click.command("quickstart", cls=Command)
 @device_options
 @click.option("-o", "--output", "folder", default="nodebudget-quickstart", show_default=True, help="Folder of results.")
 @click.option("--batch-size", default=16, show_default=True, type=click.IntRange(1), help="Of the fixed runs.")
-@click.option("--memory", help="The budget, such as 2GiB. Default: what a mean batch of large cells needs.")
+@click.option("--memory", help="The budget, such as 2GiB.  [default: predicted memory of a mean batch of large cells]")
 @click.option("--probes", default=24, show_default=True, help="Training steps to calibrate with.")
 @click.option("--hidden-features", default=128, show_default=True, type=click.IntRange(1), help="Width of ALIGNN.")
-@click.option("--limit", type=click.IntRange(10), help="Most crystals of each dataset, for a shorter run.")
-@click.option("--seed", default=0, show_default=True, type=click.IntRange(0))
+@click.option("--limit", type=click.IntRange(10), help="Maximum number of crystals of each dataset.")
+@click.option("--seed", default=0, show_default=True, type=click.IntRange(0), help="Random seed.")
 @json_option
 @quiet_option
 def command(
@@ -46,10 +54,9 @@ def command(
     Example:
       nodebudget quickstart -o nodebudget-quickstart
     """
-    from nodebudget.analysis.quickstart import Options, run_quickstart
+    from nodebudget.analysis.quickstart import QuickstartConfig, run_quickstart
 
-    options = Options(
-        folder=Path(folder),
+    config = QuickstartConfig(
         device=resolve_device(gpu, device, prefer_gpu=True),
         batch_size=batch_size,
         memory=None if memory is None else parse_bytes(memory),
@@ -58,26 +65,60 @@ def command(
         limit=limit,
         seed=seed,
     )
+    # Fail before the minutes of work.
+    require("matplotlib")
+    path = _make_folder(Path(folder))
     with warnings_as_notes(quiet=quiet), Steps(quiet=quiet) as steps:
-        result = run_quickstart(options, steps.show)
+        result = run_quickstart(config, steps.show)
+    files = _write(path, result)
     if as_json:
-        calibration = result.pop("calibration").to_dict()
-        result["sizes"] = {name: table.statistics() for name, table in result["sizes"].items()}
-        print_json({**result, "calibration": calibration})
+        sizes = {name: table.statistics() for name, table in result.sizes.items()}
+        calibration = result.calibration.to_dict()
+        print_json({**result.to_dict(), "sizes": sizes, "files": files, "calibration": calibration})
     else:
-        _print(result, quiet=quiet)
+        _print(result, files, quiet=quiet)
 
 
-def _print(result: dict[str, Any], *, quiet: bool) -> None:
+def _make_folder(folder: Path) -> Path:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(
+            f"the folder {str(folder)!r} can't be made: {error.strerror}", hint="choose another with -o"
+        ) from error
+    return folder
+
+
+def _write(folder: Path, result: Quickstart) -> dict[str, str]:
+    from nodebudget.report.html import trials
+    from nodebudget.report.pictures import draw_runs
+    from nodebudget.utils.files import write_whole
+    from nodebudget.utils.records import write_record
+
+    files = {}
+    for name, crystals in result.datasets.items():
+        stem, content = name.replace(" ", "_"), json.dumps(crystals).encode()
+        files[name] = write_whole(folder / f"{stem}.json", methodcaller("write", content), force=True)
+        files[f"{name}, sizes"] = result.sizes[name].save(folder / f"{stem}_sizes.npz", force=True)
+    files["calibration"] = result.calibration.save(folder / "calibration.json", force=True)
+    table = folder / "runs.json"
+    files["table"] = write_record(table, trials.KIND, trials.SCHEMA_VERSION, result.to_dict(), force=True)
+    device = f"{result.device['device']} ({result.device['name']})"
+    caption = f"every training step of one epoch of ALIGNN, measured on {device}"
+    draw = partial(draw_runs, result.runs, result.memory, caption=caption)
+    files["picture"] = write_whole(folder / "peaks.png", draw, force=True)
+    return {name: str(path) for name, path in files.items()}
+
+
+def _print(result: Quickstart, files: dict[str, str], *, quiet: bool) -> None:
     from nodebudget.report.text import calibration_text, runs_table
 
-    sizes = result["sizes"]["large cells"]
-    say(calibration_text(result["calibration"], sizes, result["batch_size"], "the large cells"))
-    say(f"\nThe budget of both datasets: {format_bytes(result['memory'])}")
-    say(runs_table(result["runs"]))
-    lost = sum(run["graphs_left_out"] for run in result["runs"] if run["batching"] == "fixed")
-    if lost:
-        say(f"The fixed runs left out {lost} crystals in incomplete last batches; the budget runs none.")
+    say(calibration_text(result.calibration, result.sizes["large cells"], result.batch_size, "the large cells"))
+    say(f"\nMemory budget of both datasets: {format_bytes(result.memory)}")
+    say(runs_table(result.runs))
+    dropped = sum(run["graphs_left_out"] for run in result.runs if run["batching"] == "fixed")
+    if dropped:
+        say(f"The fixed runs drop {dropped} crystals in incomplete last batches; the budget runs train on all.")
     note("\nWritten:", quiet=quiet)
-    for name, path in result["files"].items():
-        note(f"  {name}: {path}", quiet=quiet)
+    for name, file in files.items():
+        note(f"  {name}: {file}", quiet=quiet)

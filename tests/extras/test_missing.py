@@ -30,7 +30,6 @@ COMMANDS = [
     ("matplotlib", "tune --device cpu --data d --calibration c --plot out.png", "matplotlib", "nodebudget[plot]"),
     ("distributed", "measure crystals.json --dask tcp://127.0.0.1:1 -o out.npz", "distributed", "nodebudget[dask]"),
     ("jinja2", "report sizes.csv -o out.html", "Jinja2", "nodebudget[report]"),
-    ("pymatgen", "diagnose --experiment --device cpu", "pymatgen", "nodebudget[structures]"),
     ("yaml", "diagnose run.yaml run.yaml", "PyYAML", "pip install pyyaml"),
 ]
 

@@ -24,7 +24,7 @@ ROWS = [line for line in PAGE.splitlines() if line.startswith("| ")][2:]
 COMMANDS = list(dict.fromkeys(re.findall(r"`((?:nodebudget|python) [^`]+)`", "\n".join(ROWS))))
 
 #: Tests of their own run the first; the second goes on until it is interrupted.
-LONG = ("nodebudget diagnose --experiment", "nodebudget monitor run.jsonl --follow")
+LONG = ("python scripts/studies/data_loading", "nodebudget monitor run.jsonl --follow")
 
 #: What has to be there before a command.
 FIRST = ["nodebudget calibrate", "python"]

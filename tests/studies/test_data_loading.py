@@ -1,4 +1,4 @@
-"""Pairs of runs that differ in one setting, each in a process of its own."""
+"""The data loading study: pairs of runs that differ in one setting, each in its own process."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ import pytest
 import torch
 from click.testing import CliRunner
 from crystals import entries
-from data_loading import Experiment, Options, _check_shared, _run, run_experiment
+from data_loading import Options, Study, _check_shared, _reason, _run, run_study
+from data_loading.__main__ import main
 from data_loading.claims import Noise, judge
-from data_loading.host import host_memory, settled
+from data_loading.host import host_memory, stable_memory
 from data_loading.pairs import find, pairs_of
-from data_loading.prepare import prepare
-from data_loading.report import experiment_text
+from data_loading.report import study_text
 from data_loading.setup import Outcome, Setup
+from paths import ROOT
 
-from nodebudget.cli import main
 from nodebudget.errors import DoesNotFitError, InputError, WorkloadError
 
 MIB = 2**20
@@ -46,7 +46,7 @@ TOOK = Outcome(
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
-    path = tmp_path_factory.mktemp("experiment") / "crystals.json"
+    path = tmp_path_factory.mktemp("study") / "crystals.json"
     path.write_text(json.dumps(entries(most=12, count=16)))
     return str(path)
 
@@ -56,7 +56,7 @@ def measured(data):
     """What the command prints, as a user runs it."""
     options = ["--device", "cpu", "--data", data, "--batch-size", "4", "--workers", "1", "--json"]
     done = subprocess.run(
-        [sys.executable, "-m", "nodebudget", "diagnose", "--experiment", *options], capture_output=True, text=True
+        [sys.executable, str(ROOT / "scripts/studies/data_loading"), *options], capture_output=True, text=True
     )
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)
@@ -70,14 +70,9 @@ def claim(measured, number):
     return next(entry for entry in measured["claims"] if entry["number"] == number)
 
 
-def test_workers_hold_batches_in_host_memory_as_the_formula_says(tmp_path):
-    """One pair of runs; all of them are behind the marker."""
-    prepare(entries(most=12, count=16), tmp_path, lambda *_: None)
-    made = next(
-        made for made in pairs_of(Setup(str(tmp_path), "cpu", 4), 1, cuda=False) if made.name == "prefetch_factor"
-    )
-    [finding] = find([made], {setup: _run(setup) for setup in (made.a, made.b)})
-    found = finding.to_dict()
+@pytest.mark.slow
+def test_workers_hold_batches_in_host_memory_as_the_formula_says(measured):
+    found = pair(measured, "prefetch_factor")
     assert found["formula_host_bytes"] == 6 * found["a"]["batch"]
     assert found["host_bytes"] == pytest.approx(found["formula_host_bytes"], rel=0.2)
     assert found["b"]["in_flight"] - found["a"]["in_flight"] == pytest.approx(found["formula_host_bytes"], rel=0.2)
@@ -169,13 +164,13 @@ def test_people_get_a_table_and_verdicts():
     findings = outcomes({("num_workers", 2): {"processes": 3, "host": 560 * MIB}}, cuda=False)
     claims = judge(findings, Noise(0, MIB), cuda=False)
     about = {"device": "cpu", "name": "a processor"}
-    text = experiment_text(Experiment(about, 16, 4, Noise(0, MIB), findings, claims, ("nothing",)))
+    text = study_text(Study(about, 16, 4, Noise(0, MIB), findings, claims, ("nothing",)))
     assert "traced on the CPU (a processor)" in text
     assert "num_workers" in text
     assert "+60.0 MiB" in text
-    assert "10.0 MiB for each worker itself" in text
+    assert "10.0 MiB per worker process" in text
     assert "Claim 5" in text
-    assert text.endswith("Not measured here: nothing.")
+    assert text.endswith("Not measured on this machine: nothing.")
 
 
 class _Large(torch.utils.data.Dataset):
@@ -200,7 +195,7 @@ def test_batches_on_their_way_from_workers_are_counted():
     loader = torch.utils.data.DataLoader(_Large(), batch_size=4, num_workers=1, prefetch_factor=4)
     waiting = iter(loader)
     batch = next(waiting)
-    found = settled()
+    found = stable_memory()
     assert before.in_flight == 0
     assert before.processes + 1 == found.processes
     # Four made ahead, and the one at hand.
@@ -216,13 +211,26 @@ def test_settling_waits_until_nothing_changes():
     started = time.monotonic()
     changes = iter([*(replace(host_memory(), total=count) for count in range(10, 60, 10))])
     last = replace(host_memory(), total=70)
-    assert settled(lambda: next(changes, last)).total == 70
+    assert stable_memory(lambda: next(changes, last)).total == 70
     assert time.monotonic() > started
 
 
+@pytest.mark.slow
 def test_a_run_that_fails_names_itself_and_the_reason(tmp_path):
     with pytest.raises(WorkloadError, match=r"num_workers=2.*FileNotFoundError.*--batch-size"):
         _run(replace(BASE, folder=str(tmp_path), num_workers=2))
+
+
+@pytest.mark.parametrize(
+    ("returncode", "stderr", "reason"),
+    [
+        (-9, "", "ended by SIGKILL"),
+        (1, "Traceback\nValueError: wide", "ValueError: wide"),
+        (1, "", "without a message"),
+    ],
+)
+def test_the_reason_is_a_signal_or_the_last_line(returncode, stderr, reason):
+    assert reason in _reason(subprocess.CompletedProcess([], returncode, "", stderr))
 
 
 @pytest.mark.skipif(not Path("/dev/shm").is_dir(), reason="no shared memory as files")
@@ -241,31 +249,26 @@ def test_options_that_can_not_be(wrong):
 def test_a_crystal_that_makes_no_graph_is_named(tmp_path):
     path = tmp_path / "crystals.json"
     path.write_text(json.dumps([entries(4, 1)[0], {"jid": "broken", "atoms": {"elements": ["Si"]}}]))
-    result = CliRunner().invoke(main, ["diagnose", "--experiment", "--device", "cpu", "--data", str(path)])
+    result = CliRunner().invoke(main, ["--device", "cpu", "--data", str(path)])
     assert result.exit_code == 2
     assert "crystal 1 (broken) can't be read" in result.stderr.splitlines()[-1]
 
 
 def test_no_crystals():
     with pytest.raises(InputError, match="no crystals"):
-        run_experiment([], Options(), lambda *_: None)
+        run_study([], Options(), lambda *_: None)
 
 
 def test_wrong_usage_is_one_sentence_and_exit_2(tmp_path, data):
     sizes = tmp_path / "sizes.csv"
     sizes.write_text("nodes\n3\n")
     cases = {
-        ("--experiment", "runs/a"): "RUN_A does not go with this",
-        ("--experiment", "--data-a", "x.json"): "--data-a does not go with this",
-        ("runs/a", "runs/b", "--batch-size", "8"): "--batch-size does not go with this",
-        ("runs/a",): "RUN_B not given",
-        (): "RUN_A and RUN_B not given",
-        ("--experiment", "--device", "cpu", "--data", str(sizes)): "holds sizes, not crystals",
-        ("--experiment", "--device", "cpu", "--data", data, "--limit", "1"): "limit is 1",
-        ("--experiment", "--device", "tpu"): "'tpu' is no device",
+        ("--device", "cpu", "--data", str(sizes)): "holds sizes, but the study needs crystals",
+        ("--device", "cpu", "--data", data, "--limit", "1"): "limit is 1",
+        ("--device", "tpu", "--data", data): "'tpu'",
     }
     for arguments, words in cases.items():
-        result = CliRunner().invoke(main, ["diagnose", *arguments])
+        result = CliRunner().invoke(main, arguments)
         assert result.exit_code == 2, arguments
         assert words in result.stderr
         assert len(result.stderr.strip().splitlines()) == 1
@@ -273,6 +276,6 @@ def test_wrong_usage_is_one_sentence_and_exit_2(tmp_path, data):
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_a_gpu_that_is_not_there(data):
-    result = CliRunner().invoke(main, ["diagnose", "--experiment", "--gpu", "0", "--data", data])
+    result = CliRunner().invoke(main, ["--gpu", "0", "--data", data])
     assert result.exit_code == 3
     assert "CUDA is not available" in result.stderr

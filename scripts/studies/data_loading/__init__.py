@@ -1,6 +1,7 @@
-"""What pin_memory, workers, a graph cache and a cache of text encodings do to memory, measured by pairs of runs.
+"""A study: what pin_memory, workers, a graph cache and a cache of text encodings do to memory.
 
-Each pair differs in one setting, and each run is a process of its own, so that its host memory starts clean.
+It compares pairs of runs that differ in one setting. Each run is a separate process, so that no memory of another run
+is counted.
 """
 
 from __future__ import annotations
@@ -26,12 +27,15 @@ from nodebudget.profiling.open import open_probe
 from nodebudget.utils.byte_units import format_bytes
 from nodebudget.utils.optional_imports import require
 
-__all__ = ["Claim", "Experiment", "Finding", "Noise", "Options", "Outcome", "run_experiment"]
+__all__ = ["Claim", "Finding", "Noise", "Options", "Outcome", "Study", "run_study"]
 
 Progress = Callable[[str, int, int], None]
 
-#: glibc then gives freed memory back at once, so that what is left over from a step is not taken for the run's.
+#: Makes glibc return freed memory at once; otherwise leftovers of a step would count as memory of the run.
 _GLIBC = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"}
+
+#: The folder that this package is in.
+_STUDIES = str(Path(__file__).resolve().parent.parent)
 
 _SHARED_MEMORY = Path("/dev/shm")
 _TIMEOUT = 1800
@@ -39,13 +43,13 @@ _TIMEOUT = 1800
 
 @dataclass(frozen=True)
 class Options:
-    """How to run the experiment.
+    """How to run the study.
 
     Attributes:
         device: "cpu" or "cuda:N".
-        batch_size: Graphs a batch.
-        workers: Worker processes where there are some.
-        limit: Most crystals; chosen evenly over the data.
+        batch_size: Graphs per batch.
+        workers: Worker processes, in the runs that have some.
+        limit: Maximum number of crystals, chosen evenly over the data.
     """
 
     device: str = "cpu"
@@ -54,24 +58,26 @@ class Options:
     limit: int = 96
 
     def __post_init__(self) -> None:
-        for name, least, most in (("batch_size", 1, 10_000), ("workers", 1, 64), ("limit", 2, 100_000)):
+        for name, minimum, maximum in (("batch_size", 1, 10_000), ("workers", 1, 64), ("limit", 2, 100_000)):
             value = getattr(self, name)
-            if not least <= value <= most:
-                raise InputError(f"{name} is {value}", limit=f"{least} to {most:,}", hint="give a number in between")
+            if not minimum <= value <= maximum:
+                raise InputError(
+                    f"{name} is {value}", limit=f"{minimum} to {maximum:,}", hint="give a number in that range"
+                )
 
 
 @dataclass(frozen=True)
-class Experiment:
-    """What was measured, and what it says.
+class Study:
+    """The measurements and the verdicts on the claims.
 
     Attributes:
         device: The device, as its probe describes it.
-        crystals: How many crystals were trained on.
-        batch_size: Graphs a batch.
-        noise: By how much two runs of the same settings differ.
-        findings: The pairs.
+        crystals: Number of crystals that were trained on.
+        batch_size: Graphs per batch.
+        noise: Difference between two runs with the same settings.
+        findings: The measured pairs.
         claims: The verdicts.
-        not_measured: What this machine can't show, and why.
+        not_measured: What this machine can't measure, and why.
     """
 
     device: dict[str, Any]
@@ -95,25 +101,25 @@ class Experiment:
         }
 
 
-def run_experiment(crystals: Sequence[dict[str, Any]], options: Options, progress: Progress) -> Experiment:
-    """Measure the pairs on this machine.
+def run_study(crystals: Sequence[dict[str, Any]], options: Options, progress: Progress) -> Study:
+    """Measure all pairs on this machine.
 
     Args:
         crystals: JARVIS-style dicts.
-        options: How.
-        progress: Called with what is done, how far it is, and how far it will be.
+        options: How to run.
+        progress: Called with the name of a step, the number of items done and the number of all items.
 
     Raises:
-        CrystalError: alignn can make no graph of a crystal.
+        CrystalError: alignn can't make a graph of a crystal.
         DoesNotFitError: The batches of the workers do not fit into the shared memory of this machine.
-        InputError: No crystals.
-        MissingError: A package or the device is not there.
+        InputError: There are no crystals.
+        MissingError: A package or the device is missing.
         WorkloadError: A run failed.
     """
     require("psutil")
     device = open_probe(options.device).describe()
     if not crystals:
-        raise InputError("there are no crystals", hint="give data that has some")
+        raise InputError("the dataset has no crystals", hint="give a dataset with at least two crystals")
     count = min(len(crystals), options.limit)
     chosen = [crystals[place * len(crystals) // count] for place in range(count)]
     with tempfile.TemporaryDirectory(prefix="nodebudget-") as folder:
@@ -126,75 +132,75 @@ def run_experiment(crystals: Sequence[dict[str, Any]], options: Options, progres
     first, second = outcomes[base], outcomes[again]
     noise = Noise(abs(first.device - second.device), abs(first.host - second.host))
     claims = judge(findings, noise, cuda=options.device != "cpu")
-    return Experiment(device, count, options.batch_size, noise, findings, claims, _missing(options.device))
+    return Study(device, count, options.batch_size, noise, findings, claims, _not_measured(options.device))
 
 
 def _run_all(setups: Sequence[Setup], progress: Progress) -> dict[Setup, Outcome]:
-    found: dict[Setup, Outcome] = {}
+    outcomes: dict[Setup, Outcome] = {}
     for done, setup in enumerate(setups, start=1):
-        if found:
-            _check_shared(setup, next(iter(found.values())).batch)
-        found[setup] = _run(setup)
-        progress("training, a process a run", done, len(setups))
-    return found
+        if outcomes:
+            _check_shared(setup, next(iter(outcomes.values())).batch)
+        outcomes[setup] = _run(setup)
+        progress("training runs", done, len(setups))
+    return outcomes
 
 
 def _run(setup: Setup) -> Outcome:
-    """Run a setup in a process of its own."""
-    asked, told = Path(setup.folder) / "setup.json", Path(setup.folder) / "outcome.json"
-    asked.write_text(json.dumps(asdict(setup)), encoding="utf-8")
-    told.unlink(missing_ok=True)
-    command = [sys.executable, "-m", "data_loading.train", str(asked), str(told)]
+    """Run a setup in a new process."""
+    setup_file, outcome_file = Path(setup.folder) / "setup.json", Path(setup.folder) / "outcome.json"
+    setup_file.write_text(json.dumps(asdict(setup)), encoding="utf-8")
+    outcome_file.unlink(missing_ok=True)
+    command = [sys.executable, "-m", "data_loading.train", str(setup_file), str(outcome_file)]
+    path = os.pathsep.join(filter(None, [_STUDIES, os.environ.get("PYTHONPATH")]))
+    environment = {**os.environ, **_GLIBC, "PYTHONPATH": path}
     try:
-        done = subprocess.run(
-            command, capture_output=True, text=True, env={**os.environ, **_GLIBC}, check=False, timeout=_TIMEOUT
-        )
+        done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False, timeout=_TIMEOUT)
     except subprocess.TimeoutExpired as error:
         raise _failed(setup, f"it took over {_TIMEOUT} seconds") from error
-    if done.returncode or not told.is_file():
-        raise _failed(setup, _why(done))
-    return Outcome.read(told)
+    if done.returncode or not outcome_file.is_file():
+        raise _failed(setup, _reason(done))
+    return Outcome.read(outcome_file)
 
 
-def _why(done: subprocess.CompletedProcess[str]) -> str:
+def _reason(done: subprocess.CompletedProcess[str]) -> str:
     if done.returncode < 0:
         return f"it was ended by {signal.Signals(-done.returncode).name}"
-    lines = done.stderr.strip().splitlines() or ["it ended without a word"]
+    lines = done.stderr.strip().splitlines() or ["it ended without a message"]
     return lines[-1][:300]
 
 
-def _failed(setup: Setup, why: str) -> WorkloadError:
+def _failed(setup: Setup, reason: str) -> WorkloadError:
     return WorkloadError(
-        f"a run of the experiment failed ({_describe(setup)}): {why}",
-        hint="try a smaller --batch-size, or a smaller --limit, and close what else takes memory",
+        f"a run of the study failed ({_describe(setup)}): {reason}",
+        hint="try a smaller --batch-size or --limit, and close other programs that take memory",
     )
 
 
 def _describe(setup: Setup) -> str:
     plain = Setup(setup.folder, setup.device, setup.batch_size)
     changed = [f"{name}={value}" for name, value in vars(setup).items() if value != getattr(plain, name)]
-    return ", ".join(changed) or "usual settings"
+    return ", ".join(changed) or "default settings"
 
 
 def _check_shared(setup: Setup, batch: int) -> None:
-    # Workers end with a bus error where it is full: a container may have 64 MiB of it.
+    # A worker ends with a bus error when shared memory is full; a container has 64 MiB of it by default.
     if not setup.num_workers or not _SHARED_MEMORY.is_dir():
         return
     needed, free = 2 * (setup.ahead + 1) * batch, shutil.disk_usage(_SHARED_MEMORY).free
     if needed > free:
         raise DoesNotFitError(
-            f"{setup.ahead} batches made ahead may take {format_bytes(needed)} of shared memory",
+            f"{setup.ahead} prefetched batches may take {format_bytes(needed)} of shared memory",
             limit=f"{_SHARED_MEMORY} has {format_bytes(free)} free",
-            hint="give a smaller --batch-size, or the container more shared memory (docker run --shm-size=2g)",
+            hint="use a smaller --batch-size, or give the container more shared memory (docker run --shm-size=2g)",
         )
 
 
-def _missing(device: str) -> tuple[str, ...]:
+def _not_measured(device: str) -> tuple[str, ...]:
     if device != "cpu":
         return ()
     return (
-        "device memory: there is no device; what is said of it is what a step asks for, traced on the CPU",
+        "device memory: there is no GPU; the figures are the tensors of a step, traced on the CPU",
         "pin_memory: without an accelerator PyTorch ignores it",
-        "a collate function that moves batches to the device, and a text cache on the device: here the device is the "
-        "CPU, and its memory is host memory",
+        "a collate function that moves batches to the device, and a text cache on the device: the device is the CPU, "
+        "whose memory is host memory",
     )

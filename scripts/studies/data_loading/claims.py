@@ -1,4 +1,4 @@
-"""What the pairs say of the usual suspects: a verdict for device memory, one for host memory, and the figures."""
+"""The verdict on each claim, for device memory and for host memory, and the figures behind it."""
 
 from __future__ import annotations
 
@@ -11,25 +11,27 @@ from nodebudget.utils.byte_units import format_bytes
 
 REFUTED, CONFIRMED, UNMEASURED = "refuted", "confirmed", "not measured"
 
-#: Device memory is the same within this part of a step; host memory follows a formula within this part of it.
+#: Device memory counts as unchanged within this fraction of a step.
 _SAME = 0.005
+
+#: Host memory follows a formula within this fraction of it.
 _NEAR = 0.25
 
-#: Less host memory than this, by the formula, does not refute it.
-_TELLS = 32 * 2**20
+#: Expected host memory, bytes, under which a formula can't be refuted: other code leaves some MiB behind.
+_REFUTABLE = 32 * 2**20
 
 
 @dataclass(frozen=True)
 class Claim:
-    """A claim and what became of it.
+    """A claim and its verdicts.
 
     Attributes:
-        number: Its number among the causes that are usually given.
-        text: What is claimed.
+        number: Number of the claim; claim 1, the mean size of the crystals, is answered by 'nodebudget compare'.
+        text: The claim.
         device: Verdict for device memory: "refuted", "confirmed" or "not measured".
-        host: Verdict for host memory, "" where nothing is claimed of it; "not measured" also where there was too little
-            of it to tell.
-        reason: The figures behind it, in a sentence.
+        host: Verdict for host memory; "" if the claim is not about it, "not measured" also if the expected difference
+            is too small to measure.
+        reason: The figures behind the verdicts, in a sentence.
     """
 
     number: int
@@ -45,7 +47,7 @@ class Claim:
 
 @dataclass(frozen=True)
 class Noise:
-    """By how much two runs of the same settings differ, bytes."""
+    """Difference between two runs with the same settings, bytes."""
 
     device: int
     host: int
@@ -56,12 +58,12 @@ def judge(findings: Sequence[Finding], noise: Noise, *, cuda: bool) -> tuple[Cla
 
     Args:
         findings: All pairs.
-        noise: Of two runs of the same settings.
-        cuda: Whether there was a device. Without one nothing is said of device memory: what a step asks for is seen on
-            the CPU too, but not whether something else is put on a device.
+        noise: Difference between two runs with the same settings.
+        cuda: Whether the runs used a GPU. Without one device memory is "not measured": a CPU run shows the tensors of a
+            step, but not whether anything else would be put on a GPU.
     """
-    usual = {found.pair.name: found for found in findings if found.pair.device is None}
-    moved = {found.pair.name: found for found in findings if found.pair.device is not None}
+    usual = {finding.pair.name: finding for finding in findings if finding.pair.device is None}
+    moved = {finding.pair.name: finding for finding in findings if finding.pair.device is not None}
     claims = (
         _pinned(usual["pin_memory"], noise),
         _workers(usual["num_workers"], usual["prefetch_factor"], moved.get("collate function"), noise),
@@ -71,18 +73,18 @@ def judge(findings: Sequence[Finding], noise: Noise, *, cuda: bool) -> tuple[Cla
     return claims if cuda else tuple(replace(claim, device=UNMEASURED) for claim in claims)
 
 
-def _pinned(found: Finding, noise: Noise) -> Claim:
+def _pinned(finding: Finding, noise: Noise) -> Claim:
     text = "pin_memory=True raises GPU memory"
-    if not found.b.pinned:
-        said = next((warning for warning in found.b.warnings if "pin_memory" in warning), "nothing was pinned")
-        return Claim(2, text, UNMEASURED, "", f"there was nothing to measure; PyTorch says: {said.rstrip('.')}")
+    if not finding.b.pinned:
+        warning = next((text for text in finding.b.warnings if "pin_memory" in text), "nothing was pinned")
+        return Claim(2, text, UNMEASURED, "", f"no memory was pinned; PyTorch says: {warning.rstrip('.')}")
     reason = (
-        f"{format_bytes(found.b.pinned)} of pinned memory held a batch of {format_bytes(found.b.batch)}, on the host; "
-        f"{_asks(found)}; the host took {_more(found.host)}"
+        f"the loader pinned {format_bytes(finding.b.pinned)} of host memory for batches of "
+        f"{format_bytes(finding.b.batch)}; {_device(finding)}; host memory {_change(finding.host)}"
     )
-    if not found.b.pinned_graph:
-        reason += "; of a batched DGL graph pin_memory pins nothing, since it has no such method"
-    return Claim(2, text, _grows(found, noise), "", reason)
+    if not finding.b.pinned_graph:
+        reason += "; a batched DGL graph is not pinned, because it has no method pin_memory"
+    return Claim(2, text, _grows(finding, noise), "", reason)
 
 
 def _workers(number: Finding, ahead: Finding, moved: Finding | None, noise: Noise) -> Claim:
@@ -91,58 +93,61 @@ def _workers(number: Finding, ahead: Finding, moved: Finding | None, noise: Nois
     workers = number.b.processes - 1
     batches = workers * number.pair.b.prefetch_factor * number.b.batch
     reason = (
-        f"{_asks(ahead)}; prefetch_factor {' → '.join(ahead.pair.shown)} took {_more(ahead.host)} of the host, and the "
-        f"formula says {format_bytes(ahead.expected_host or 0)}; {workers} worker{'s' if workers > 1 else ''} "
-        f"instead of none took "
-        f"{format_bytes(number.host)}: {format_bytes(batches)} of batches, and "
-        f"{format_bytes((number.host - batches) / max(workers, 1))} for each worker itself"
+        f"{_device(ahead)}; with prefetch_factor {' → '.join(ahead.pair.shown)} host memory {_change(ahead.host)} "
+        f"(formula: {format_bytes(ahead.expected_host or 0)}); with {workers} worker{'s' if workers > 1 else ''} "
+        f"instead of none it {_change(number.host)}: {format_bytes(batches)} of batches and "
+        f"{format_bytes((number.host - batches) / max(workers, 1))} per worker process"
     )
-    return Claim(3, text, device, _follows(ahead), reason + _moved(moved, "where the collate function moves batches"))
+    moved_reason = _moved(moved, "if the collate function moves batches to the device")
+    return Claim(3, text, device, _follows(ahead), reason + moved_reason)
 
 
-def _graphs(found: Finding, noise: Noise) -> Claim:
+def _graphs(finding: Finding, noise: Noise) -> Claim:
     text = "a graph cache (dgl.save_graphs, dgl.load_graphs) puts graphs on the GPU"
-    places = found.b.graph_devices
+    devices = finding.b.graph_devices
     reason = (
-        f"all graphs that dgl.load_graphs gave are on {', '.join(places)}; {_asks(found)}; the host took "
-        f"{_more(found.host)}, and the tensors of the graphs are {format_bytes(found.b.graphs)}"
+        f"all graphs from dgl.load_graphs are on {', '.join(devices)}; {_device(finding)}; host memory "
+        f"{_change(finding.host)}, and the tensors of the graphs are {format_bytes(finding.b.graphs)}"
     )
-    return Claim(4, text, REFUTED if places == ("cpu",) and _grows(found, noise) == REFUTED else CONFIRMED, "", reason)
+    refuted = devices == ("cpu",) and _grows(finding, noise) == REFUTED
+    return Claim(4, text, REFUTED if refuted else CONFIRMED, "", reason)
 
 
-def _text(found: Finding, moved: Finding | None, noise: Noise) -> Claim:
+def _text(finding: Finding, moved: Finding | None, noise: Noise) -> Claim:
     text = "a cache of text encodings takes 768 floats × tokens of GPU memory"
     reason = (
-        f"a step asked for {format_bytes(found.b.device)} of the device with the cache and for "
-        f"{format_bytes(found.a.device)} without it, since the encoder is there then; the host took "
-        f"{_more(found.host)}, and the formula says {format_bytes(found.expected_host or 0)}"
+        f"a step took {format_bytes(finding.b.device)} of device memory with the cache and "
+        f"{format_bytes(finding.a.device)} without it, because the encoder then runs on the device; host memory "
+        f"{_change(finding.host)} (formula: {format_bytes(finding.expected_host or 0)})"
     )
-    return Claim(5, text, _grows(found, noise), _follows(found), reason + _moved(moved, "where the cache is moved"))
+    moved_reason = _moved(moved, "if the cache is moved to the device")
+    return Claim(5, text, _grows(finding, noise), _follows(finding), reason + moved_reason)
 
 
-def _moved(found: Finding | None, where: str) -> str:
-    if found is None:
+def _moved(finding: Finding | None, condition: str) -> str:
+    if finding is None:
         return ""
-    expected = format_bytes(found.expected_device or 0)
-    return f"; {where} to the device, it took {_more(found.device)} there, and the formula says {expected}"
+    expected = format_bytes(finding.expected_device or 0)
+    return f"; {condition}, device memory {_change(finding.device)} (formula: {expected})"
 
 
-def _grows(found: Finding, noise: Noise) -> str:
-    return CONFIRMED if found.device > max(2 * noise.device, _SAME * found.a.device) else REFUTED
+def _grows(finding: Finding, noise: Noise) -> str:
+    return CONFIRMED if finding.device > max(2 * noise.device, _SAME * finding.a.device) else REFUTED
 
 
-def _follows(found: Finding) -> str:
-    formula = found.expected_host or 0
-    if abs(found.host - formula) <= _NEAR * formula:
+def _follows(finding: Finding) -> str:
+    formula = finding.expected_host or 0
+    if abs(finding.host - formula) <= _NEAR * formula:
         return CONFIRMED
-    # What other code leaves behind is some MiB, whatever the noise of equal runs: too little says nothing.
-    return REFUTED if formula >= _TELLS else UNMEASURED
+    return REFUTED if formula >= _REFUTABLE else UNMEASURED
 
 
-def _asks(found: Finding) -> str:
-    first, second = format_bytes(found.a.device), format_bytes(found.b.device)
-    return f"a step asked for {first} of the device " + ("either way" if first == second else f"and for {second}")
+def _device(finding: Finding) -> str:
+    first, second = format_bytes(finding.a.device), format_bytes(finding.b.device)
+    if first == second:
+        return f"a step took {first} of device memory in both runs"
+    return f"a step took {first} and {second} of device memory"
 
 
-def _more(count: int) -> str:
-    return f"{format_bytes(abs(count))} {'more' if count >= 0 else 'less'}"
+def _change(count: int) -> str:
+    return f"{'grew' if count >= 0 else 'shrank'} by {format_bytes(abs(count))}"

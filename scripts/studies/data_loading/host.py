@@ -1,4 +1,4 @@
-"""Host memory of a process and all that it started."""
+"""Host memory of a process and all its child processes."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from typing import Any
 
 from nodebudget.utils.optional_imports import require
 
-#: Names of shared memory among the files that a process has open.
+#: Where the shared memory is among the open files of a process.
 _SHARED = ("/dev/shm/", "/memfd:")
 
-#: Memory has settled when it changed by less than this part over so many looks, so many seconds apart.
-_STILL = 0.001
-_LOOKS = 4
+#: Memory is stable when it changed by less than this fraction over four measurements, seconds apart.
+_STABLE = 0.001
+_MEASUREMENTS = 4
 _PAUSE = 0.15
-_PATIENCE = 30.0
+_TIMEOUT = 30.0
 
 
 @dataclass(frozen=True)
@@ -26,11 +26,11 @@ class HostMemory:
     """Memory of a tree of processes, bytes.
 
     Attributes:
-        total: What only these processes hold, each page once: anonymous memory, and shared memory.
-        pss: Proportional set size, libraries included: a page that several processes map counts in parts.
-        uss: Unique set size: pages that one process alone maps.
-        in_flight: Shared memory that the processes have open, mapped or not: batches on their way between them.
-        processes: How many processes.
+        total: Anonymous memory and shared memory of these processes, each page once.
+        pss: Proportional set size, libraries included: a page that n processes map counts 1/n for each.
+        uss: Unique set size: pages that a single process maps.
+        in_flight: Shared memory that the processes have open, mapped or not: batches in transit between them.
+        processes: Number of processes.
     """
 
     total: int
@@ -41,36 +41,36 @@ class HostMemory:
 
 
 def host_memory() -> HostMemory:
-    """Measure this process and all that it started.
+    """Measure this process and all its child processes.
 
-    The total is not just the sum of PSS, for two reasons. A batch that a worker has made waits in shared memory that
-    neither side maps, so no process's PSS has it; the open files tell it. And PSS parts the pages of libraries among
-    all that use them, so that it changes when another program on the machine starts; they are left out.
+    The sum of PSS would be wrong for two reasons. A batch that a worker has finished is in shared memory that no
+    process maps, so PSS misses it; the sizes of the open files include it. And PSS divides the pages of libraries among
+    all their users, so it changes when another program on the machine starts; libraries are therefore left out.
 
     Raises:
-        MissingError: psutil is not there.
+        MissingError: psutil is not installed.
     """
     psutil = require("psutil")
-    here = psutil.Process()
-    pss = uss = own = processes = 0
+    current = psutil.Process()
+    pss = uss = private = processes = 0
     files: dict[tuple[int, int], int] = {}
-    for process in (here, *here.children(recursive=True)):
+    for process in (current, *current.children(recursive=True)):
         try:
-            found = process.memory_full_info()
+            info = process.memory_full_info()
         except psutil.NoSuchProcess:
             continue
-        # Only Linux tells the proportional one.
-        pss, uss = pss + getattr(found, "pss", found.uss), uss + found.uss
+        # Only Linux reports PSS.
+        pss, uss = pss + getattr(info, "pss", info.uss), uss + info.uss
         anonymous = _anonymous(process.pid)
-        own += found.uss if anonymous is None else anonymous
+        private += info.uss if anonymous is None else anonymous
         files |= _shared_files(process.pid)
         processes += 1
     in_flight = sum(files.values())
-    return HostMemory(own + in_flight, pss, uss, in_flight, processes)
+    return HostMemory(private + in_flight, pss, uss, in_flight, processes)
 
 
 def _anonymous(pid: int) -> int | None:
-    """Return the anonymous part of a process's PSS; None where the system does not tell."""
+    """Return the anonymous part of a process's PSS; None if the system does not report it."""
     try:
         lines = Path(f"/proc/{pid}/smaps_rollup").read_text(encoding="ascii").splitlines()
     except OSError:
@@ -80,7 +80,7 @@ def _anonymous(pid: int) -> int | None:
 
 def _shared_files(pid: int) -> dict[tuple[int, int], int]:
     """Return device and inode → bytes of the shared memory that a process has open."""
-    found = {}
+    sizes = {}
     try:
         names = os.listdir(f"/proc/{pid}/fd")  # noqa: PTH208 - one folder of the system, many times
     except OSError:
@@ -90,19 +90,19 @@ def _shared_files(pid: int) -> dict[tuple[int, int], int]:
         try:
             if Path(path).readlink().as_posix().startswith(_SHARED):
                 about = Path(path).stat()
-                found[about.st_dev, about.st_ino] = about.st_blocks * 512
+                sizes[about.st_dev, about.st_ino] = about.st_blocks * 512
         except OSError:
             continue  # closed since
-    return found
+    return sizes
 
 
-def settled(look: Callable[[], Any] = host_memory) -> Any:
-    """Look again and again until nothing changes any more, or for half a minute; return the last look."""
-    until = time.monotonic() + _PATIENCE
-    last, still = look(), 0
-    while still < _LOOKS and time.monotonic() < until:
+def stable_memory(measure: Callable[[], Any] = host_memory) -> Any:
+    """Measure until the total no longer changes, for up to half a minute; return the last measurement."""
+    deadline = time.monotonic() + _TIMEOUT
+    last, unchanged = measure(), 0
+    while unchanged < _MEASUREMENTS and time.monotonic() < deadline:
         time.sleep(_PAUSE)
-        now = look()
-        still = still + 1 if abs(now.total - last.total) <= _STILL * last.total else 0
-        last = now
+        current = measure()
+        unchanged = unchanged + 1 if abs(current.total - last.total) <= _STABLE * last.total else 0
+        last = current
     return last

@@ -1,4 +1,4 @@
-"""Samples, batches and how they are made ahead of the training loop."""
+"""Samples, batches, and the loader that prefetches them."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ from data_loading.setup import Setup
 from data_loading.text import pad
 from nodebudget.utils.optional_imports import load_dgl
 
-#: A batch: tensors by name, and the places of its texts in the cache.
+#: A batch: tensors by name, and the indices of its texts in the cache.
 Batch = dict[str, Any]
 
 
 class Samples(Dataset[Any]):
-    """(graph, line graph, text, label), with the caches that the setup names.
+    """A dataset of (graph, line graph, text, label), with the caches of the setup.
 
     Attributes:
-        graphs: The graph cache: graph and line graph by turns; empty without one.
-        encodings: The cache of encodings, [tokens, 768] a text; empty without one.
-        vocabulary: Number of different tokens.
+        graphs: The graph cache, graphs and line graphs alternating; empty without a cache.
+        encodings: The cache of encodings, shape (tokens, 768) per text; empty without a cache.
+        vocabulary: Number of distinct tokens.
     """
 
     def __init__(self, setup: Setup) -> None:
@@ -39,14 +39,14 @@ class Samples(Dataset[Any]):
         self.graphs: list[Any] = []
         self.encodings: list[Tensor] = []
         self._text = setup.text
-        # With or without a cache, what builds graphs is loaded, so that a pair does not differ in it.
+        # Load the code that builds graphs in every run, so that the runs of a pair do not differ in it.
         graphs_of(self._crystals[0])
         if setup.graphs == "cached":
             self.graphs = load_dgl().load_graphs(str(folder / GRAPHS))[0]
         if setup.text != "encoded":
             self.encodings = torch.load(folder / ENCODINGS, weights_only=True)
         if setup.text == "on device":
-            self.encodings = [found.to(setup.device) for found in self.encodings]
+            self.encodings = [encoding.to(setup.device) for encoding in self.encodings]
 
     def __len__(self) -> int:
         return len(self._tokens)
@@ -61,13 +61,13 @@ class Samples(Dataset[Any]):
 
 
 class Collate:
-    """A batch of samples as tensors.
+    """A collate function that returns plain tensors.
 
-    Plain tensors, not DGL's batched graphs: `pin_memory` pins only those, and each device takes them.
+    Not DGL's batched graphs: `pin_memory` pins only tensors, and every device supports them.
 
     Args:
-        device: Where the batch goes at once; None leaves it on the host.
-        encodings: The cache on the device, where there is one.
+        device: Where the collate function moves the batch; None leaves it on the host.
+        encodings: The cache on the device, if there is one.
     """
 
     def __init__(self, device: str | None, encodings: Sequence[Tensor] = ()) -> None:
@@ -95,7 +95,7 @@ class Collate:
 
 
 def _texts(texts: Sequence[Any], encodings: Sequence[Tensor]) -> Batch:
-    """Pad the texts of a batch: tokens, encodings, or (of a cache on the device) the places of encodings."""
+    """Pad the texts of a batch: tokens, encodings, or (for a cache on the device) the indices of encodings."""
     if isinstance(texts[0], int):
         lengths = [len(encodings[place]) for place in texts]
         return {"places": list(texts), "present": _present(lengths)}
@@ -118,7 +118,7 @@ def batches_of(samples: int, batch_size: int) -> list[list[int]]:
 
 
 def open_loader(samples: Samples, setup: Setup, batches: int) -> Iterable[Batch]:
-    """Return a loader of so many batches: the dataset again and again, always in the same order."""
+    """Return a loader of this many batches: the dataset repeated, always in the same order."""
     once = batches_of(len(samples), setup.batch_size)
     order = [once[place % len(once)] for place in range(batches)]
     collate = Collate(setup.device if setup.collate == "device" else None, samples.encodings)
@@ -135,7 +135,7 @@ def open_loader(samples: Samples, setup: Setup, batches: int) -> Iterable[Batch]
 
 
 def _ahead(samples: Samples, order: Sequence[list[int]], collate: Collate, setup: Setup) -> Iterator[Batch]:
-    """Make batches ahead in threads: what a collate function puts on the device stays in this process."""
+    """Prefetch batches in threads, so that tensors that a collate function puts on the device stay in this process."""
 
     def make(chosen: list[int]) -> Batch:
         return collate([samples[index] for index in chosen])
@@ -146,5 +146,5 @@ def _ahead(samples: Samples, order: Sequence[list[int]], collate: Collate, setup
         while waiting:
             batch = waiting.pop(0).result()
             waiting.extend(pool.submit(make, chosen) for chosen in islice(todo, 1))
-            wait(waiting)  # so that each step is measured with all that is made ahead
+            wait(waiting)  # each step is measured with all prefetched batches in memory
             yield batch

@@ -1,4 +1,4 @@
-"""The training step of the experiment, in plain PyTorch, so that it runs on every device."""
+"""The training step of the study, in plain PyTorch, so that it runs on every device."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _ATOM, _HIDDEN, _LAYERS = 92, 64, 2
 
 
 class Network(nn.Module):
-    """Passes messages between pairs of bonds, then from bonds to atoms, as ALIGNN does, and adds the text."""
+    """Message passing between pairs of bonds, then from bonds to atoms, as in ALIGNN, plus the text."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -26,7 +26,7 @@ class Network(nn.Module):
         self.head = nn.Linear(_HIDDEN, 1)
 
     def forward(self, batch: Batch, text: Tensor) -> Tensor:
-        """Return a number a graph, shape (graphs,); `text` has shape (graphs, 768)."""
+        """Return a prediction for each graph, shape (graphs,); `text` has shape (graphs, 768)."""
         bonds, angles = self.bonds(batch["bonds"]), self.angles(batch["angles"][:, None])
         for layer in self.layers:
             pairs = bonds.index_select(0, batch["line_source"]) + bonds.index_select(0, batch["line_target"]) + angles
@@ -34,12 +34,12 @@ class Network(nn.Module):
             bonds = bonds + torch.zeros_like(bonds).index_add(0, batch["line_target"], message)
         atoms = self.atoms(batch["atoms"]).index_add(0, batch["target"], bonds)
         graphs = self.text(text).index_add(0, batch["graph_of"], atoms)
-        found: Tensor = self.head(graphs)[:, 0]
-        return found
+        prediction: Tensor = self.head(graphs)[:, 0]
+        return prediction
 
 
 class Trainer:
-    """A model, its optimizer and one training step, with the encoder of texts where the setup needs one.
+    """A model, its optimizer and one training step, with a text encoder if the setup needs one.
 
     Args:
         setup: What to train with.
@@ -58,7 +58,7 @@ class Trainer:
         self.optimizer: torch.optim.Optimizer = torch.optim.AdamW(trained, lr=1e-3)
 
     def batch(self, samples: Any) -> Batch:
-        """Copy a batch to the device; on the CPU a copy stands for it."""
+        """Copy a batch to the device; on the CPU make a copy in host memory."""
         copy = self.device.type == "cpu"
         tensors = {name: value for name, value in samples.items() if isinstance(value, Tensor)}
         batch = {name: value.to(self.device, non_blocking=True, copy=copy) for name, value in tensors.items()}

@@ -1,4 +1,4 @@
-"""The controlled pairs: two runs that differ in one setting, and what the formulas say of the difference."""
+"""The pairs of runs that differ in one setting, and the difference that a formula predicts."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from typing import Any
 
 from data_loading.setup import Outcome, Setup
 
-#: Batches that a worker makes ahead, PyTorch's default and the other one that is tried.
+#: Values of prefetch_factor: PyTorch's default, and the one that it is compared with.
 _PREFETCH, _MORE = 2, 8
 
-#: What a formula says that B takes more than A, bytes.
+#: Predicts the difference of B from A, bytes.
 Formula = Callable[[Outcome, Outcome], int]
 
 
@@ -20,14 +20,14 @@ class Pair:
     """Two runs that differ in one setting.
 
     Attributes:
-        name: What the setting is called.
-        claim: Number of the claim that it is for.
-        a: The first run.
-        b: The second.
-        shown: Its two values, for people.
-        device: What a formula says of device memory.
-        host: What a formula says of host memory, where there is one.
-        formula: That formula of host or device memory, for people.
+        name: Name of the setting.
+        claim: Number of the claim that it tests.
+        a: Setup of the first run.
+        b: Setup of the second run.
+        shown: The two values as text.
+        device: Predicts the difference in device memory, or None.
+        host: Predicts the difference in host memory, or None.
+        formula: The formula as text.
     """
 
     name: str
@@ -42,12 +42,12 @@ class Pair:
 
 @dataclass(frozen=True)
 class Finding:
-    """What a pair showed. Bytes of the two runs, and by the formula what B should take more.
+    """The measurements of a pair.
 
     Attributes:
         pair: The pair.
-        a: What the first run took.
-        b: What the second took.
+        a: Outcome of the first run.
+        b: Outcome of the second run.
     """
 
     pair: Pair
@@ -56,22 +56,22 @@ class Finding:
 
     @property
     def device(self) -> int:
-        """Device memory of B over that of A."""
+        """Device memory of B minus that of A, bytes."""
         return self.b.device - self.a.device
 
     @property
     def host(self) -> int:
-        """Host memory of B over that of A."""
+        """Host memory of B minus that of A, bytes."""
         return self.b.host - self.a.host
 
     @property
     def expected_device(self) -> int | None:
-        """What the formula says of `device`."""
+        """Predicted `device`, or None."""
         return None if self.pair.device is None else self.pair.device(self.a, self.b)
 
     @property
     def expected_host(self) -> int | None:
-        """What the formula says of `host`."""
+        """Predicted `host`, or None."""
         return None if self.pair.host is None else self.pair.host(self.a, self.b)
 
     def to_dict(self) -> dict[str, Any]:
@@ -95,8 +95,8 @@ def pairs_of(base: Setup, workers: int, *, cuda: bool) -> list[Pair]:
 
     Args:
         base: No workers, nothing pinned, both caches in host memory.
-        workers: Worker processes where there are some.
-        cuda: Whether the device is one that host memory differs from.
+        workers: Worker processes, in the runs that have some.
+        cuda: Whether the device is a GPU, with its own memory.
     """
     working = replace(base, num_workers=workers, prefetch_factor=_PREFETCH)
     ahead = workers * (_MORE - _PREFETCH)
@@ -117,9 +117,9 @@ def pairs_of(base: Setup, workers: int, *, cuda: bool) -> list[Pair]:
             4,
             replace(base, graphs="built"),
             base,
-            ("built when asked for", "dgl.load_graphs"),
+            ("built on access", "dgl.load_graphs"),
             host=lambda a, b: b.graphs,
-            formula="all graphs",
+            formula="bytes of all graphs",
         ),
         Pair(
             "text cache",
@@ -128,7 +128,7 @@ def pairs_of(base: Setup, workers: int, *, cuda: bool) -> list[Pair]:
             base,
             ("encoded in the step", "in host memory"),
             host=lambda a, b: b.text + b.batch - a.batch,
-            formula="768 floats × all tokens, and the batch's share of them once more",
+            formula="768 floats × all tokens, and those of a batch a second time",
         ),
     ]
     return pairs + (_on_device(base, workers) if cuda else [])
@@ -159,5 +159,5 @@ def _on_device(base: Setup, workers: int) -> list[Pair]:
 
 
 def find(pairs: list[Pair], outcomes: Mapping[Setup, Outcome]) -> tuple[Finding, ...]:
-    """Join pairs and what their runs took."""
+    """Join pairs with the outcomes of their runs."""
     return tuple(Finding(pair, outcomes[pair.a], outcomes[pair.b]) for pair in pairs)

@@ -1,4 +1,4 @@
-"""What all runs start from: crystals, the graph cache, tokens and the cache of text encodings, in a folder."""
+"""The input of all runs, in a folder: crystals, the graph cache, tokens and the cache of text encodings."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ Progress = Callable[[str, int, int], None]
 
 
 def prepare(crystals: Sequence[dict[str, Any]], folder: Path, progress: Progress) -> None:
-    """Write the crystals, their graphs as `dgl.save_graphs` does, and their texts as tokens and as encodings.
+    """Write the crystals, their graphs with `dgl.save_graphs`, and their texts as tokens and as encodings.
 
     Args:
         crystals: JARVIS-style dicts.
-        folder: Where the files go.
-        progress: Called with what is done, how far it is, and how far it will be.
+        folder: Folder of the files.
+        progress: Called with the name of a step, the number of items done and the number of all items.
 
     Raises:
-        CrystalError: alignn can make no graph of a crystal.
-        MissingError: DGL, alignn or jarvis-tools is not there.
+        CrystalError: alignn can't make a graph of a crystal.
+        MissingError: DGL, alignn or jarvis-tools is missing.
     """
     dgl = load_dgl()
     graphs: list[Any] = []
@@ -41,7 +41,7 @@ def prepare(crystals: Sequence[dict[str, Any]], folder: Path, progress: Progress
             graphs.extend(graphs_of(crystal))
         except NodeBudgetError:
             raise
-        except Exception as error:  # alignn and jarvis-tools say in many ways that they can't make a graph of it
+        except Exception as error:  # alignn and jarvis-tools raise many types
             reason = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
             raise CrystalError(done - 1, entry_id(crystal) or "", reason) from error
         texts.append(describe(crystal))

@@ -1,8 +1,8 @@
-"""What an experiment measured, as a table and verdicts."""
+"""The results of the study as text: a table and the verdicts."""
 
 from __future__ import annotations
 
-from data_loading import Experiment
+from data_loading import Study
 from data_loading.pairs import Finding
 from nodebudget.report.text import render, table_of
 from nodebudget.utils.byte_units import format_bytes
@@ -10,40 +10,40 @@ from nodebudget.utils.byte_units import format_bytes
 _WIDTH = 150
 
 
-def experiment_text(experiment: Experiment) -> str:
-    """Describe the pairs and the verdicts for people."""
-    noise = experiment.noise
+def study_text(study: Study) -> str:
+    """Return the pairs and the verdicts as text for a terminal."""
+    noise = study.noise
     parts = [
-        _where(experiment),
-        "What the second value takes more than the first:",
-        _table(experiment.findings),
-        f"Two runs of the same settings differ by {format_bytes(noise.device)} of device memory and "
+        _header(study),
+        "Memory of each pair of runs, and the difference of the second run from the first:",
+        _table(study.findings),
+        f"Two runs with the same settings differ by {format_bytes(noise.device)} of device memory and "
         f"{format_bytes(noise.host)} of host memory.",
         "",
     ]
-    for claim in experiment.claims:
-        host = f"; for host memory {claim.host}" if claim.host else ""
-        parts.append(f"Claim {claim.number}, {claim.text}: for device memory {claim.device}{host}.")
+    for claim in study.claims:
+        host = f", host memory: {claim.host}" if claim.host else ""
+        parts.append(f"Claim {claim.number}, {claim.text}. Device memory: {claim.device}{host}.")
         parts.append(f"  {claim.reason[:1].upper()}{claim.reason[1:]}.")
-    parts += [f"Not measured here: {what}." for what in experiment.not_measured]
+    parts += [f"Not measured on this machine: {item}." for item in study.not_measured]
     return "\n".join(parts)
 
 
-def _where(experiment: Experiment) -> str:
-    about = experiment.device
+def _header(study: Study) -> str:
+    about = study.device
     if about["device"] == "cpu":
-        device = f"the tensors of a training step, traced on the CPU ({about['name']}): what a device would hold"
+        device = f"the tensors of a training step, traced on the CPU ({about['name']})"
     else:
         device = f"the peak of PyTorch's allocator on {about['device']} ({about['name']})"
     host = "private memory of the process and its workers, and shared memory between them"
     if about["device"] == "cpu":
-        host += ", without what a device would hold"
-    what = f"Batches of {experiment.batch_size} of {experiment.crystals} crystals with texts"
-    return f"{what}, each run in a process of its own.\nDevice memory: {device}.\nHost memory: {host}."
+        host += ", without the model, which a GPU would hold"
+    data = f"{study.crystals} crystals with texts, in batches of {study.batch_size}"
+    return f"{data}; each run is a separate process.\nDevice memory: {device}.\nHost memory: {host}."
 
 
 def _table(findings: tuple[Finding, ...]) -> str:
-    head = ["setting", "from", "to", "device", "more", "host", "more", "formula"]
+    head = ["setting", "first run", "second run", "device", "difference", "host", "difference", "formula"]
     rows = [
         [
             finding.pair.name,

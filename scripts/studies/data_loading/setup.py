@@ -1,4 +1,4 @@
-"""One run of the experiment: what it trains with, and what was measured of it."""
+"""One run of the study: its settings and its measurements."""
 
 from __future__ import annotations
 
@@ -10,21 +10,21 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Setup:
-    """What a run trains with. Two runs of a pair differ in one field.
+    """Settings of a run. The two runs of a pair differ in one field.
 
     Attributes:
-        folder: Where the prepared crystals, graphs and texts are.
+        folder: Folder with the prepared crystals, graphs and texts.
         device: "cpu" or "cuda:N".
-        batch_size: Graphs a batch.
+        batch_size: Graphs per batch.
         pin_memory: Of the `DataLoader`.
         num_workers: Of the `DataLoader`.
         prefetch_factor: Of the `DataLoader`.
-        graphs: "cached" (all of them by `dgl.load_graphs`, at the start) or "built" (each when it is asked for).
+        graphs: "cached" (all of them by `dgl.load_graphs`, at the start) or "built" (each on access).
         text: "cached" (encodings in host memory), "encoded" (in the step, by an encoder on the device) or "on device"
             (the cache is copied to the device).
-        threads: Threads of this process that make batches ahead, in place of worker processes.
+        threads: Threads of this process that prefetch batches, instead of worker processes.
         collate: Where the collate function puts a batch: "host" or "device".
-        repeat: Number of this run among runs of the same settings.
+        repeat: Number of this run among runs with the same settings.
     """
 
     folder: str
@@ -41,30 +41,30 @@ class Setup:
 
     @property
     def ahead(self) -> int:
-        """Batches that are made ahead of the training loop."""
+        """Number of prefetched batches."""
         return (self.num_workers or self.threads) * self.prefetch_factor
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a run took, bytes.
+    """Memory of a run, bytes.
 
     Attributes:
-        device: Highest live memory of its steps. On the CPU: what the step would ask of a device, traced.
-        reserved: The most that PyTorch's allocator held of the device; None on the CPU.
-        host: Memory of its processes between two steps, when all batches that may be made ahead are made; see
-            `data_loading.host`. On the CPU without the model, which a device would hold.
+        device: Peak of live memory over its steps; on the CPU the traced tensors of a step.
+        reserved: Peak of memory that PyTorch's allocator reserved on the device; None on the CPU.
+        host: Memory of its processes between two steps, when all prefetched batches are ready; see
+            `data_loading.host`. On the CPU without the model, which a GPU would hold.
         pss: Proportional set size, the sum over its processes, libraries included.
         uss: Unique set size, the sum over its processes.
-        in_flight: Part of `host`: shared memory of batches on their way from workers, in no process's PSS.
-        processes: How many processes it had.
+        in_flight: Part of `host`: shared memory of batches in transit from workers, missing in PSS.
+        processes: Number of processes.
         batch: Tensors of a mean batch, on the host.
         pinned: Pinned host memory that PyTorch holds, in blocks of powers of two.
-        pinned_graph: What of it `pin_memory` adds for a batched DGL graph.
+        pinned_graph: Pinned memory that `pin_memory` adds for a batched DGL graph.
         graphs: Tensors of all graphs of the graph cache.
-        graph_devices: Where these are.
+        graph_devices: Devices of these tensors.
         text: Encodings of all texts.
-        warnings: What PyTorch warned of.
+        warnings: Warnings of PyTorch.
     """
 
     device: int
@@ -84,11 +84,11 @@ class Outcome:
 
     @classmethod
     def read(cls, path: Path) -> Outcome:
-        """Read what `write` wrote."""
+        """Read an outcome from a JSON file."""
         values = json.loads(path.read_text(encoding="utf-8"))
         lists: dict[str, Any] = {name: tuple(values[name]) for name in ("graph_devices", "warnings")}
         return cls(**{**values, **lists})
 
     def write(self, path: Path) -> None:
-        """Write it as JSON."""
+        """Write the outcome to a JSON file."""
         path.write_text(json.dumps(asdict(self)), encoding="utf-8")

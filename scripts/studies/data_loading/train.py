@@ -1,4 +1,4 @@
-"""One run of the experiment, in a process of its own: python -m data_loading.train SETUP OUTCOME."""
+"""One run of the study, in its own process: python -m data_loading.train SETUP OUTCOME."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.utils.data._utils.pin_memory import pin_memory
 
-from data_loading.host import HostMemory, settled
+from data_loading.host import HostMemory, stable_memory
 from data_loading.loading import Batch, Collate, Samples, batches_of, nbytes, open_loader
 from data_loading.network import Trainer
 from data_loading.setup import Outcome, Setup
@@ -28,19 +28,19 @@ _WARM_UP, _MEASURED = 2, 3
 
 
 def run(setup: Setup) -> Outcome:
-    """Train some steps and measure what they take."""
+    """Train some steps and measure their memory."""
     probe = open_probe(setup.device)
     samples = Samples(setup)
     trainer = Trainer(setup, samples)
     batches = _WARM_UP + _MEASURED + setup.ahead + 1
-    with warnings.catch_warnings(record=True) as said:
+    with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         loader = iter(open_loader(samples, setup, batches))
         peaks, last = _steps(loader, trainer, probe)
-        # Between two steps, with the last batch still there: as it is when the next step begins.
-        host = settled()
+        # Between two steps, with the last batch still in memory: the state at the start of the next step.
+        host = stable_memory()
         del last
-    return _outcome(setup, samples, trainer, peaks, host, [str(entry.message) for entry in said])
+    return _outcome(setup, samples, trainer, peaks, host, [str(entry.message) for entry in caught])
 
 
 def _steps(loader: Iterator[Batch], trainer: Trainer, probe: Probe) -> tuple[list[Peak], Batch]:
@@ -62,9 +62,9 @@ def _outcome(
     trainer: Trainer,
     peaks: list[Peak],
     host: HostMemory,
-    said: list[str],
+    messages: list[str],
 ) -> Outcome:
-    # What a device would hold between steps stands on the host where the device is the CPU.
+    # On the CPU, host memory includes the model, which a GPU would hold.
     model = resident_bytes(trainer)
     of_model = model if setup.device == "cpu" else 0
     reserved = [peak.reserved for peak in peaks if peak.reserved is not None]
@@ -81,21 +81,21 @@ def _outcome(
         pinned_graph=_pinned_graph(samples) if setup.pin_memory else 0,
         graphs=sum(_graph_bytes(graph) for graph in samples.graphs),
         graph_devices=tuple(sorted({str(graph.device) for graph in samples.graphs})),
-        text=sum(found.nbytes for found in samples.encodings),
-        warnings=tuple(dict.fromkeys(said)),
+        text=sum(encoding.nbytes for encoding in samples.encodings),
+        warnings=tuple(dict.fromkeys(messages)),
     )
 
 
 def _mean_batch(samples: Samples, setup: Setup) -> int:
-    found = [
+    sizes = [
         nbytes(Collate(None, samples.encodings)([samples[index] for index in chosen]))
         for chosen in batches_of(len(samples), setup.batch_size)
     ]
-    return sum(found) // len(found)
+    return sum(sizes) // len(sizes)
 
 
 def _features(graph: Any) -> list[Tensor]:
-    # By name: the values of DGL's frames are its own columns.
+    # By name: iterating over the values of a DGL frame yields column objects, not tensors.
     return [frame[name] for frame in (graph.ndata, graph.edata) for name in frame]
 
 
@@ -104,23 +104,23 @@ def _graph_bytes(graph: Any) -> int:
 
 
 def pinned_bytes() -> int:
-    """Return the pinned host memory that PyTorch holds, by its allocator's own counter; 0 without CUDA."""
+    """Return the pinned host memory that PyTorch holds, from its allocator's counter; 0 without CUDA."""
     if not torch.cuda.is_available():
         return 0
     return int(torch.cuda.host_memory_stats()["allocated_bytes.current"])
 
 
 def _pinned_graph(samples: Samples) -> int:
-    """Return the pinned memory that `pin_memory` makes of a batched DGL graph, bytes."""
+    """Return the pinned memory that `pin_memory` allocates for a batched DGL graph, bytes."""
     graph, before = load_dgl().batch(samples.graphs[::2]), pinned_bytes()
-    kept = pin_memory(graph)  # type: ignore[no-untyped-call]
-    found = pinned_bytes() - before
-    del kept
-    return found
+    pinned = pin_memory(graph)  # type: ignore[no-untyped-call]
+    added = pinned_bytes() - before
+    del pinned
+    return added
 
 
 def main(setup: str, outcome: str) -> None:
-    """Run the setup of a file and write what was measured."""
+    """Run the setup in one file and write its outcome to another."""
     run(Setup(**json.loads(Path(setup).read_text(encoding="utf-8")))).write(Path(outcome))
 
 

@@ -6,6 +6,7 @@ import json
 
 import pytest
 from on_device import python
+from paths import ROOT
 
 pytestmark = pytest.mark.slow
 
@@ -13,7 +14,7 @@ pytestmark = pytest.mark.slow
 @pytest.fixture(scope="module")
 def measured(data):
     options = ["--gpu", "0", "--data", data, "--limit", "16", "--batch-size", "4", "--workers", "1", "--json"]
-    done = python("-m", "nodebudget", "diagnose", "--experiment", *options)
+    done = python(str(ROOT / "scripts/studies/data_loading"), *options)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)
 
