@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from nodebudget.calibration.memory_model import Calibration
-from nodebudget.monitor.log import KIND, SCHEMA_VERSION
+from nodebudget.monitor.log_reader import KIND, SCHEMA_VERSION
 from nodebudget.profiling.probe import Probe
 from nodebudget.utils.distributed import world_and_rank
 from nodebudget.utils.records import provenance

@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
-import json
+import math
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from nodebudget.errors import RecordError
-from nodebudget.monitor.log import KIND, SCHEMA_VERSION
-from nodebudget.monitor.log_schema import is_sound, is_sound_header
-from nodebudget.utils.version import __version__
+from nodebudget.utils.jsonl import JsonLines
+from nodebudget.utils.records import check_record
 
-#: A line longer than this is none of a log.
-_LONGEST = 2**20
+KIND = "nodebudget.run"
+SCHEMA_VERSION = 1
 
-#: Bytes that are read at once.
-_AT_ONCE = 2**24
+#: Keys that every step has: numbers; numbers or null; and others.
+_NUMBERS = ("step", "epoch", "seconds")
+_OPTIONAL_NUMBERS = ("waited", "predicted", "measured", "reserved", "rss", "retries")
+_OTHERS = ("event", "status", "sizes")
 
 
 @dataclass
@@ -26,11 +27,11 @@ class Run:
 
     Attributes:
         header: The newest header: device, model, calibration, number of batches, versions.
-        steps: One dict a batch, in order.
-        events: All other lines: warnings, splits, out-of-memory errors.
-        end: The last line, or None while the run goes on or where it was killed.
-        parts: Number of headers: 1, and one more for each time that a run was taken up again.
-        damaged: Lines that could not be read, but for a last one that is cut.
+        steps: One dict per batch, in order.
+        events: All other lines: epochs, warnings, splits, out-of-memory errors.
+        end: The last line, or None while the run is running or where it was killed.
+        parts: Number of headers: 1, and one more for each time that the run was resumed.
+        damaged: Number of unreadable lines, an unfinished last one not included.
     """
 
     header: dict[str, Any] = field(default_factory=dict)
@@ -53,7 +54,7 @@ class Run:
 
 
 class RunReader:
-    """Reads a log, and what is added to it.
+    """Reads a log, and the lines that are added to it.
 
     Args:
         path: The file.
@@ -62,91 +63,91 @@ class RunReader:
         run: What was read so far.
 
     Raises:
-        RecordError: The file is missing, no log, or of a version that can't be read.
+        RecordError: The file is missing, not the log of a run, or of a version that can't be read.
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
-        self._path, self._place, self._rest = Path(path), 0, b""
-        self.run = Run()
+        self._lines, self._offset, self.run = JsonLines(path), 0, Run()
         self.update()
 
     def update(self) -> bool:
-        """Read what is new; say whether there was anything.
+        """Read the lines that were added; return whether there were any.
 
         Raises:
-            RecordError: The file is missing or no log.
+            RecordError: The file is missing or not the log of a run.
         """
-        try:
-            with self._path.open("rb") as file:
-                # Begun anew by another run.
-                if file.seek(0, os.SEEK_END) < self._place:
-                    self._place, self._rest, self.run = 0, b"", Run()
-                file.seek(self._place)
-                found = False
-                while new := file.read(_AT_ONCE):
-                    found |= self._take_bytes(new)
-        except OSError as error:
-            raise RecordError(f"{str(self._path)!r} can't be read: {error.strerror}", hint="check the path") from error
-        if not self.run.parts and (found or not self._looks_begun()):
-            raise self._refuse("its first line is no header of a run")
-        return found
+        path = self._lines.path
+        if path.exists() and path.stat().st_size < self._offset:
+            self._offset, self.run = 0, Run()  # overwritten by another run
+        before = self._offset
+        for line, offset in self._lines.read(before):
+            self._add(line)
+            self._offset = offset
+        # The header of a run that starts at this very time may not be whole yet.
+        if not self.run.parts and not self._lines.tail.startswith(f'{{"kind":"{KIND}"'.encode()):
+            check_record(None, str(path), KIND, SCHEMA_VERSION)
+        return self._offset > before
 
-    def _take_bytes(self, new: bytes) -> bool:
-        """Take in all lines that are whole; say whether there was one."""
-        self._place += len(new)
-        *lines, self._rest = (self._rest + new).split(b"\n")
-        for line in lines:
-            self._take(line)
-        if len(self._rest) > _LONGEST:
-            raise self._refuse(f"a line of it has over {_LONGEST:,} bytes")
-        return bool(lines)
-
-    def _looks_begun(self) -> bool:
-        # The header of a run that starts this moment may not be there whole.
-        return self._rest.startswith(f'{{"kind":"{KIND}"'.encode())
-
-    def _take(self, line: bytes) -> None:
-        if not line:
-            return
-        try:
-            entry = json.loads(line)
-        except (ValueError, RecursionError):
-            entry = None
+    def _add(self, line: dict[str, Any] | None) -> None:
+        shown = str(self._lines.path)
         if not self.run.parts:
-            self._check(entry)
-        if not isinstance(entry, dict):
-            # Cut by a kill, before the run was taken up again.
+            check_record(line, shown, KIND, SCHEMA_VERSION)
+        if line is None:
             self.run.damaged += 1
-        elif (is_sound_header if entry.get("kind") == KIND else is_sound)(entry):
-            self.run.add(entry)
+        elif _is_valid_header(line) if line.get("kind") == KIND else _is_valid(line):
+            self.run.add(line)
         else:
             raise RecordError(
-                f"{str(self._path)!r} is a damaged run: a line that holds {line[:80].decode(errors='replace')!r}",
+                f"{shown!r} is damaged: a line has the values {str(line)[:80]!r}",
                 limit="values as a MemoryMonitor writes them",
-                hint="make it again, or remove that line",
+                hint="remove that line, or run the training again",
             )
-
-    def _check(self, entry: Any) -> None:
-        if not isinstance(entry, dict) or entry.get("kind") != KIND:
-            raise self._refuse("its first line is no header of a run")
-        version = entry.get("schema_version")
-        if not isinstance(version, int) or not 1 <= version <= SCHEMA_VERSION:
-            raise RecordError(
-                f"{str(self._path)!r} has schema version {version!r}",
-                limit=f"this nodebudget {__version__} reads 1 to {SCHEMA_VERSION}",
-                hint="install the nodebudget that wrote it",
-            )
-
-    def _refuse(self, why: str) -> RecordError:
-        return RecordError(
-            f"{str(self._path)!r} is no log of a run: {why}", hint="give the file that a MemoryMonitor writes"
-        )
 
 
 def read_run(path: str | os.PathLike[str]) -> Run:
-    """Read a log; a last line that was cut by a kill is left out.
+    """Read the log of a run; a last line that was cut by a kill is left out.
 
     Raises:
-        RecordError: The file is missing, no log, or of a version that can't be read.
+        RecordError: The file is missing, not the log of a run, or of a version that can't be read.
     """
     return RunReader(path).run
+
+
+def _is_valid_header(line: Mapping[str, Any]) -> bool:
+    device, model = line.get("device", {}), line.get("model")
+    return (
+        isinstance(device, dict)
+        and (model is None or isinstance(model, dict))
+        and all(value is None or _is_number(value) for value in (device.get("memory"), line.get("batches")))
+        and isinstance(line.get("pid", 0), int)
+    )
+
+
+def _is_valid(line: Mapping[str, Any]) -> bool:
+    """Say whether a line has the values of its event; events of the user may have any."""
+    event, step, batches = line.get("event"), line.get("step"), line.get("batches", "missing")
+    if event == "step":
+        return _is_valid_step(line)
+    if event in ("warning", "out of memory"):
+        return isinstance(line.get("text"), str) and _is_number(step)
+    if event == "epoch":
+        return _is_number(step) and (batches is None or _is_number(batches))
+    return True
+
+
+def _is_valid_step(line: Mapping[str, Any]) -> bool:
+    sizes = line.get("sizes")
+    return (
+        isinstance(sizes, dict)
+        and all(map(_is_number, sizes.values()))
+        and isinstance(line.get("status"), str)
+        and all(_is_number(line.get(name)) for name in _NUMBERS)
+        and all(name in line for name in _OPTIONAL_NUMBERS)
+        and all(value is None or _is_number(value) for name, value in line.items() if name not in _OTHERS)
+    )
+
+
+def _is_number(value: object) -> bool:
+    """Say whether it is a number from 0 to 2^63: steps, bytes, seconds."""
+    plain = isinstance(value, (int, float)) and not isinstance(value, bool)
+    return plain and math.isfinite(value) and 0 <= value < 2**63  # type: ignore[arg-type, operator]

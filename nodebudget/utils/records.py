@@ -74,8 +74,10 @@ def read_record(path: str | os.PathLike[str], kind: str, newest: int, *, most: i
 def check_record(record: Any, shown: str, kind: str, newest: int) -> dict[str, Any]:
     """Return a record, or refuse it: see `read_record`; `shown` names it in errors."""
     if not isinstance(record, dict) or record.get("kind") != kind:
-        found = record.get("kind") if isinstance(record, dict) else type(record).__name__
-        raise RecordError(f"{shown!r} is no {kind} (it says {found!r})", hint=f"give a file of kind {kind!r}")
+        other = record.get("kind") if isinstance(record, dict) else None
+        raise RecordError(
+            f"{shown!r} is not a file of kind {kind!r} (its kind is {other!r})", hint="check that it is the right file"
+        )
     version = record.get("schema_version")
     if not isinstance(version, int) or not 1 <= version <= newest:
         raise RecordError(

@@ -268,7 +268,7 @@ def test_files_that_cannot_be_tuned_with(files, monkeypatch):
     for options, words in (
         ({"data": "sizes.npz"}, "holds sizes, not crystals"),
         ({"data": "none.json"}, "none.json"),
-        ({"record": "crystals.json"}, "is no nodebudget.calibration"),
+        ({"record": "crystals.json"}, "is not a file of kind 'nodebudget.calibration'"),
     ):
         result = invoke(files, *QUICK, **options)
         assert result.exit_code == 2

@@ -59,10 +59,10 @@ def test_another_calibration_is_refused(tmp_path):
     path = tmp_path / "probes.jsonl"
     interrupted_after(5, path)
     workload, probe = scripted()
-    with pytest.raises(RecordError, match=r"belongs to another calibration \(another effort\)"):
+    with pytest.raises(RecordError, match=r"belongs to another calibration \(different effort\)"):
         calibrate(workload, CRYSTALS, SIZES, probe, effort=CalibrationConfig(12, 8, seed=1), journal=path, resume=True)
     path.write_text(json.dumps([]) + "\n")
-    with pytest.raises(RecordError, match="belongs to another"):
+    with pytest.raises(RecordError, match="is not the file of a calibration"):
         calibrate(workload, CRYSTALS, SIZES, probe, effort=EFFORT, journal=path, resume=True)
 
 

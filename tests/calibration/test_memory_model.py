@@ -95,7 +95,7 @@ def test_a_calibration_comes_back_from_disk(tmp_path):
     ("change", "words"),
     [
         ({"schema_version": 99}, "schema version 99"),
-        ({"kind": "nodebudget.plan"}, "is no nodebudget.calibration"),
+        ({"kind": "nodebudget.plan"}, "is not a file of kind 'nodebudget.calibration'"),
         ({"coefficients": {"fixed": -1}}, "damaged"),
         ({"coefficients": {"per_node": 1}}, "damaged"),
         ({"coefficients": 3}, "damaged"),

@@ -115,16 +115,16 @@ def test_a_part_of_another_measurement_is_refused_and_kept(tmp_path):
     path, output, part = write_lines(tmp_path / "a.jsonl", CRYSTALS), tmp_path / "s.npz", tmp_path / "s.npz.part"
     interrupted(path, output, 1)
     content = part.read_bytes()
-    with pytest.raises(RecordError, match=r"another graphs.*--no-resume"):
+    with pytest.raises(RecordError, match=r"different graphs.*--no-resume"):
         measure_path(path, output=output, graphs=GraphSettings(neighbors=4))
     write_lines(path, CRYSTALS[:6])
-    with pytest.raises(RecordError, match="another data"):
+    with pytest.raises(RecordError, match="different data"):
         measure_path(path, output=output)
     assert part.read_bytes() == content
     assert len(measure_path(path, output=output, resume=False)) == 6
     for foreign in (b"my thesis\n", b"my thesis", b"\x00" * 20, b'{"a": 1}\n'):
         part.write_bytes(foreign)
-        with pytest.raises(RecordError, match="is another file"):
+        with pytest.raises(RecordError, match="is not the file of a measurement"):
             measure_path(path, output=output, force=True, cache=False)
         assert part.read_bytes() == foreign
 
@@ -133,7 +133,7 @@ def test_two_processes_to_one_output(tmp_path):
     path, output = write_lines(tmp_path / "a.jsonl", CRYSTALS), tmp_path / "s.npz"
     with (
         MeasureCheckpoint(tmp_path / "s.npz.part", {}),
-        pytest.raises(InputError, match="another process is measuring"),
+        pytest.raises(InputError, match="another process is writing"),
     ):
         measure_path(path, output=output)
 

@@ -100,11 +100,11 @@ class TestReading:
     @pytest.mark.parametrize(
         ("content", "says"),
         [
-            ("", "no header"),
-            ("hello\n", "no header"),
-            ("\x00\x01\x02", "no header"),
-            ("[1, 2]\n", "no header"),
-            ('{"kind": "nodebudget.calibration", "schema_version": 1}\n', "no header"),
+            ("", "is not a file of kind 'nodebudget.run'"),
+            ("hello\n", "is not a file of kind 'nodebudget.run'"),
+            ("\x00\x01\x02", "is not a file of kind 'nodebudget.run'"),
+            ("[1, 2]\n", "is not a file of kind 'nodebudget.run'"),
+            ('{"kind": "nodebudget.calibration", "schema_version": 1}\n', "is not a file of kind 'nodebudget.run'"),
             ('{"kind": "nodebudget.run", "schema_version": 99}\n', "schema version 99"),
         ],
     )

@@ -198,7 +198,7 @@ class TestLog:
             file.write('{"event":"step","st')
         MemoryMonitor(path, existing="append").close("done")
         run = read_run(path)
-        assert (run.parts, run.damaged, run.end["status"]) == (2, 1, "done")
+        assert (run.parts, run.damaged, run.end["status"]) == (2, 0, "done")
         MemoryMonitor(path, existing="overwrite").close()
         assert read_run(path).parts == 1
         with pytest.raises(InputError, match="existing is 'keep'"):
@@ -215,8 +215,8 @@ class TestLog:
 
     @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
     def test_a_full_disk_ends_the_log_and_not_the_training(self, monkeypatch):
-        with pytest.warns(UserWarning, match="is not written any more"):
-            monitor = MemoryMonitor("/dev/full", existing="append")
+        with pytest.warns(UserWarning, match="the log ends here"):
+            monitor = MemoryMonitor("/dev/full", existing="overwrite")
         assert sum(1 for _ in monitor.watch(range(3))) == 3
 
     def test_each_rank_has_a_file_of_its_own(self, tmp_path, monkeypatch):

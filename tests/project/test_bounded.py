@@ -10,6 +10,7 @@ import pytest
 from nodebudget import Calibration, MemoryMonitor, NodeBudgetSampler, SizeTable
 from nodebudget.analysis.run_diff.runs import read_run as read_config
 from nodebudget.calibration.checkpoint import ProbeCheckpoint
+from nodebudget.datasets.cache.checkpoint import MeasureCheckpoint
 from nodebudget.datasets.graph_settings import GraphSettings
 from nodebudget.errors import InputError, NodeBudgetError
 from nodebudget.monitor.log_reader import read_run
@@ -29,7 +30,8 @@ def large(path: Path, size: int) -> Path:
     ("name", "read", "most"),
     [
         ("cal.json", Calibration.load, 2**26),
-        ("probes.jsonl", lambda path: ProbeCheckpoint(path, {}, resume=True), 2**26),
+        ("probes.jsonl", lambda path: ProbeCheckpoint(path, {}, resume=True), 2**20),
+        ("sizes.npz.part", lambda path: MeasureCheckpoint(path, {}), 2**24),
         ("config.json", read_config, 2**24),
         ("config.yaml", read_config, 2**20),
         ("config.json", GraphSettings.from_alignn_config, 2**26),
@@ -40,7 +42,7 @@ def large(path: Path, size: int) -> Path:
     ids=lambda value: value if isinstance(value, str) else "",
 )
 def test_files_that_are_too_large(name: str, read: Callable[[Path], object], most: int, tmp_path: Path) -> None:
-    with pytest.raises(NodeBudgetError, match=r"has over .*iB, which is more than such a file takes"):
+    with pytest.raises(NodeBudgetError, match=r"over .*iB, (which is )?more than such a file takes"):
         read(large(tmp_path / name, most + 1))
 
 
@@ -56,18 +58,8 @@ def test_a_line_without_an_end(tmp_path: Path) -> None:
     assert len(read_run(path).steps) == 1
     with path.open("ab") as file:
         file.write(b"x" * (2**20 + 1))
-    with pytest.raises(NodeBudgetError, match="a line of it has over 1,048,576 bytes"):
+    with pytest.raises(NodeBudgetError, match=r"has a line of over 1\.00 MiB"):
         read_run(path)
-
-
-def test_a_log_is_read_part_by_part(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = tmp_path / "run.jsonl"
-    with MemoryMonitor(path, sizes=lambda batch: {"nodes": batch}, device="cpu") as monitor:
-        list(monitor.watch(range(1, 40)))
-    whole = read_run(path)
-    monkeypatch.setattr("nodebudget.monitor.log_reader._AT_ONCE", 100)
-    assert read_run(path) == whole
-    assert [step["sizes"]["nodes"] for step in whole.steps] == list(range(1, 40))
 
 
 def test_a_plan_too_large_for_json_is_not_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -114,8 +114,8 @@ def test_places_that_cannot_be_written_are_refused_before_the_work(tmp_path, pla
     ("text", "words"),
     [
         ("{", "is not JSON"),
-        ("[]", "is no thing"),
-        (json.dumps({"kind": "other", "schema_version": 1}), "says 'other'"),
+        ("[]", "is not a file of kind 'thing'"),
+        (json.dumps({"kind": "other", "schema_version": 1}), "its kind is 'other'"),
         (json.dumps({"kind": "thing", "schema_version": 3}), "reads 1 to 2"),
         (json.dumps({"kind": "thing", "schema_version": "2"}), "schema version '2'"),
         ("[" * 100_000, "is not JSON"),

@@ -25,12 +25,12 @@ BATCHES = [[6, 4, 9], [8, 7, 3], [11, 0, 1], [10, 5, 2]]
 
 #: Where a version number stands → files of that kind, `{}` for the version. (Sizes as text or Parquet have no number.)
 VERSIONS = {
-    "costmodel.SCHEMA_VERSION": ["calibration_v{}.json"],
-    "batches.SCHEMA_VERSION": ["plan_v{}.json", "plan_v{}.npz"],
-    "monitor.log.SCHEMA_VERSION": ["run_v{}.jsonl"],
-    "report.page.trials.SCHEMA_VERSION": ["quickstart_v{}.json"],
-    "sizefiles.SCHEMA_VERSION": ["sizes_v{}.npz", "sizes_mapped_v{}.npz"],
-    "states.STATE_VERSION": ["state_v{}.json"],
+    "calibration.memory_model.SCHEMA_VERSION": ["calibration_v{}.json"],
+    "sampling.plan.SCHEMA_VERSION": ["plan_v{}.json", "plan_v{}.npz"],
+    "monitor.log_reader.SCHEMA_VERSION": ["run_v{}.jsonl"],
+    "report.html.trials.SCHEMA_VERSION": ["quickstart_v{}.json"],
+    "datasets.size_table_io.SCHEMA_VERSION": ["sizes_v{}.npz", "sizes_mapped_v{}.npz"],
+    "sampling.state.STATE_VERSION": ["state_v{}.json"],
 }
 
 

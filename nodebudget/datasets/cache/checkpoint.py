@@ -1,43 +1,30 @@
-"""What is measured so far, on disk as it is measured, so that an interrupted measurement goes on where it stopped."""
+"""Rows of an unfinished measurement on disk, so that an interrupted measurement continues where it stopped."""
 
 from __future__ import annotations
 
-import json
 import os
-import time
-import zlib
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 from nodebudget.datasets.counting.rows import Row
-from nodebudget.errors import CrystalError, InputError, RecordError
+from nodebudget.errors import CrystalError
+from nodebudget.utils.jsonl import JsonLines
 
-try:
-    import fcntl
-except ImportError:  # pragma: no cover - not on Windows, where two processes have to keep apart by themselves
-    fcntl = None  # type: ignore[assignment]
+#: The kind and version in the header.
+_HEADER = {"kind": "nodebudget sizes, part", "schema_version": 1}
 
-#: The kind and version that the first line names.
-_HEAD = {"kind": "nodebudget sizes, part", "schema_version": 1}
-#: Seconds between two waits for the disk itself. What a killed process wrote is safe without; a power cut costs these.
-_SYNC = 1.0
-
-#: Where a crystal that can't be read ends a measurement, fewer rows than these are not worth a file: they are measured
-#: again in a moment.
-_WORTH = 1000
+#: Where an unreadable crystal ends a measurement, fewer rows than these are removed: measuring them again is quick.
+_MIN_ROWS = 1000
 
 
 class MeasureCheckpoint:
-    """A file of lines, a line a chunk, each with a checksum, and at its head what they belong to.
-
-    A kill at any moment leaves whole lines and at most one that is cut, which is dropped.
+    """A file of JSON lines with checksums: a header with what the rows belong to, then one line per chunk of rows.
 
     Args:
         path: The file.
-        identity: What the rows belong to (data, graphs): must be the same to go on.
-        resume: Go on with what is there; otherwise start anew.
+        identity: What the rows depend on (data, graph settings): must be the same to resume.
+        resume: Continue with the rows in the file; otherwise start over.
 
     Raises:
         RecordError: The file belongs to something else.
@@ -45,20 +32,19 @@ class MeasureCheckpoint:
     """
 
     def __init__(self, path: str | os.PathLike[str], identity: Mapping[str, Any], *, resume: bool = True) -> None:
-        self._path, self._head = Path(path), {**_HEAD, **json.loads(json.dumps(dict(identity)))}
+        self._lines = JsonLines(path, checksums=True, sync_seconds=1.0, max_line=2**24)
+        self._lines.open(lock=True)
+        header = {**_HEADER, **identity}
+        hint = "run the same command as before, or start over with --no-resume (resume=False)"
+        self._num_rows = 0
         try:
-            self._file = _locked(self._path)
-        except OSError as error:
-            raise InputError(
-                f"{str(self._path)!r} can't be written: {error.strerror}", hint="choose another place"
-            ) from error
-        self._synced, self._rows = time.monotonic(), 0
-        try:
-            if not resume:
-                os.ftruncate(self._file, 0)
-            self._size = self._begun = self._check_head()
+            self._start = self._lines.check_header(header, "measurement", hint) if resume else 0
+            if not self._start:
+                self._lines.truncate(0)
+                self._lines.append(header)
+                self._start = self._lines.size()
         except BaseException:
-            os.close(self._file)
+            self._lines.close()
             raise
 
     def __enter__(self) -> MeasureCheckpoint:
@@ -67,111 +53,36 @@ class MeasureCheckpoint:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        # A run that measured nothing leaves nothing, and one that a crystal ended leaves no moment's work.
-        nothing = kind is not None and self._size == self._begun
-        if nothing or (isinstance(error, CrystalError) and self._rows < _WORTH):
+        is_empty = kind is not None and self._lines.size() == self._start
+        if is_empty or (isinstance(error, CrystalError) and self._num_rows < _MIN_ROWS):
             self.remove()
-        os.close(self._file)
+        self._lines.close()
 
     def rows(self) -> Iterator[list[Row]]:
-        """Yield what was measured before, a chunk at a time; what follows a damaged line is dropped."""
-        number = 0
-        with self._path.open("rb") as file:
-            file.seek(self._size)
-            for line in file:
-                entry = _parsed(line)
-                rows = None if entry is None or entry.get("first") != number else _rows(entry.get("rows"))
-                if rows is None:
-                    break
-                self._size += len(line)
-                number += len(rows)
-                self._rows = number
-                yield rows
-        os.ftruncate(self._file, self._size)
+        """Yield the rows in the file, a chunk at a time; what follows a damaged line is dropped."""
+        end = self._start
+        for entry, offset in self._lines.read(self._start):
+            is_next = entry is not None and entry.get("first") == self._num_rows
+            rows = _rows(entry.get("rows")) if entry is not None and is_next else None
+            if rows is None:
+                break
+            end, self._num_rows = offset, self._num_rows + len(rows)
+            yield rows
+        self._lines.truncate(end)
 
     def add(self, first: int, rows: Sequence[Row]) -> None:
-        """Keep the rows of a chunk that starts with number `first`.
+        """Append the rows of a chunk, the first of which is row `first` of the dataset.
 
         Raises:
-            InputError: The disk is full, say.
+            InputError: They can't be written: the disk is full, say.
         """
         plain = [[name, counts] if isinstance(counts, str) else [name, *counts] for name, counts in rows]
-        self._write({"first": first, "rows": plain})
-        self._rows = first + len(rows)
-        if time.monotonic() - self._synced > _SYNC:
-            os.fsync(self._file)
-            self._synced = time.monotonic()
+        self._lines.append({"first": first, "rows": plain})
+        self._num_rows = first + len(rows)
 
     def remove(self) -> None:
-        """Remove the file: the result holds the rows now."""
-        self._path.unlink(missing_ok=True)
-
-    def _check_head(self) -> int:
-        with self._path.open("rb") as file:
-            line = file.readline()
-        head = _parsed(line)
-        if head is None:
-            # Nothing yet, or a process that was killed in its first line. What is none of ours is kept.
-            if line and not (line[:8] + b"0").isalnum():
-                raise RecordError(f"{str(self._path)!r} is another file", hint="move it away")
-            os.ftruncate(self._file, 0)
-            self._size = 0
-            self._write(self._head)
-            return self._size
-        different = [name for name in self._head if head.get(name) != self._head[name]]
-        if different:
-            raise RecordError(
-                f"{str(self._path)!r} is what is left of another measurement (another {', '.join(different)})",
-                hint="run the same command as then, or start anew with --no-resume (resume=False)",
-            )
-        return len(line)
-
-    def _write(self, entry: Mapping[str, Any]) -> None:
-        text = json.dumps(entry, separators=(",", ":")).encode()
-        rest = memoryview(b"%08x " % zlib.crc32(text) + text + b"\n")
-        size = len(rest)
-        try:
-            while rest:
-                rest = rest[os.write(self._file, rest) :]
-        except OSError as error:
-            os.ftruncate(self._file, self._size)
-            raise InputError(
-                f"{str(self._path)!r} could not be written: {error.strerror}",
-                hint="free some space there; the same command then goes on where it stopped",
-            ) from error
-        self._size += size
-
-
-def _locked(path: Path) -> int:
-    """Open a file for appending, for this process alone as long as it is open."""
-    while True:
-        file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o666)
-        try:
-            if fcntl is not None:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            # Another process may have finished with the file and removed it meanwhile.
-            if path.exists() and os.path.samestat(os.fstat(file), path.stat()):
-                return file
-        except BlockingIOError as error:
-            os.close(file)
-            raise InputError(
-                f"another process is measuring to {str(path)!r}", hint="wait for it, or choose another output"
-            ) from error
-        except OSError:
-            # A file system without locks.
-            return file
-        os.close(file)
-
-
-def _parsed(line: bytes) -> dict[str, Any] | None:
-    text = line[9:-1]
-    if not line.endswith(b"\n") or line[:9] != b"%08x " % zlib.crc32(text):
-        return None
-    try:
-        entry = json.loads(text)
-    except (ValueError, RecursionError):
-        return None
-    return entry if isinstance(entry, dict) else None
+        """Remove the file."""
+        self._lines.path.unlink(missing_ok=True)
 
 
 def _rows(values: Any) -> list[Row] | None:

@@ -14,7 +14,7 @@ from nodebudget.calibration import memory_model as costmodel
 from nodebudget.calibration.memory_model import Calibration
 from nodebudget.datasets.size_table import SUFFIXES, SizeTable
 from nodebudget.errors import InputError, RecordError
-from nodebudget.monitor import log
+from nodebudget.monitor import log_reader as log
 from nodebudget.monitor.log_reader import read_run
 from nodebudget.report.html import trials
 from nodebudget.sampling import plan as batches
