@@ -1,61 +1,46 @@
-"""Totals of random batches: their distribution, and the worst batch of a shuffled epoch."""
+"""Totals of random batches: mean, standard deviation, and the largest total of a shuffled epoch."""
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from nodebudget.calibration.memory_model import Calibration
 from nodebudget.datasets.size_table import SizeTable
-from nodebudget.errors import InputError
 
 Floats = npt.NDArray[np.float64]
 
-#: Cells of the grid that a distribution is worked out on.
+#: Cells of the grid on which a distribution of totals is computed.
 _CELLS = 2**13
 
-#: Graphs drawn in a simulation where only a mean is asked for, and how many epochs that may be.
-_DRAWS, _FEWEST, _MOST = 20_000_000, 20, 400
+#: Graphs drawn in a simulation that estimates a mean, and the least and the largest number of its epochs.
+_DRAWS, _MIN_EPOCHS, _MAX_EPOCHS = 20_000_000, 20, 400
 
 
 @dataclass(frozen=True)
 class Totals:
-    """What batches of a fixed number of graphs hold of one size.
+    """The total of one size over a batch of a fixed number of graphs.
 
     Attributes:
         mean: Mean total of a full batch.
-        std: Its standard deviation, drawn without replacement.
-        worst: Mean of the largest total of a shuffled epoch, simulated; not under `mean`, which it can't be in truth.
-        worst_error: Standard error of `worst`.
-        worst_by_distribution: The same from the distribution of sums, without a simulation.
+        std: Its standard deviation, for batches drawn without replacement.
+        expected_max: Mean of the largest total of a shuffled epoch, simulated; `mean` or more.
+        standard_error: Standard error of `expected_max`.
+        analytic_max: The same mean from the distribution of sums, without a simulation.
     """
 
     mean: float
     std: float
-    worst: float
-    worst_error: float
-    worst_by_distribution: float
+    expected_max: float
+    standard_error: float
+    analytic_max: float
 
     def to_dict(self) -> dict[str, float]:
         """Return plain values for JSON."""
         return dict(self.__dict__)
-
-
-def check_batch_size(batch_size: object) -> int:
-    """Return a batch size, or refuse it.
-
-    Raises:
-        InputError: It is no whole number, or under 1.
-    """
-    if isinstance(batch_size, bool) or not isinstance(batch_size, (int, np.integer)) or batch_size < 1:
-        raise InputError(
-            f"a batch size of {batch_size!r}", limit="a whole number, 1 or more", hint="give the batch size of your run"
-        )
-    return int(batch_size)
 
 
 def describe_totals(columns: npt.ArrayLike, batch_size: int, *, seed: int = 0) -> list[Totals]:
@@ -63,35 +48,30 @@ def describe_totals(columns: npt.ArrayLike, batch_size: int, *, seed: int = 0) -
 
     Args:
         columns: Sizes, shape (graphs, columns).
-        batch_size: Graphs a batch; the last batch of an epoch has what is left.
-        seed: Of the simulation.
+        batch_size: Graphs per batch; the last batch of an epoch may have fewer.
+        seed: Random seed of the simulation.
 
     Returns:
-        One entry a column.
+        One entry per column.
     """
     values = np.asarray(columns, dtype=np.float64)
-    epochs = _epochs(len(values))
-    seen = simulate_worst(values, batch_size, epochs, np.random.default_rng(seed))
-    error = seen.std(axis=0, ddof=1) / epochs**0.5
-    found = []
-    for place in range(values.shape[1]):
-        mean, std = moments(values[:, place], batch_size)
-        expected = expected_worst(values[:, place], batch_size)
-        worst = max(float(seen[:, place].mean()), mean)
-        found.append(Totals(mean, std, worst, float(error[place]), expected))
-    return found
+    maxima = _simulate(values, batch_size, seed)
+    return [
+        _totals(*mean_and_std(column, batch_size), seen, expected_max(column, batch_size))
+        for column, seen in zip(values.T, maxima.T, strict=True)
+    ]
 
 
 @dataclass(frozen=True, eq=False)
 class GraphBytes:
-    """What each graph adds to the peak of a step, by each affine piece of a calibration.
+    """Bytes that each graph adds to the peak of a step, by segment of a max-affine calibration.
 
-    The peak of a batch is the largest over the pieces of what is fixed and what its graphs add, and the worst peak of
-    an epoch the largest over the pieces of the worst totals.
+    The peak of a batch is the maximum over the segments of the fixed bytes plus the sum over its graphs. The expected
+    largest peak of an epoch is approximated by the maximum over the segments of the expected largest totals.
 
     Attributes:
-        values: Bytes, shape (graphs, pieces).
-        fixed: Bytes of a step without any graph, shape (pieces,).
+        values: Bytes, shape (graphs, segments).
+        fixed: Bytes of a step without graphs, shape (segments,).
         floor: Bytes of the smallest step.
     """
 
@@ -101,105 +81,101 @@ class GraphBytes:
 
     @classmethod
     def of(cls, calibration: Calibration, sizes: SizeTable) -> GraphBytes:
-        """Work it out.
+        """Compute them for a dataset.
 
         Raises:
             InputError: The sizes lack a column that the calibration depends on.
         """
-        values = [calibration.graph_bytes(sizes, place) for place in range(len(calibration.affine))]
-        fixed = np.array([piece["fixed"] for piece in calibration.affine])
+        values = [calibration.graph_bytes(sizes, index) for index in range(len(calibration.affine))]
+        fixed = np.array([segment["fixed"] for segment in calibration.affine])
         return cls(np.stack(values, axis=1), fixed, calibration.floor)
 
     def peaks(self, totals: Floats) -> Floats:
-        """Return the peak of each batch, shape (batches,), of its totals by piece, shape (batches, pieces)."""
+        """Return the peaks of batches, shape (batches,), from their totals, shape (batches, segments)."""
         return np.asarray(np.maximum((totals + self.fixed).max(axis=1), self.floor), dtype=np.float64)
 
     def describe(self, batch_size: int, *, seed: int = 0) -> Totals:
-        """Describe the peaks of batches: mean and spread by the piece that holds for a mean batch."""
-        epochs = _epochs(len(self.values))
-        seen = self.peaks(simulate_worst(self.values, batch_size, epochs, np.random.default_rng(seed)))
-        means, stds = zip(*(moments(column, batch_size) for column in self.values.T), strict=True)
-        main = int(np.argmax(np.array(means) + self.fixed))
+        """Describe the peaks of batches; mean and standard deviation are those of the segment of a mean batch."""
+        maxima = self.peaks(_simulate(self.values, batch_size, seed))
+        means, stds = zip(*(mean_and_std(column, batch_size) for column in self.values.T), strict=True)
+        segment = int(np.argmax(np.array(means) + self.fixed))
         mean = float(self.peaks(np.array([means]))[0])
-        return Totals(
-            mean,
-            stds[main],
-            max(float(seen.mean()), mean),
-            float(seen.std(ddof=1) / epochs**0.5),
-            self.expected_worst(batch_size),
-        )
+        return _totals(mean, stds[segment], maxima, self.expected_max(batch_size))
 
-    def expected_worst(self, batch_size: int) -> float:
-        """Return the mean of the worst peak of an epoch, from the distribution of sums of each piece."""
-        worst = [[expected_worst(column, batch_size) for column in self.values.T]]
-        return float(self.peaks(np.array(worst))[0])
+    def mean_peak(self, batch_size: int) -> float:
+        """Return the peak of a batch with mean totals, bytes."""
+        drawn = min(batch_size, len(self.values))
+        return float(self.peaks(drawn * self.values.mean(axis=0, keepdims=True))[0])
+
+    def expected_max(self, batch_size: int) -> float:
+        """Return the mean of the largest peak of an epoch, bytes, from the distribution of sums of each segment."""
+        return float(self.peaks(np.array([[expected_max(column, batch_size) for column in self.values.T]]))[0])
 
 
-def moments(values: Floats, batch_size: int) -> tuple[float, float]:
+def mean_and_std(values: Floats, batch_size: int) -> tuple[float, float]:
     """Return mean and standard deviation of the total of `batch_size` graphs drawn without replacement.
 
     B μ and σ √B √((N - B) / (N - 1)): Cochran, Sampling Techniques, theorem 2.2.
 
     Args:
         values: One size, shape (graphs,).
-        batch_size: Graphs a batch; at most all.
+        batch_size: Graphs per batch; all graphs if there are fewer.
     """
     drawn = min(batch_size, len(values))
-    return drawn * float(values.mean()), float(values.std()) * drawn**0.5 * _finite(len(values), drawn)
+    return drawn * float(values.mean()), float(values.std()) * drawn**0.5 * _finite_population(len(values), drawn)
 
 
 def exceedance_probability(values: Floats, batch_size: int, limit: float) -> float:
-    """Return the probability that an epoch of shuffled batches has one whose total is over `limit`.
+    """Return the probability that a shuffled epoch has a batch whose total exceeds `limit`.
 
-    The distribution of one total is that of independent draws, with its spread narrowed to that of draws without
-    replacement; the batches of an epoch are taken as independent.
+    The distribution of a total is that of independent draws, scaled to the standard deviation of draws without
+    replacement; the batches of an epoch are treated as independent.
 
     Args:
-        values: One size, not negative, shape (graphs,).
-        batch_size: Graphs a batch.
+        values: One size, 0 or more, shape (graphs,).
+        batch_size: Graphs per batch.
         limit: In the unit of `values`.
     """
     graphs, drawn = len(values), min(batch_size, len(values))
-    mean, narrow = drawn * float(values.mean()), _finite(graphs, drawn)
-    if not narrow or not values.std():
+    mean, scale = drawn * float(values.mean()), _finite_population(graphs, drawn)
+    if not scale or not values.std():
         return float(mean > limit)
     if limit < mean:
         return 1.0
-    inside = _cumulative(values, drawn, mean + (limit - mean) / narrow)[-1]
-    return float(1 - inside ** (graphs // drawn))
+    within = _cumulative(values, drawn, mean + (limit - mean) / scale)[-1]
+    return float(1 - within ** (graphs // drawn))
 
 
-def expected_worst(values: Floats, batch_size: int) -> float:
+def expected_max(values: Floats, batch_size: int) -> float:
     """Return the mean of the largest total of an epoch's full batches, from the distribution of sums.
 
-    E[max] = ∫ (1 - F(x)^K) dx for K batches whose totals are distributed as F.
+    E[max] = ∫ (1 - F(x)^K) dx for K batches whose totals have the distribution F.
 
     Args:
-        values: One size, not negative, shape (graphs,).
-        batch_size: Graphs a batch.
+        values: One size, 0 or more, shape (graphs,).
+        batch_size: Graphs per batch.
     """
     graphs, drawn = len(values), min(batch_size, len(values))
-    mean, narrow = drawn * float(values.mean()), _finite(graphs, drawn)
-    if not narrow or not values.std():
+    mean, scale = drawn * float(values.mean()), _finite_population(graphs, drawn)
+    if not scale or not values.std():
         return mean
-    highest = float(values.max())
-    top = min(drawn * highest, mean + 12 * float(values.std()) * drawn**0.5 + 2 * highest)
-    below = _cumulative(values, drawn, top)
-    above = 1 - below ** (graphs // drawn)
-    free: float = (float(above.sum()) - float(above[0] + above[-1]) / 2) * top / _CELLS
-    # No batch is larger than the largest graphs together.
-    largest = float(np.partition(values, graphs - drawn)[graphs - drawn :].sum())
-    return max(mean, min(mean + (free - mean) * narrow, largest))
+    largest = float(values.max())
+    top = min(drawn * largest, mean + 12 * float(values.std()) * drawn**0.5 + 2 * largest)
+    above = 1 - _cumulative(values, drawn, top) ** (graphs // drawn)
+    independent: float = (float(above.sum()) - float(above[0] + above[-1]) / 2) * top / _CELLS
+    # No batch exceeds the total of the largest graphs.
+    bound = float(np.partition(values, graphs - drawn)[graphs - drawn :].sum())
+    return max(mean, min(mean + (independent - mean) * scale, bound))
 
 
-def simulate_worst(columns: Floats, batch_size: int, epochs: int, rng: np.random.Generator) -> Floats:
-    """Shuffle and batch a dataset; return the largest total of each column in each epoch, shape (epochs, columns).
+def simulate_max(columns: Floats, batch_size: int, epochs: int, rng: np.random.Generator) -> Floats:
+    """Return the largest total of each column in each of some shuffled epochs, shape (epochs, columns).
 
     Args:
         columns: Sizes, shape (graphs, columns).
-        batch_size: Graphs a batch; the last one has what is left.
-        epochs: How often.
-        rng: Where randomness comes from.
+        batch_size: Graphs per batch; the last batch may have fewer.
+        epochs: Number of epochs.
+        rng: Random number generator.
     """
     starts = np.arange(0, len(columns), batch_size)
     return np.array(
@@ -208,49 +184,57 @@ def simulate_worst(columns: Floats, batch_size: int, epochs: int, rng: np.random
 
 
 def draw_totals(columns: Floats, batch_size: int, count: int, rng: np.random.Generator) -> Floats:
-    """Return totals of at least `count` full batches of shuffled epochs, shape (batches, columns)."""
+    """Return the totals of `count` or more full batches of shuffled epochs, shape (batches, columns)."""
     drawn = min(batch_size, len(columns))
-    whole = len(columns) // drawn
+    batches = len(columns) // drawn
     epochs = [
-        rng.permutation(columns)[: whole * drawn].reshape(whole, drawn, -1).sum(axis=1)
-        for _ in range(-(-count // whole))
+        rng.permutation(columns)[: batches * drawn].reshape(batches, drawn, -1).sum(axis=1)
+        for _ in range(-(-count // batches))
     ]
     return np.concatenate(epochs)
 
 
-def _epochs(graphs: int) -> int:
-    return int(np.clip(_DRAWS // graphs, _FEWEST, _MOST))
+def _simulate(columns: Floats, batch_size: int, seed: int) -> Floats:
+    epochs = int(np.clip(_DRAWS // len(columns), _MIN_EPOCHS, _MAX_EPOCHS))
+    return simulate_max(columns, batch_size, epochs, np.random.default_rng(seed))
 
 
-def _finite(graphs: int, drawn: int) -> float:
-    """Return how much narrower totals are because no graph is drawn twice."""
+def _totals(mean: float, std: float, maxima: Floats, analytic_max: float) -> Totals:
+    # By chance the simulated mean of the maximum can be under the exact mean.
+    simulated, error = max(float(maxima.mean()), mean), float(maxima.std(ddof=1) / len(maxima) ** 0.5)
+    return Totals(mean, std, simulated, error, analytic_max)
+
+
+def _finite_population(graphs: int, drawn: int) -> float:
+    """Return the factor on the standard deviation because no graph is drawn twice."""
     return math.sqrt((graphs - drawn) / (graphs - 1)) if graphs > 1 else 0.0
 
 
 def _cumulative(values: Floats, count: int, top: float) -> Floats:
     """Return P(total ≤ x) of `count` independent draws at x = 0, h, …, top, shape (cells + 1,)."""
-    places = values[values <= top] * (_CELLS / top)
-    below = np.floor(places).astype(np.int64)
-    share = places - below
-    # Split between the two nearest cells, so that the grid leaves the mean as it is.
+    positions = values[values <= top] * (_CELLS / top)
+    below = np.floor(positions).astype(np.int64)
+    share = positions - below
+    # Split each value between the two nearest cells, so that the grid preserves the mean.
     weights = np.bincount(below, 1 - share, minlength=_CELLS + 2) + np.bincount(below + 1, share, minlength=_CELLS + 2)
     return np.clip(np.cumsum(_power(weights[: _CELLS + 1] / len(values), count)), 0.0, 1.0)
 
 
 def _power(weights: Floats, count: int) -> Floats:
-    """Convolve a distribution with itself; sizes are not negative, so what is cut off at the top never comes back."""
-    result: Any = None
+    """Convolve a distribution with itself; sizes are not negative, so the part above the top can be cut off."""
+    result = np.zeros_like(weights)
+    result[0] = 1.0
     while count:
         if count & 1:
-            result = weights if result is None else _product(result, weights)
+            result = _convolve(result, weights)
         count >>= 1
         if count:
-            weights = _product(weights, weights)
-    return np.asarray(result, dtype=np.float64)
+            weights = _convolve(weights, weights)
+    return result
 
 
-def _product(one: Floats, other: Floats) -> Floats:
+def _convolve(first: Floats, second: Floats) -> Floats:
     # numpy's transform: scipy.signal takes seconds to import. Long enough that the end does not wrap to the start.
     length = 9 * _CELLS // 4
-    product = np.fft.irfft(np.fft.rfft(one, length) * np.fft.rfft(other, length), length)
-    return np.maximum(product[: len(one)], 0.0)
+    product = np.fft.irfft(np.fft.rfft(first, length) * np.fft.rfft(second, length), length)
+    return np.asarray(np.maximum(product[: len(first)], 0.0), dtype=np.float64)

@@ -11,7 +11,6 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from nodebudget.analysis.batch_statistics import check_batch_size
 from nodebudget.datasets.size_table import STANDARD, SizeTable
 from nodebudget.errors import DoesNotFitError, InputError, NodeBudgetError, WorkloadError
 from nodebudget.profiling.attribution import PARTS, attribute
@@ -123,7 +122,7 @@ def choose_batches(sizes: SizeTable, batch_size: int, *, seed: int = 0) -> dict[
     Raises:
         InputError: No graphs, or a batch size under 1.
     """
-    size = check_batch_size(batch_size)
+    size = check_count("batch_size", batch_size, 1)
     if not len(sizes):
         raise InputError("the dataset has no crystals", hint="give one that has")
     weights = sizes[[name for name in STANDARD if name in sizes][-1]]

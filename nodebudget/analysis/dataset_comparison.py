@@ -1,4 +1,4 @@
-"""Datasets side by side: why one takes more memory than another at the same batch size."""
+"""Compare datasets: why one takes more memory than another at the same batch size."""
 
 from __future__ import annotations
 
@@ -9,19 +9,20 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from nodebudget.analysis.batch_statistics import GraphBytes, Totals, check_batch_size, describe_totals, draw_totals
+from nodebudget.analysis.batch_statistics import GraphBytes, Totals, describe_totals, draw_totals
 from nodebudget.analysis.shapley import GRAPHS, Cause, Measure, explain, mean_sizes
 from nodebudget.calibration.memory_model import Calibration
 from nodebudget.datasets.size_table import SizeTable
 from nodebudget.errors import InputError
+from nodebudget.utils.checks import check_count
 from nodebudget.utils.size_labels import size_label
 
 Floats = npt.NDArray[np.float64]
 
-#: Batches drawn for the picture of their totals.
+#: Batches drawn for the histogram of their totals.
 _DRAWN = 4000
 
-#: Changes under this are none.
+#: Smaller changes, as a fraction, are not mentioned.
 _SAME = 0.005
 
 
@@ -30,16 +31,16 @@ class Row:
     """One dataset.
 
     Attributes:
-        name: What the user calls it.
-        statistics: `graphs` and statistics by column, as `SizeTable.statistics` gives them.
-        totals: Column → what a batch holds of it.
+        name: Name given by the user.
+        statistics: `graphs` and statistics by column, as `SizeTable.statistics` returns them.
+        totals: Column → totals of a batch.
         predicted_bytes: Peak of a training step, or None without a calibration.
-        difference: Change against the first dataset, as a fraction of what that has: `graphs`, each column's
-            mean a batch, and `bytes` with a calibration; None where the first has nothing of it.
-        causes: What the change of the measure is made of, the largest first: the shares add up to it.
-        measure: What the causes explain.
-        sizes: Its table.
-        drawn: What random batches hold of the size that all datasets have, shape (batches,), for a picture.
+        difference: Change from the first dataset, as a fraction of the first: `graphs`, each column's mean per batch,
+            and `bytes` with a calibration; None if the value of the first dataset is 0.
+        causes: Causes of the change of the measure, the largest first; their shares add up to the change.
+        measure: The size that the causes explain.
+        sizes: The sizes of its graphs.
+        drawn: Totals of random batches of the size that all datasets have, shape (batches,).
     """
 
     name: str
@@ -54,21 +55,21 @@ class Row:
 
     @property
     def sentence(self) -> str:
-        """What explains the difference from the first dataset, in one sentence."""
-        what = f"{size_label(self.measure)} per batch"
+        """The difference from the first dataset and its causes, in one sentence."""
+        measure = f"{size_label(self.measure)} per batch"
         if not self.causes:
-            return f"{self.name} is what the others are compared with."
+            return f"{self.name} is the dataset that the others are compared with."
         change = self.difference[self.measure] or 0.0
         if abs(change) < _SAME:
-            return f"{self.name}: as many {what}, within half a percent."
+            return f"{self.name}: the same {measure}, within half a percent."
         parts = [
-            f"{cause.share:+.1%} by {cause.name} ({cause.first:.3g} → {cause.here:.3g})"
+            f"{cause.share:+.1%} from {cause.name} ({cause.first:.3g} → {cause.second:.3g})"
             for cause in self.causes
             if abs(cause.share) >= _SAME
         ]
         small = any(cause.name == GRAPHS for cause in self.causes)
-        samples = "one has less than a batch" if small else "the number of samples has no part in it"
-        return f"{self.name}: {change:+.1%} {what}: {', '.join(parts)}; {samples}."
+        samples = "a dataset is smaller than a batch" if small else "the number of samples makes no difference"
+        return f"{self.name}: {change:+.1%} {measure}: {', '.join(parts)}; {samples}."
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values for JSON."""
@@ -76,7 +77,7 @@ class Row:
         return {
             "name": self.name,
             **self.statistics,
-            "a_batch": {name: totals.to_dict() for name, totals in self.totals.items()},
+            "per_batch": {name: totals.to_dict() for name, totals in self.totals.items()},
             "predicted_bytes": None if predicted is None else predicted.to_dict(),
             "difference": dict(self.difference),
             "measure": self.measure,
@@ -87,12 +88,12 @@ class Row:
 
 @dataclass(frozen=True, eq=False)
 class Comparison:
-    """Datasets side by side.
+    """Several datasets compared at one batch size.
 
     Attributes:
-        batch_size: Graphs a batch.
-        common: The size that all datasets have, for a picture: "bytes" with a calibration.
-        rows: One a dataset; the first is what the others are compared with.
+        batch_size: Graphs per batch.
+        common: The size that all datasets have; "bytes" with a calibration.
+        rows: One row per dataset; the others are compared with the first.
     """
 
     batch_size: int
@@ -110,21 +111,21 @@ def compare(
     """Compare datasets at one batch size.
 
     Args:
-        tables: Name and sizes of each dataset; the first is what the others are compared with.
-        batch_size: Graphs a batch; a smaller dataset makes one batch.
-        calibration: With it, the memory of a training step is predicted, and explained instead of a size.
-        seed: Of the simulated epochs, 0 or more.
+        tables: Name and sizes of each dataset; the others are compared with the first.
+        batch_size: Graphs per batch; a smaller dataset makes one batch.
+        calibration: Predicts the memory of a training step, which is then explained instead of a size.
+        seed: Random seed of the simulated epochs, 0 or more.
 
     Raises:
-        InputError: No dataset, an empty one, a batch size under 1, or sizes without a column that the calibration
-            depends on.
+        InputError: There is no dataset, one is empty, the batch size is under 1, or the sizes lack a column that the
+            calibration depends on.
     """
-    size = check_batch_size(batch_size)
+    size = check_count("batch_size", batch_size, 1)
     if not tables:
-        raise InputError("no dataset to compare", hint="name one or more")
+        raise InputError("no dataset to compare", hint="give one or more")
     for name, table in tables:
         if not len(table):
-            raise InputError(f"{name} has no crystals", hint="give a dataset that has")
+            raise InputError(f"the dataset {name} is empty", hint="give one with crystals")
     first = tables[0][1]
     common = Measure.of([table for _, table in tables], calibration)
     rows = [_row(name, table, first, common.name, size, calibration, seed) for name, table in tables]
@@ -171,6 +172,6 @@ def _difference(
         measures.append(Measure("bytes", calibration))
     changes: dict[str, float | None] = {"graphs": len(table) / len(first) - 1}
     for measure in measures:
-        there, here = (measure(min(batch_size, len(data)), mean_sizes(data)) for data in (first, table))
-        changes[measure.name] = here / there - 1 if there else None
+        before, after = (measure(min(batch_size, len(data)), mean_sizes(data)) for data in (first, table))
+        changes[measure.name] = after / before - 1 if before else None
     return changes

@@ -1,29 +1,28 @@
-"""Equivalent batch sizes: what batch size on dataset B is 64 on dataset A."""
+"""Equivalent batch sizes: which batch size on dataset B equals 64 on dataset A."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from nodebudget.calibration.memory_model import Calibration
 from nodebudget.datasets.size_table import STANDARD, SizeTable
 from nodebudget.errors import InputError
+from nodebudget.utils.checks import check_count
 
-if TYPE_CHECKING:
-    from nodebudget.calibration.memory_model import Calibration
-
-#: What a suggestion can rest on, the best first.
+#: What a suggestion can be based on, the best first.
 _PREFERENCE = ("bytes", "line_edges", "edges", "nodes")
 
 _REASONS = {
-    "bytes": "so that a mean batch takes the same bytes, as the calibration predicts them",
-    "line_edges": "so that a mean batch has the same number of line-graph edges, which hold most of the memory of "
+    "bytes": "so that a mean batch takes the same bytes, as predicted by the calibration",
+    "line_edges": "so that a mean batch has the same number of line-graph edges, which take most of the memory of "
     "ALIGNN-like models",
-    "edges": "so that a mean batch has the same number of edges; with line-graph edges or a calibration it would "
-    "rest on firmer ground",
-    "nodes": "so that a mean batch has the same number of nodes, which alone say little of memory; measured sizes "
-    "or a calibration would say more",
+    "edges": "so that a mean batch has the same number of edges; line-graph edges or a calibration would predict memory "
+    "better",
+    "nodes": "so that a mean batch has the same number of nodes; measured sizes or a calibration would predict memory "
+    "better",
 }
 
 
@@ -32,9 +31,9 @@ class Suggestion:
     """An equivalent batch size.
 
     Attributes:
-        batch_size: The answer, by the best of what is known.
-        basis: What it rests on: "bytes", "line_edges", "edges" or "nodes".
-        by: The answer by each of them; None where that is not known.
+        batch_size: The batch size, on the best available basis.
+        basis: "bytes", "line_edges", "edges" or "nodes".
+        by: The batch size on each basis; None for one that is not available.
     """
 
     batch_size: int
@@ -43,7 +42,7 @@ class Suggestion:
 
     @property
     def sentence(self) -> str:
-        """What the answer rests on, in one sentence."""
+        """The batch size and its basis, in one sentence."""
         return f"Use batch size {self.batch_size}, {_REASONS[self.basis]}."
 
     def to_dict(self) -> dict[str, Any]:
@@ -58,10 +57,10 @@ class Suggestion:
 
 @dataclass(frozen=True)
 class LearningRate:
-    """What to do with the learning rate when the number of graphs a step changes.
+    """How to scale the learning rate when the number of graphs per step changes.
 
     Attributes:
-        ratio: New graphs a step over the old ones.
+        ratio: New graphs per step over the old ones.
     """
 
     ratio: float
@@ -80,9 +79,9 @@ class LearningRate:
     def sentences(self) -> tuple[str, str]:
         """Each rule in one sentence, with its source."""
         return (
-            f"Linear rule, for SGD: multiply the learning rate by {self.linear:.3g}, warming up over the first epochs "
-            "where it grows (Goyal et al. 2017, arXiv:1706.02677).",
-            f"Square-root rule, which keeps the noise of a step as it was: multiply it by {self.square_root:.3g} "
+            f"Linear rule, for SGD: multiply the learning rate by {self.linear:.3g}; if it grows, warm up over the first "
+            "epochs (Goyal et al. 2017, arXiv:1706.02677).",
+            f"Square-root rule, which keeps the variance of a step: multiply the learning rate by {self.square_root:.3g} "
             "(Krizhevsky 2014, arXiv:1404.5997; Hoffer et al. 2017, arXiv:1705.08741).",
         )
 
@@ -97,22 +96,17 @@ class LearningRate:
 
 
 def advise_learning_rate(before: float, after: float) -> LearningRate:
-    """Say what to do with the learning rate.
+    """Scale the learning rate to another number of graphs per step.
 
     Args:
-        before: Graphs a step that it was chosen at.
-        after: Graphs a step from now on; a mean where batches differ.
+        before: Graphs per step for which the learning rate was chosen.
+        after: Graphs per step from now on; their mean if batches differ.
 
     Raises:
         InputError: One of them is not positive.
     """
     for graphs in (before, after):
-        if isinstance(graphs, bool) or not math.isfinite(graphs) or graphs <= 0:
-            raise InputError(
-                f"{graphs!r} graphs a step",
-                limit="a positive number",
-                hint="give the graphs of a whole step, all ranks together",
-            )
+        _check_positive(graphs, f"{graphs!r} graphs per step", "give the graphs of a whole step, over all ranks")
     return LearningRate(after / before)
 
 
@@ -125,54 +119,45 @@ def suggest_batch_size(
 ) -> Suggestion:
     """Suggest the batch size on `target` that equals `batch_size` on `reference`.
 
-    The batch size times the ratio of the mean sizes, rounded down: a mean batch of the target is never larger
-    than one of the reference.
+    It is the batch size times the ratio of the mean sizes, rounded down to at least 1.
 
     Args:
-        reference: Sizes of the dataset whose batch size is known, or its mean number of nodes.
-        batch_size: Graphs a batch there.
+        reference: Sizes of the dataset with the known batch size, or its mean number of nodes.
+        batch_size: Graphs per batch of the reference dataset.
         target: Sizes of the other dataset, or its mean number of nodes.
-        calibration: With it, the answer also goes by predicted bytes.
+        calibration: Predicts bytes, the preferred basis.
 
     Raises:
-        InputError: A batch size under 1, a mean that is not positive, or an empty dataset.
+        InputError: The batch size is under 1, a mean is not positive, or a dataset is empty.
     """
-    if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
-        raise InputError(
-            f"a batch size of {batch_size!r}",
-            limit="a whole number, 1 or more",
-            hint="give the batch size of the reference run",
-        )
-    ours, theirs = _means(reference, calibration), _means(target, calibration)
-    by = {
-        name: max(1, math.floor(batch_size * ours[name] / theirs[name] + 1e-9))
-        if theirs.get(name) and ours.get(name)
-        else None
-        for name in (*STANDARD, "bytes")
+    size = check_count("batch_size", batch_size, 1)
+    first, second = _means(reference, calibration), _means(target, calibration)
+    by: dict[str, int | None] = dict.fromkeys((*STANDARD, "bytes"))
+    by |= {
+        name: max(1, math.floor(size * mean / second[name] + 1e-9))
+        for name, mean in first.items()
+        if mean and second.get(name)
     }
-    basis = next((name for name in _PREFERENCE if by[name] is not None), None)
-    if basis is None:
-        raise InputError("the two datasets share no size", hint="measure both with 'nodebudget measure'")
-    chosen = by[basis]
-    assert chosen is not None
-    return Suggestion(chosen, basis, by)
+    for basis in _PREFERENCE:
+        if (chosen := by[basis]) is not None:
+            return Suggestion(chosen, basis, by)
+    raise InputError("the two datasets have no size in common", hint="measure both with 'nodebudget measure'")
 
 
 def _means(data: SizeTable | float, calibration: Calibration | None) -> dict[str, float]:
     if not isinstance(data, SizeTable):
-        if isinstance(data, bool) or not math.isfinite(data) or data <= 0:
-            raise InputError(
-                f"a mean of {data!r} nodes",
-                limit="a positive number",
-                hint="give the mean number of nodes, or a dataset",
-            )
+        _check_positive(data, f"a mean of {data!r} nodes", "give the mean number of nodes, or a dataset")
         return {"nodes": float(data)}
     if not len(data):
-        raise InputError("the dataset has no crystals", hint="give one that has, or its mean number of nodes")
+        raise InputError("the dataset is empty", hint="give one with crystals, or its mean number of nodes")
     means = {name: float(data[name].mean()) for name in STANDARD if name in data}
-    known = calibration is not None and all(
-        name == "graphs" or name in data for name in calibration.columns if calibration.coefficient(name)
-    )
-    if calibration is not None and known:
-        means["bytes"] = float(calibration.graph_bytes(data).mean())
+    if calibration is not None:
+        needed = {name for name in calibration.columns if calibration.coefficient(name)}
+        if needed <= {"graphs", *data.columns}:
+            means["bytes"] = float(calibration.graph_bytes(data).mean())
     return means
+
+
+def _check_positive(value: float, what: str, hint: str) -> None:
+    if isinstance(value, bool) or not math.isfinite(value) or value <= 0:
+        raise InputError(what, limit="a positive number", hint=hint)

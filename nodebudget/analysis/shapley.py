@@ -1,4 +1,4 @@
-"""Why a mean batch of one dataset holds more than one of another."""
+"""Why a mean batch of one dataset holds more than one of another, as Shapley values of its factors."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from nodebudget.calibration.memory_model import Calibration
 from nodebudget.datasets.size_table import STANDARD, SizeTable
 from nodebudget.utils.size_labels import per_unit, size_label
 
-#: The one cause that has to do with the number of samples.
+#: The one cause that depends on the number of samples.
 GRAPHS = "graphs per batch"
 
 
@@ -22,23 +22,23 @@ class Cause:
     Attributes:
         name: "nodes per graph", "edges per node", "line-graph edges per edge", "graphs per batch".
         first: Its value in the first dataset.
-        here: Its value in this one.
-        share: What it adds to the difference, as a fraction of what the first dataset has.
+        second: Its value in the second dataset.
+        share: Its contribution to the difference, as a fraction of the value of the first dataset.
     """
 
     name: str
     first: float
-    here: float
+    second: float
     share: float
 
 
 @dataclass(frozen=True)
 class Measure:
-    """What is compared, of a mean batch.
+    """The quantity of a mean batch that is compared.
 
     Attributes:
         name: A size column, or "bytes": the predicted peak of a training step.
-        calibration: What predicts bytes.
+        calibration: Predicts bytes.
     """
 
     name: str
@@ -46,13 +46,13 @@ class Measure:
 
     @classmethod
     def of(cls, tables: Sequence[SizeTable], calibration: Calibration | None) -> Measure:
-        """Take bytes where there is a calibration, else the last standard size that all datasets have."""
+        """Return bytes if there is a calibration, else the last standard size that all datasets have."""
         if calibration is not None:
             return cls("bytes", calibration)
         return cls([name for name in STANDARD if all(name in table for table in tables)][-1])
 
     def __call__(self, graphs: float, means: Mapping[str, float]) -> float:
-        """Return it for a batch of `graphs` graphs of these mean sizes."""
+        """Return it for a batch of `graphs` graphs with these mean sizes."""
         if self.calibration is None:
             return graphs * means[self.name]
         sizes = {name: graphs * mean for name, mean in means.items()}
@@ -64,78 +64,66 @@ def mean_sizes(table: SizeTable) -> dict[str, float]:
     return {name: float(table[name].mean()) for name in table.columns}
 
 
-def explain(table: SizeTable, first: SizeTable, batch_size: int, measure: Measure) -> tuple[Cause, ...]:
-    """Part a difference among its causes, the largest first.
+def explain(second: SizeTable, first: SizeTable, batch_size: int, measure: Measure) -> tuple[Cause, ...]:
+    """Attribute the difference of two datasets to its causes, the largest first.
 
     A mean batch is a product: graphs × nodes per graph × edges per node × line-graph edges per edge. Each factor
-    is changed from its value in the first dataset to that in this one, in every order, and its effects are averaged:
+    is changed from its value in the first dataset to that in the second, in every order, and its effects are averaged:
     the Shapley value (Shapley, A Value for n-Person Games, 1953), whose parts add up exactly. The number of samples
-    is no factor, except in a dataset of less than a batch.
+    is no factor, unless a dataset is smaller than a batch.
 
     Args:
-        table: Sizes of this dataset.
-        first: Sizes of the one that it is compared with.
-        batch_size: Graphs a batch.
+        second: Sizes of the second dataset.
+        first: Sizes of the dataset that it is compared with.
+        batch_size: Graphs per batch.
         measure: What to explain.
     """
-    columns = [name for name in (*STANDARD, *table.columns) if name in table and name in first]
-    chain = _chain(list(dict.fromkeys(columns)))
-    there, here = (_factors(data, batch_size, chain) for data in (first, table))
+    # Column → the column that it is a multiple of; None: of the graphs.
+    columns = [name for name in (*STANDARD, *second.columns) if name in second and name in first]
+    standard = [name for name in STANDARD if name in columns]
+    chain = {**dict.fromkeys(columns), **dict(zip(standard, [None, *standard], strict=False))}
+    before, after = (_factors(table, batch_size, chain) for table in (first, second))
 
     def measured(factors: Mapping[str, float]) -> float:
-        means = _sizes(factors, chain)
+        means: dict[str, float] = {}
+        for name, base in chain.items():
+            means[name] = factors[name] * (1.0 if base is None else means[base])
         return measure(factors["graphs"], means)
 
-    base = measured(there)
-    parts = _shapley(measured, there, here)
+    reference = measured(before)
+    shares = _shapley(measured, before, after)
     causes = [
-        Cause(_name(name, chain), there[name], here[name], parts[name] / base if base else 0.0)
-        for name in there
-        if name != "graphs" or there[name] != here[name]
+        Cause(_name(name, chain), before[name], after[name], shares[name] / reference if reference else 0.0)
+        for name in before
+        if name != "graphs" or before[name] != after[name]
     ]
     return tuple(sorted(causes, key=lambda cause: -abs(cause.share)))
-
-
-def _chain(columns: list[str]) -> dict[str, str | None]:
-    """Return for each column the one that it is a multiple of; None: of the graphs."""
-    known = [name for name in STANDARD if name in columns]
-    before = dict(zip(known, [None, *known], strict=False))
-    return {name: before.get(name) for name in columns}
 
 
 def _factors(table: SizeTable, batch_size: int, chain: Mapping[str, str | None]) -> dict[str, float]:
     means = mean_sizes(table)
     factors = {"graphs": float(min(batch_size, len(table)))}
-    for name, before in chain.items():
-        whole = 1.0 if before is None else means[before]
-        factors[name] = means[name] / whole if whole else 0.0
+    for name, base in chain.items():
+        divisor = 1.0 if base is None else means[base]
+        factors[name] = means[name] / divisor if divisor else 0.0
     return factors
-
-
-def _sizes(factors: Mapping[str, float], chain: Mapping[str, str | None]) -> dict[str, float]:
-    sizes: dict[str, float] = {}
-    for name, before in chain.items():
-        sizes[name] = factors[name] * (1.0 if before is None else sizes[before])
-    return sizes
 
 
 def _shapley(
     measure: Callable[[Mapping[str, float]], float], before: Mapping[str, float], after: Mapping[str, float]
 ) -> dict[str, float]:
-    moving = [name for name in before if before[name] != after[name]]
-    parts = dict.fromkeys(before, 0.0)
-    for order in itertools.permutations(moving):
+    changed = [name for name in before if before[name] != after[name]]
+    shares = dict.fromkeys(before, 0.0)
+    for order in itertools.permutations(changed):
         values = dict(before)
         last = measure(values)
         for name in order:
             values[name] = after[name]
-            now = measure(values)
-            parts[name] += (now - last) / math.factorial(len(moving))
-            last = now
-    return parts
+            current = measure(values)
+            shares[name] += (current - last) / math.factorial(len(changed))
+            last = current
+    return shares
 
 
 def _name(column: str, chain: Mapping[str, str | None]) -> str:
-    if column == "graphs":
-        return GRAPHS
-    return f"{size_label(column)} {per_unit(chain[column] or 'graphs')}"
+    return GRAPHS if column == "graphs" else f"{size_label(column)} {per_unit(chain[column] or 'graphs')}"

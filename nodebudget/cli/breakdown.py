@@ -9,6 +9,7 @@ import click
 from nodebudget.cli.common import Command, check_picture, json_option, note, print_json, quiet_option, say
 from nodebudget.cli.devices import device_options, resolve_device
 from nodebudget.cli.progress import Steps
+from nodebudget.utils.checks import check_count
 
 
 @click.command("breakdown", cls=Command)
@@ -47,11 +48,10 @@ def command(
     Example:
       nodebudget breakdown --device cpu --data crystals.json --batch-size 16 --plot step.png
     """
-    from nodebudget.analysis.batch_statistics import check_batch_size
     from nodebudget.profiling.open import open_probe
     from nodebudget.utils.files import write_whole
 
-    check_batch_size(batch_size)
+    check_count("batch_size", batch_size, 1)
     if plot is not None:
         check_picture(plot, force=force)
     probe = open_probe(resolve_device(gpu, device))

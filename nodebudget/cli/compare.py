@@ -19,6 +19,7 @@ from nodebudget.cli.common import (
 )
 from nodebudget.cli.known import measure_known, model_options, open_calibration
 from nodebudget.cli.progress import Steps
+from nodebudget.utils.checks import check_count
 
 if TYPE_CHECKING:
     from nodebudget.datasets.size_table import SizeTable
@@ -57,11 +58,10 @@ def command(
     Example:
       nodebudget compare a.json b.json --batch-size 64 --plot sizes.png
     """
-    from nodebudget.analysis.batch_statistics import check_batch_size
     from nodebudget.analysis.dataset_comparison import compare
     from nodebudget.utils.files import write_whole
 
-    check_batch_size(batch_size)
+    check_count("batch_size", batch_size, 1)
     if plot is not None:
         check_picture(plot, force=force)
     known = None

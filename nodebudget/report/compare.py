@@ -65,8 +65,8 @@ def _batches_table(rows: Sequence[Row]) -> str:
 
 
 def _cells(totals: Totals, show: Callable[[float], str]) -> list[str]:
-    ratio = f"{totals.worst / totals.mean:.2f}" if totals.mean else ""
-    return [show(totals.mean), show(totals.std), show(totals.worst), ratio]
+    ratio = f"{totals.expected_max / totals.mean:.2f}" if totals.mean else ""
+    return [show(totals.mean), show(totals.std), show(totals.expected_max), ratio]
 
 
 def _number(value: float) -> str:
@@ -100,8 +100,8 @@ def draw_comparison(comparison: Comparison, file: BinaryIO) -> None:
     drawn = [row.drawn / scale for row in rows]
     _curves(right, rows, drawn, np.linspace(*_range(drawn), _BINS + 1))
     for place, row in enumerate(rows):
-        worst = row.predicted_bytes or row.totals[comparison.common]
-        right.axvline(worst.worst / scale, color=_colour(place), linestyle=":", linewidth=1.4)
+        totals = row.predicted_bytes or row.totals[comparison.common]
+        right.axvline(totals.expected_max / scale, color=_colour(place), linestyle=":", linewidth=1.4)
     right.set_title(f"batches of {comparison.batch_size}; dotted: the worst of an epoch, on average", fontsize=11)
     right.set_xlabel(f"{size_label(comparison.common)} a batch{unit}")
     right.set_ylabel("share of the batches")

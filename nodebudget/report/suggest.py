@@ -116,9 +116,9 @@ def _risk_table(answers: Sequence[Answer]) -> str:
         assert risk is not None
         mean, std = risk.budget_graphs
         rows.append([f"{answer.name}, fixed", f"{risk.batch_size:,}", format_bytes(risk.mean_bytes)])
-        rows[-1].append(format_bytes(risk.worst_bytes))
+        rows[-1].append(format_bytes(risk.max_bytes))
         rows.append([f"{answer.name}, budget", f"{mean:,.1f} ± {std:.1f}", format_bytes(risk.budget_bytes)])
-        rows[-1].append(format_bytes(risk.budget_worst))
+        rows[-1].append(format_bytes(risk.budget_max))
     return render(table_of(["batches", "graphs a batch", "mean batch takes", "worst of an epoch"], rows), width=120)
 
 

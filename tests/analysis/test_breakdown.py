@@ -204,7 +204,7 @@ def test_the_chosen_batches_are_what_they_are_called(nodes, batch_size, seed):
 
 
 @pytest.mark.parametrize(
-    ("sizes", "batch_size", "words"), [(SIZES, 0, "batch size of 0"), (SizeTable.from_counts([]), 4, "no crystals")]
+    ("sizes", "batch_size", "words"), [(SIZES, 0, "batch_size is 0"), (SizeTable.from_counts([]), 4, "no crystals")]
 )
 def test_wrong_input(sizes, batch_size, words):
     with pytest.raises(InputError, match=words):
@@ -309,7 +309,7 @@ def test_the_command(crystals):
 @pytest.mark.parametrize(
     ("arguments", "words", "code"),
     [
-        (["--device", "cpu", "--data", "crystals.json", "--batch-size", "0"], "batch size of 0", 2),
+        (["--device", "cpu", "--data", "crystals.json", "--batch-size", "0"], "batch_size is 0", 2),
         (["--data", "crystals.json"], "no device", 2),
         (["--device", "cpu", "--data", "nowhere.json"], "nowhere.json", 2),
         (["--device", "cpu", "--data", "sizes.npz"], "holds sizes, not crystals", 2),

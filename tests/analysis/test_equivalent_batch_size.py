@@ -12,7 +12,7 @@ from click.testing import CliRunner
 from paths import GOLDEN
 
 from nodebudget import SizeTable, suggest_batch_size
-from nodebudget.analysis.batch_statistics import GraphBytes, simulate_worst
+from nodebudget.analysis.batch_statistics import GraphBytes, simulate_max
 from nodebudget.analysis.equivalent_batch_size import advise_learning_rate
 from nodebudget.analysis.safe_batch_size import Risk, Trial, largest_safe_batch_size
 from nodebudget.cli import main
@@ -48,12 +48,12 @@ def test_an_answer_is_at_least_one():
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        ((35, 0, 20), "batch size of 0"),
-        ((35, -4, 20), "batch size of -4"),
+        ((35, 0, 20), "batch_size is 0"),
+        ((35, -4, 20), "batch_size is -4"),
         ((0, 64, 20), "mean of 0"),
         ((float("nan"), 64, 20), "mean of nan"),
-        ((35, 64, SizeTable.from_counts([])), "no crystals"),
-        ((SizeTable.from_counts([0]), 64, SizeTable.from_counts([0])), "share no size"),
+        ((35, 64, SizeTable.from_counts([])), "is empty"),
+        ((SizeTable.from_counts([0]), 64, SizeTable.from_counts([0])), "no size in common"),
     ],
 )
 def test_wrong_input(arguments, words):
@@ -79,14 +79,14 @@ def test_the_command_takes_sizes_and_a_calibration(tmp_path):
     result = CliRunner().invoke(main, arguments)
     assert result.exit_code == 0
     assert "predicted bytes" in result.stdout
-    assert "as the calibration predicts them.\n" in result.stdout
+    assert "as predicted by the calibration.\n" in result.stdout
 
 
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
         (["--reference", "nowhere.json", "--batch-size", "64", "--target", "20"], "nowhere.json"),
-        (["--reference", "35", "--batch-size", "0", "--target", "20"], "batch size of 0"),
+        (["--reference", "35", "--batch-size", "0", "--target", "20"], "batch_size is 0"),
         (["--reference", "35", "--batch-size", "64", "--target", "-3"], "mean of -3"),
         (["--reference", "35", "--batch-size", "64", "--target", "20", "--calibration", "no.json"], "no.json"),
     ],
@@ -124,7 +124,7 @@ def test_the_largest_safe_batch_size_fits_in_fresh_epochs_and_a_larger_one_does_
     graphs, room = GraphBytes.of(calibration, HEAVY), calibration.room(2 * 2**30)
 
     def failures(batch_size):
-        seen = simulate_worst(graphs.values, batch_size, 2000, np.random.default_rng(7))
+        seen = simulate_max(graphs.values, batch_size, 2000, np.random.default_rng(7))
         return int((graphs.peaks(seen) > room).sum())
 
     assert failures(risk.batch_size) <= 40
@@ -135,8 +135,8 @@ def test_in_a_heavy_tail_the_normal_approximation_would_have_said_too_much():
     risk = largest_safe_batch_size(HEAVY, fitted(), "2GiB", 0.99)
     assert risk.by_normal > risk.batch_size
     assert risk.gain > 1.1
-    assert risk.worst_bytes > 1.05 * risk.mean_bytes
-    assert risk.budget_worst <= 2 * 2**30
+    assert risk.max_bytes > 1.05 * risk.mean_bytes
+    assert risk.budget_max <= 2 * 2**30
 
 
 def test_equal_graphs_are_safe_up_to_what_fits():
@@ -182,7 +182,7 @@ def test_learning_rates_follow_both_rules():
     assert (advice.linear, advice.square_root) == (4, 2)
     assert "Goyal et al. 2017" in advice.sentences[0]
     assert "Krizhevsky 2014" in advice.sentences[1]
-    with pytest.raises(InputError, match="0 graphs a step"):
+    with pytest.raises(InputError, match="0 graphs per step"):
         advise_learning_rate(64, 0)
 
 

@@ -56,8 +56,8 @@ CASES = {
     "batch size of zero": (
         "suggest --reference 35 --batch-size 0 --target 20",
         2,
-        "a batch size of 0",
-        "give the batch size of the reference run",
+        "batch_size is 0",
+        "1 or more",
     ),
     "no neighbours": ("measure good.json --neighbors 0 -o out.npz", 2, "neighbors is 0", "12 is alignn's usual number"),
     "a device that is not there": (

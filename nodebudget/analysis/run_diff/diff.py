@@ -191,7 +191,7 @@ def _from_cause(cause: Cause, total: float | None) -> Difference:
     what = "the predicted bytes" if total is not None else "the largest size that is known"
     reason = f"the samples themselves: {cause.share:+.1%} {what} of a mean batch"
     added = None if total is None else round(cause.share * total)
-    first, here = (float(f"{value:.4g}") for value in (cause.first, cause.here))
+    first, here = (float(f"{value:.4g}") for value in (cause.first, cause.second))
     change = math.log(max(1 + cause.share, _LEAST))
     return Difference(f"data.{cause.name}", first, here, True, added, reason, None, abs(change), _sign(change))
 

@@ -9,7 +9,6 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
-from nodebudget.analysis.batch_statistics import check_batch_size
 from nodebudget.errors import RecordError
 from nodebudget.report.html.calibrations import calibration_advice, calibration_charts, describe_calibration
 from nodebudget.report.html.charts import Chart
@@ -21,6 +20,7 @@ from nodebudget.report.html.run_advice import run_advice
 from nodebudget.report.html.runs import describe_run, run_charts
 from nodebudget.report.html.trials import describe_trial, trial_advice, trial_charts
 from nodebudget.report.html.words import LEVELS, Advice
+from nodebudget.utils.checks import check_count
 from nodebudget.utils.version import __version__
 
 __all__ = ["Page", "make_page"]
@@ -74,7 +74,7 @@ def make_page(
         MissingError: Jinja2, or what reads .parquet, is not there.
     """
     if batch_size is not None:
-        check_batch_size(batch_size)
+        check_count("batch_size", batch_size, 1)
     inputs = read_inputs(paths)
     sections = list(_sections(inputs, batch_size, capacity))
     advice = [

@@ -132,7 +132,7 @@ def datasets_advice(values: Mapping[str, Any]) -> list[Advice]:
 
 def _spread(row: Mapping[str, Any], measure: str, size: int) -> Advice | None:
     totals, show = _measured(row, measure)
-    mean, worst = totals["mean"], totals["worst"]
+    mean, worst = totals["mean"], totals["expected_max"]
     if not mean or worst <= _LEVEL * mean:
         return None
     return Advice(
@@ -145,4 +145,4 @@ def _spread(row: Mapping[str, Any], measure: str, size: int) -> Advice | None:
 def _measured(row: Mapping[str, Any], measure: str) -> tuple[Mapping[str, float], Any]:
     if measure == "bytes":
         return row["predicted_bytes"], format_bytes
-    return row["a_batch"][measure], lambda value: f"{value:,.0f} {size_label(measure)}"
+    return row["per_batch"][measure], lambda value: f"{value:,.0f} {size_label(measure)}"
