@@ -19,6 +19,7 @@ from nodebudget.profiling.probe import Probe, is_out_of_memory
 from nodebudget.sampling.budget import Budget
 from nodebudget.sampling.planner import make_plan
 from nodebudget.utils.byte_units import format_bytes
+from nodebudget.utils.checks import check_count
 from nodebudget.workloads.protocol import Workload, resident_bytes, to_sample
 
 Ints = npt.NDArray[np.int64]
