@@ -1,4 +1,4 @@
-"""The command line: one thin file a command, loaded when it is called."""
+"""The command line: one thin file per command, imported when the command runs."""
 
 from __future__ import annotations
 
@@ -7,24 +7,14 @@ import os
 
 import click
 
-from nodebudget.cli.common import refuse_usage
+from nodebudget.cli.command import exit_with_usage
 from nodebudget.utils.version import __version__
 
-#: Command → the module that holds it, as an attribute of the name `command`.
-_COMMANDS = {
-    "measure": "nodebudget.cli.measure",
-    "calibrate": "nodebudget.cli.calibrate",
-    "plan": "nodebudget.cli.plan",
-    "suggest": "nodebudget.cli.suggest",
-    "compare": "nodebudget.cli.compare",
-    "breakdown": "nodebudget.cli.breakdown",
-    "diagnose": "nodebudget.cli.diagnose",
-    "quickstart": "nodebudget.cli.quickstart",
-    "monitor": "nodebudget.cli.monitor",
-    "report": "nodebudget.cli.report",
-    "tune": "nodebudget.cli.tune",
-    "doctor": "nodebudget.cli.doctor",
-}
+#: Each is a module of this package with the click command as its attribute `command`, in the order of `--help`.
+_COMMANDS = (
+    *("measure", "calibrate", "plan", "suggest", "compare", "breakdown"),
+    *("diagnose", "quickstart", "monitor", "report", "tune", "doctor"),
+)
 
 
 class _LazyGroup(click.Group):
@@ -34,17 +24,17 @@ class _LazyGroup(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in _COMMANDS:
             return None
-        command = importlib.import_module(_COMMANDS[cmd_name]).command
+        command = importlib.import_module(f"nodebudget.cli.{cmd_name}").command
         assert isinstance(command, click.Command)
         return command
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        if not args:  # click answers with the help, by way of an error of its own
+        if not args:  # click then raises its own error to print the help
             return super().parse_args(ctx, args)
         try:
             return super().parse_args(ctx, args)
         except click.UsageError as error:
-            refuse_usage(ctx, error)
+            exit_with_usage(ctx, error)
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
@@ -52,7 +42,7 @@ class _LazyGroup(click.Group):
         try:
             return super().resolve_command(ctx, args)
         except click.UsageError as error:
-            refuse_usage(ctx, error)
+            exit_with_usage(ctx, error)
 
 
 @click.group(
@@ -60,10 +50,14 @@ class _LazyGroup(click.Group):
 )
 @click.version_option(__version__, prog_name="nodebudget")
 def main() -> None:
-    """Keep GPU memory constant when training neural networks on crystal graphs.
+    """Keep GPU memory constant when training graph neural networks on crystals.
 
-    Measure how large your crystals are, calibrate what a training step takes, and pack batches to a budget of
-    memory instead of a number of graphs.
+    Measure the sizes of your graphs, calibrate the memory of a training step, and pack batches to a memory budget
+    instead of a fixed number of graphs.
+
+    \b
+    Example:
+      nodebudget suggest --reference 35 --batch-size 64 --target 20
     """
-    # Before torch is imported: its profiler warns of tensors older than itself, which are expected here.
+    # Before torch is imported: its profiler warns of tensors that were made before it started, as is intended here.
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")

@@ -2,196 +2,134 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager, redirect_stdout
+from contextlib import nullcontext
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from nodebudget.cli.common import (
-    Command,
-    json_option,
-    note,
-    output_options,
-    pickle_option,
-    print_json,
-    quiet_option,
-    say,
-    warnings_as_notes,
-)
-from nodebudget.cli.devices import device_options, resolve_device
-from nodebudget.cli.progress import Steps
-from nodebudget.utils.byte_units import parse_bytes
+from nodebudget.cli import options
+from nodebudget.cli.command import Command
+from nodebudget.cli.inputs import measure_samples
+from nodebudget.cli.printer import Printer
+from nodebudget.errors import InputError
+
+if TYPE_CHECKING:
+    from nodebudget.calibration.memory_model import Calibration
+    from nodebudget.datasets.size_table import SizeTable
 
 
 @click.command("calibrate", cls=Command)
-@device_options
+@options.device()
+@options.workload
+@click.option("--probes", default=24, show_default=True, help="Training steps to measure; a third are held out.")
+@click.option("--max-graphs", default=32, show_default=True, help="Maximum graphs per measured step.")
 @click.option(
-    "--workload",
-    default="alignn",
+    "--batch-size",
+    default=64,
     show_default=True,
-    help="alignn, alignn-pure, module:attribute, or a file such as configs/alignn.toml.",
+    type=click.IntRange(1),
+    help="Also report the expected memory of batches of this size.",
 )
-@click.option("--data", required=True, help="JARVIS-style JSON, folder with id_prop.csv, or DGL graph cache.")
-@click.option("--probes", default=24, show_default=True, help="Training steps to measure; a third is held out.")
-@click.option("--max-graphs", "largest", default=32, show_default=True, help="Most graphs in a probe.")
-@click.option("--batch-size", default=64, show_default=True, type=click.IntRange(1), help="To report the memory of.")
-@click.option("--seed", default=0, show_default=True, type=click.IntRange(0), help="Seed of the choice of probes.")
+@options.seed("Random seed of the choice of batches.")
 @click.option("--workers", default=0, show_default=True, type=click.IntRange(0), help="Processes that measure sizes.")
-@click.option(
-    "--on-error",
-    type=click.Choice(["raise", "skip"]),
-    default="raise",
-    show_default=True,
-    help="What happens to a crystal that can't be read.",
-)
-@output_options("Where the calibration goes, as JSON.")
-@click.option(
-    "--predict-gpu",
-    help="With --device cpu: also work out what a step may take on a GPU of so much memory, such as 40GiB.",
-)
-@click.option("--resume", is_flag=True, help="Go on with the probes that an interrupted run left beside -o.")
-@pickle_option
-@json_option
-@quiet_option
+@options.on_error
+@options.outputs("Write the calibration here, as JSON.")
+@options.memory("--predict-gpu", "With --device cpu: also predict the budget on a GPU with this memory, such as 40GiB.")
+@click.option("--resume", is_flag=True, help="Continue an interrupted run with the same -o.")
+@options.printer
 def command(
-    gpu: int | None,
-    device: str | None,
+    device: str,
     workload: str,
     data: str,
+    allow_pickle: bool,
     probes: int,
-    largest: int,
+    max_graphs: int,
     batch_size: int,
     seed: int,
     workers: int,
     on_error: str,
-    output: str | None,
-    force: bool,
-    predict_gpu: str | None,
+    outputs: options.Outputs,
+    predict_gpu: int | None,
     resume: bool,
-    allow_pickle: bool,
-    as_json: bool,
-    quiet: bool,
+    printer: Printer,
 ) -> None:
-    """Measure what a training step takes on a device, per graph, node, edge and line-graph edge.
+    """Measure the memory of a training step per graph, node, edge and line-graph edge.
 
     \b
     Example:
       nodebudget calibrate --device cpu --workload configs/alignn.toml --data crystals.json -o cal.json
     """
-    from nodebudget.calibration.calibrate import CalibrationConfig
-    from nodebudget.errors import InputError
+    from nodebudget.calibration.calibrate import CalibrationConfig, calibrate
     from nodebudget.profiling.open import open_probe
-    from nodebudget.utils.files import check_output
-
-    if output is not None:
-        check_output(output, force=force)
-    elif resume:
-        raise InputError("--resume without -o", hint="name the file that the interrupted run was to write")
-    place = resolve_device(gpu, device)
-    capacity = None if predict_gpu is None else parse_bytes(predict_gpu)
-    if capacity is not None and place != "cpu":
-        raise InputError("--predict-gpu on a GPU", hint="it goes with --device cpu; here the GPU is measured")
-    effort = CalibrationConfig(probes=probes, largest=largest, seed=seed)
-    probe = open_probe(place)
-    # What was measured stays beside the output until that is written.
-    journal = None if output is None else f"{output}.probes.jsonl"
-    keep = {"journal": journal, "resume": resume}
-    # What the user's own code prints must not mix with our output.
-    with warnings_as_notes(quiet=quiet), Steps(quiet=quiet) as steps, redirect_stdout(sys.stderr):
-        how = {"workers": workers, "on_error": on_error, "allow_pickle": allow_pickle}
-        with _interrupts_named(journal, quiet):
-            calibration, sizes = _run(workload, data, probe, effort, how, keep, steps, capacity is not None)
-    if output is not None and journal is not None:
-        calibration.save(output, force=force)
-        Path(journal).unlink(missing_ok=True)
-        note(f"written: {output}", quiet=quiet)
-    _show(calibration, sizes, batch_size, capacity, as_json)
-
-
-def _show(calibration: Any, sizes: Any, batch_size: int, capacity: int | None, as_json: bool) -> None:
-    from nodebudget.analysis.device_budget import SETTINGS, device_budget
-    from nodebudget.report.text import budget_text, calibration_text
-
-    budgets = [] if capacity is None else [device_budget(capacity, calibration, setting=name) for name in SETTINGS]
-    if as_json:
-        more = {"gpu_budget": {budget.setting: budget.to_dict() for budget in budgets}} if budgets else {}
-        print_json({**_as_record(calibration), **more})
-        return
-    say(calibration_text(calibration, sizes, batch_size))
-    for budget in budgets:
-        say(f"\n{budget_text(budget)}")
-
-
-def _run(
-    workload: str,
-    data: str,
-    probe: Any,
-    effort: Any,
-    how: dict[str, Any],
-    keep: dict[str, Any],
-    steps: Steps,
-    replay: bool,
-) -> tuple[Any, Any]:
-    from torch.utils.data import Subset
-
-    from nodebudget.analysis.device_budget import with_overheads
-    from nodebudget.calibration.calibrate import calibrate
-    from nodebudget.cli.measuring import measure_for
-    from nodebudget.datasets.readers.open_dataset import open_data
-    from nodebudget.errors import InputError
     from nodebudget.workloads.registry import load_workload
 
-    opened = open_data(data, allow_pickle=how["allow_pickle"])
-    if opened.kind == "sizes":
-        raise InputError(
-            f"{data!r} holds sizes, not crystals",
-            hint="give the crystals or graphs that they were measured from",
+    if resume and outputs.output is None:
+        raise InputError("--resume without -o", hint="name the output of the interrupted run")
+    if predict_gpu is not None and device != "cpu":
+        raise InputError("--predict-gpu on a GPU", hint="it goes with --device cpu; on a GPU it is measured")
+    config = CalibrationConfig(probes=probes, largest=max_graphs, seed=seed)
+    probe = open_probe(device)
+    # Kept beside the output until that is written.
+    checkpoint = None if outputs.output is None else f"{outputs.output}.probes.jsonl"
+    interrupted = f"measured steps are in {checkpoint}; run the same command with --resume to continue"
+    with (
+        printer.steps() as steps,
+        nullcontext() if checkpoint is None else printer.note_on_interrupt(interrupted),
+    ):
+        model = load_workload(workload, probe.device)
+        samples, sizes = measure_samples(
+            model, data, steps, allow_pickle=allow_pickle, workers=workers, on_error=on_error
         )
-    made = load_workload(workload, probe.device)
-    sizes = measure_for(
-        made,
-        data,
-        opened,
-        **how,
-        progress=lambda done, total: steps.show("measuring sizes", done, total),
-    )
-    kept = sizes.settings.get("indices")
-    dataset: Any = opened if kept is None else Subset(opened, kept)  # type: ignore[arg-type]
-    calibration = calibrate(
-        made,
-        dataset,
-        sizes,
-        probe,
-        effort=effort,
-        context={"workload": workload},
-        **keep,
-        progress=lambda done, total: steps.show("calibrating", done, total),
-    )
-    if replay or probe.device != "cpu":
-        # The replay starts from a model that has done no step yet.
-        fresh = load_workload(workload, "cpu") if replay else made
-        try:
-            calibration = with_overheads(calibration, fresh, dataset, sizes, probe.device)
-        except Exception as error:
-            # The calibration is worth keeping without it: budgets then take what full devices were seen to need.
-            note(f"what the allocator reserves was not measured: {type(error).__name__}: {str(error)[:200]}")
-    return calibration, sizes
+        calibration = calibrate(
+            model,
+            samples,
+            sizes,
+            probe,
+            effort=config,
+            context={"workload": workload},
+            journal=checkpoint,
+            resume=resume,
+            progress=steps.of("calibrating"),
+        )
+        if predict_gpu is not None:
+            model = load_workload(workload, "cpu")  # the allocator is replayed from a model without any step
+        if predict_gpu is not None or device != "cpu":
+            calibration = _with_overheads(calibration, model, samples, sizes, device, printer)
+    if outputs.output is not None and checkpoint is not None:
+        calibration.save(outputs.output, force=outputs.force)
+        Path(checkpoint).unlink(missing_ok=True)
+        printer.note(f"written: {outputs.output}")
+    _print(calibration, sizes, batch_size, predict_gpu, printer)
 
 
-@contextmanager
-def _interrupts_named(journal: str | None, quiet: bool) -> Iterator[None]:
+def _with_overheads(
+    calibration: Calibration, model: Any, samples: Any, sizes: SizeTable, device: str, printer: Printer
+) -> Calibration:
+    """Add what the allocator reserves; without it budgets assume what full devices were seen to need."""
+    from nodebudget.analysis.device_budget import with_overheads
+
     try:
-        yield
-    except KeyboardInterrupt:
-        if journal is not None:
-            note(f"what was measured is in {journal}; the same command with --resume goes on from it", quiet=quiet)
-        raise
+        return with_overheads(calibration, model, samples, sizes, device)
+    except Exception as error:  # of any kind: the calibration is worth keeping without it
+        printer.note(
+            f"the memory that the allocator reserves was not measured: {type(error).__name__}: {str(error)[:200]}",
+            always=True,
+        )
+        return calibration
 
 
-def _as_record(calibration: Any) -> dict[str, Any]:
+def _print(calibration: Calibration, sizes: SizeTable, batch_size: int, capacity: int | None, printer: Printer) -> None:
+    from nodebudget.analysis.device_budget import SETTINGS, device_budget
     from nodebudget.calibration.memory_model import KIND, SCHEMA_VERSION
+    from nodebudget.report.text import budget_text, calibration_text
 
-    return {"kind": KIND, "schema_version": SCHEMA_VERSION, **calibration.to_dict()}
+    settings = SETTINGS if capacity is not None else ()
+    budgets = [device_budget(capacity or 0, calibration, setting=setting) for setting in settings]
+    record = {"kind": KIND, "schema_version": SCHEMA_VERSION, **calibration.to_dict()}
+    if budgets:
+        record["gpu_budget"] = {budget.setting: budget.to_dict() for budget in budgets}
+    printer.result(
+        record,
+        lambda: "\n\n".join([calibration_text(calibration, sizes, batch_size), *map(budget_text, budgets)]),
+    )

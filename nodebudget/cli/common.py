@@ -3,60 +3,22 @@
 from __future__ import annotations
 
 import json
-import os
-import sys
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, NoReturn, TypeVar
+from typing import Any, TypeVar
 
 import click
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from nodebudget.errors import NodeBudgetError, printable, printable_lines
+from nodebudget.cli.command import Command as Command
+from nodebudget.errors import printable_lines
 
 F = TypeVar("F", bound=Callable[..., Any])
 
 #: Called with the number of steps done and the number of all, where that is known.
 Report = Callable[[int, "int | None"], None]
-
-
-def refuse_usage(ctx: click.Context, error: click.UsageError) -> NoReturn:
-    """Say in one sentence what was wrong with the command line, and where to look; exit code 2."""
-    _complain(f"{error.format_message().rstrip('.')}; see '{ctx.command_path} --help'")
-    ctx.exit(2)
-
-
-class Command(click.Command):
-    """A command whose errors are one sentence on stderr and an exit code."""
-
-    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """Read the command line; say in one sentence what is wrong with it."""
-        try:
-            return super().parse_args(ctx, args)
-        except click.UsageError as error:
-            refuse_usage(ctx, error)
-
-    def invoke(self, ctx: click.Context) -> Any:
-        """Run the command; turn errors raised on purpose into exit codes."""
-        try:
-            return super().invoke(ctx)
-        except NodeBudgetError as error:
-            _complain(str(error))
-            ctx.exit(error.exit_code)
-        except OSError as error:
-            if isinstance(error, BrokenPipeError):
-                _silence(ctx)
-            # Folders that can't be read, disks that fail: the system's own words are the best there are.
-            _complain(f"{error.strerror or error}: {error.filename or 'a file'}; check it")
-            ctx.exit(2)
-
-
-def _silence(ctx: click.Context) -> None:
-    # The reader of our output went away (head, say). Python would complain once more at exit.
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    ctx.exit(0)
 
 
 def json_option(function: F) -> F:
@@ -85,20 +47,6 @@ def output_options(help_text: str) -> Callable[[F], F]:
     return add
 
 
-def check_picture(path: str, *, force: bool) -> None:
-    """Make sure, before the work starts, that a picture can be drawn there.
-
-    Raises:
-        InputError: See `nodebudget.utils.files.check_output`.
-        MissingError: matplotlib is not there.
-    """
-    from nodebudget.utils.files import check_output
-    from nodebudget.utils.optional_imports import require
-
-    check_output(path, force=force)
-    require("matplotlib")
-
-
 def print_json(value: Any) -> None:
     """Print one JSON object on stdout. NaN and infinities become null, which JSON has."""
     click.echo(json.dumps(_plain(value), indent=2, allow_nan=False))
@@ -114,10 +62,6 @@ def _plain(value: Any) -> Any:
     if isinstance(value, float) and not (abs(value) < float("inf")):
         return None
     return value
-
-
-def _complain(sentence: str) -> None:
-    click.echo(f"nodebudget: {printable(sentence)}", err=True)
 
 
 def say(text: str) -> None:

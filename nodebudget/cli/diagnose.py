@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import click
 
-from nodebudget.cli.common import Command, json_option, print_json, quiet_option, say
+from nodebudget.cli import options
+from nodebudget.cli.command import Command
+from nodebudget.cli.printer import Printer
 
 
 @click.command("diagnose", cls=Command, short_help="Rank the differences of two runs by their effect on device memory.")
@@ -13,16 +15,14 @@ from nodebudget.cli.common import Command, json_option, print_json, quiet_option
 @click.option("--data-a", type=click.Path(), help="Dataset of run A, to compare the samples too.")
 @click.option("--data-b", type=click.Path(), help="Dataset of run B.  [default: as run A]")
 @click.option("--calibration", type=click.Path(), help="Calibration of run A: with data, it predicts bytes.")
-@json_option
-@quiet_option
+@options.printer
 def command(
     run_a: str,
     run_b: str,
     data_a: str | None,
     data_b: str | None,
     calibration: str | None,
-    as_json: bool,
-    quiet: bool,
+    printer: Printer,
 ) -> None:
     """Rank the differences of two runs by their effect on device memory, with bytes and reasons.
 
@@ -47,7 +47,4 @@ def command(
         data_b=None if data_b is None else open_data(data_b),
         calibration=None if calibration is None else Calibration.load(calibration),
     )
-    if as_json:
-        print_json(diagnosis.to_dict())
-    else:
-        say(diagnosis_text(diagnosis))
+    printer.result(diagnosis.to_dict(), lambda: diagnosis_text(diagnosis))

@@ -1,36 +1,28 @@
-"""`nodebudget plan`: sizes and a budget → batches."""
+"""nodebudget plan."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from nodebudget.cli.common import (
-    Command,
-    json_option,
-    note,
-    output_options,
-    pickle_option,
-    print_json,
-    quiet_option,
-    say,
-)
-from nodebudget.cli.known import measure_known, model_options, open_calibration
+from nodebudget.cli import options
+from nodebudget.cli.command import Command
+from nodebudget.cli.inputs import measure_sizes, open_calibration
+from nodebudget.cli.printer import Printer
 from nodebudget.errors import InputError
-from nodebudget.report.console import PlainConsole
-from nodebudget.utils.byte_units import format_bytes, parse_bytes
-from nodebudget.utils.files import check_output
+from nodebudget.utils.byte_units import format_bytes
 
 if TYPE_CHECKING:
     from nodebudget.calibration.memory_model import Calibration
-    from nodebudget.sampling.budget import Budget
-    from nodebudget.sampling.plan import Plan
 
-_HELP = """Pack DATA into batches that keep to a budget, and say how even they are.
+F = TypeVar("F", bound=Callable[..., Any])
 
-DATA is what 'nodebudget measure' takes, sizes measured before (.npz, .csv, .parquet) among it. The budget is one or
-more caps, or a calibration with an amount of memory, or both. -o writes the batches.
+_HELP = """Pack DATA into batches within a budget, and report how even they are.
+
+DATA is anything that 'nodebudget measure' reads or writes. The budget is one or more of the --max options, or a
+--calibration with --memory, or both. -o writes the batches.
 
 \b
 Example:
@@ -38,74 +30,79 @@ Example:
 """
 
 
-@click.command("plan", cls=Command, help=_HELP, short_help="Pack a dataset into batches that keep to a budget.")
+def _maximum_option(name: str, help_text: str) -> Callable[[F], F]:
+    """Add an option for a whole number that may be written as 1e6; other numbers are refused with the budget."""
+
+    def whole(ctx: click.Context, param: click.Parameter, value: float | None) -> float | None:
+        return int(value) if value is not None and value.is_integer() else value
+
+    return click.option(name, type=float, callback=whole, help=help_text)
+
+
+@click.command("plan", cls=Command, help=_HELP, short_help="Pack a dataset into batches within a budget.")
 @click.argument("data", type=click.Path())
-@click.option("--max-nodes", type=float, help="Most nodes in a batch.")
-@click.option("--max-edges", type=float, help="Most edges in a batch.")
-@click.option("--max-line-edges", type=float, help="Most line-graph edges in a batch.")
-@click.option("--max-graphs", type=float, help="Most graphs in a batch.")
-@click.option("--calibration", type=click.Path(), help="What 'nodebudget calibrate' wrote; goes with --memory.")
-@model_options
-@click.option("--memory", help="Bytes that a training step may take at its peak, such as 40GiB.")
-@click.option("--capacity", help="Instead of --memory: bytes of the whole GPU; what PyTorch keeps is subtracted.")
+@_maximum_option("--max-nodes", "Maximum nodes per batch.")
+@_maximum_option("--max-edges", "Maximum edges per batch.")
+@_maximum_option("--max-line-edges", "Maximum line-graph edges per batch.")
+@_maximum_option("--max-graphs", "Maximum graphs per batch.")
+@options.calibration("Written by 'nodebudget calibrate'; needs --memory or --capacity.")
+@options.memory("--memory", "Peak memory of a training step, such as 40GiB.")
+@options.memory("--capacity", "Memory of the whole GPU, instead of --memory: subtracts what CUDA and PyTorch need.")
 @click.option(
     "--pack",
     type=click.Choice(["balanced", "dense", "sequential"]),
     default="balanced",
     show_default=True,
-    help="Even batches for training, fullest ones for inference, or dataset order.",
+    help="Even batches for training, fewest batches for inference, or batches in dataset order.",
 )
-@click.option("--seed", type=int, default=0, show_default=True, help="Where randomness comes from.")
-@click.option("--epoch", type=int, default=0, show_default=True, help="Which epoch's batches.")
-@click.option("--shuffle/--no-shuffle", default=True, show_default=True, help="Mix anew every epoch.")
-@click.option("--ranks", type=int, default=1, show_default=True, help="Processes that share the batches.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Random seed.")
+@click.option("--epoch", type=int, default=0, show_default=True, help="Epoch to plan.")
+@click.option("--shuffle/--no-shuffle", default=True, show_default=True, help="Reshuffle every epoch.")
+@click.option("--ranks", type=int, default=1, show_default=True, help="Number of ranks that share the batches.")
 @click.option(
     "--oversized",
     type=click.Choice(["raise", "skip", "alone"]),
     default="raise",
     show_default=True,
-    help="What happens to a graph that is over a cap on its own.",
+    help="What to do with a single graph over the budget: fail, leave it out, or give it a batch of its own.",
 )
-@output_options("Write the batches here: .json or .npz.")
-@pickle_option
-@json_option
-@quiet_option
+@options.outputs("Write the batches here: .json or .npz.", suffixes=(".json", ".npz"))
+@options.allow_pickle
+@options.printer
 def command(
     data: str,
-    max_nodes: float | None,
-    max_edges: float | None,
-    max_line_edges: float | None,
-    max_graphs: float | None,
-    calibration: str | None,
-    workload: str | None,
-    allow_mismatch: bool,
-    memory: str | None,
-    capacity: str | None,
+    max_nodes: int | None,
+    max_edges: int | None,
+    max_line_edges: int | None,
+    max_graphs: int | None,
+    calibration: options.CalibrationOptions,
+    memory: int | None,
+    capacity: int | None,
     pack: str,
     seed: int,
     epoch: int,
     shuffle: bool,
     ranks: int,
     oversized: str,
-    output: str | None,
-    force: bool,
+    outputs: options.Outputs,
     allow_pickle: bool,
-    as_json: bool,
-    quiet: bool,
+    printer: Printer,
 ) -> None:
     """Pack DATA into batches."""
-    caps = {"nodes": max_nodes, "edges": max_edges, "line_edges": max_line_edges, "graphs": max_graphs}
-    known = None
-    if calibration is not None:
-        known = open_calibration(calibration, workload=workload, allow_mismatch=allow_mismatch, quiet=quiet)
-    limits = _limits(caps, None if known is None else known.calibration, memory, capacity, quiet)
-    if output is not None:
-        _check(output, force)
+    from nodebudget.report.plan import plan_text
+    from nodebudget.sampling.budget import Budget
     from nodebudget.sampling.planner import make_plan
 
+    opened = open_calibration(calibration)
+    if capacity is not None:
+        memory = _memory_of(capacity, memory, opened.calibration, printer)
+    budget = Budget.make(max_nodes, max_edges, max_line_edges, max_graphs, opened.calibration, memory)
+    if opened.calibration is not None and budget.memory is not None:
+        _warn_if_far(budget.memory, opened.calibration.bound.reach, printer)
+    sizes = measure_sizes(data, opened, printer, allow_pickle=allow_pickle)
     plan = make_plan(
-        measure_known(data, known, quiet=quiet, allow_pickle=allow_pickle),
-        limits,
+        sizes,
+        budget,
         pack=pack,
         shuffle=shuffle,
         seed=seed,
@@ -113,84 +110,26 @@ def command(
         oversized=oversized,
         num_replicas=ranks,
     )
-    if output is not None:
-        plan.save(output, force=force)
-        note(f"{len(plan):,} batches in {output}", quiet=quiet)
-    if as_json:
-        print_json(plan.statistics())
-    else:
-        _show(plan)
+    if outputs.output is not None:
+        plan.save(outputs.output, force=outputs.force)
+        printer.note(f"{len(plan):,} batches in {outputs.output}")
+    printer.result(plan.statistics(), lambda: plan_text(plan))
 
 
-def _limits(
-    caps: dict[str, Any], known: Calibration | None, memory: str | None, capacity: str | None, quiet: bool
-) -> Budget:
-    from nodebudget.sampling.budget import Budget
-
-    for name, value in caps.items():
-        # click reads 1e6 as a float; what is no whole number is refused with the rest.
-        if value is not None and value == value // 1:
-            caps[name] = int(value)
-    if known is not None:
-        _warn(known, memory or capacity, quiet)
-    given = {f"max_{name}": value for name, value in caps.items()}
-    room = memory if capacity is None else _room(capacity, memory, known, quiet)
-    return Budget.make(**given, calibration=known, memory=room)
+def _warn_if_far(memory: int, largest: float, printer: Printer) -> None:
+    if memory > 2 * largest:
+        printer.note(
+            f"nodebudget: {format_bytes(memory)} is far more than the largest calibrated step took "
+            f"({format_bytes(largest)}); for a tighter prediction calibrate with a larger --max-graphs"
+        )
 
 
-def _warn(known: Calibration, memory: str | None, quiet: bool) -> None:
-    if memory is not None and parse_bytes(memory) > 2 * known.bound.reach:
-        reach = format_bytes(known.bound.reach)
-        note(f"the largest step that was measured took {reach}; calibrate with a larger --max-graphs", quiet=quiet)
-
-
-def _room(capacity: str, memory: str | None, known: Calibration | None, quiet: bool) -> int:
+def _memory_of(capacity: int, memory: int | None, calibration: Calibration | None, printer: Printer) -> int:
     from nodebudget.analysis.device_budget import device_budget
     from nodebudget.report.text import budget_text
 
-    if memory is not None or known is None:
+    if memory is not None or calibration is None:
         raise InputError("--capacity goes with --calibration and without --memory", hint="give one of the two")
-    budget = device_budget(parse_bytes(capacity), known)
-    note(budget_text(budget), quiet=quiet)
+    budget = device_budget(capacity, calibration)
+    printer.note(budget_text(budget))
     return budget.memory
-
-
-def _check(output: str, force: bool) -> None:
-    if not output.endswith((".json", ".npz")):
-        raise InputError(
-            f"{output!r} is no file of a plan", limit="suffix .json, .npz", hint="choose one of these suffixes"
-        )
-    check_output(output, force=force)
-
-
-def _show(plan: Plan) -> None:
-    from nodebudget.report.text import table_of
-
-    found = plan.statistics()
-    counts, even = found["graphs_per_batch"], found["balanced"]
-    rows = [
-        ["batches", f"{found['batches']:,}"],
-        ["lower bound", f"{found['lower_bound']:,}"],
-        ["fill", f"{found['fill']:.1%}"],
-        ["graphs a batch", f"{counts['mean']:.1f} ± {counts['std']:.1f}"],
-        [f"{even['column']} a batch, mean", plan.show_load(even["mean"])],
-        [f"{even['column']} a batch, max", plan.show_load(even["max"])],
-        [f"{even['column']} a batch, CV", f"{even['cv']:.2%}"],
-        ["oversized graphs", f"{found['oversized']:,}"],
-    ]
-    say(f"{found['graphs']:,} graphs, {plan.limits.describe()} a batch")
-    PlainConsole().print(table_of(["", "plan"], rows))
-    say(_advice(plan))
-
-
-def _advice(plan: Plan) -> str:
-    found = plan.statistics()
-    mean = found["graphs_per_batch"]["mean"]
-    if found["oversized"]:
-        what = "are left out of training" if plan.oversized_policy == "skip" else "go over the budget on their own"
-        return f"{found['oversized']:,} graphs {what}: raise the budget if that is not meant."
-    if mean < 4:
-        return f"Only {mean:.1f} graphs fit in a batch: a larger budget gives steadier gradients."
-    if plan.pack == "balanced":
-        return f"Compare with batch_size={mean:.0f}: as many graphs a step, and so the same learning rate."
-    return "Meant for inference and validation: --pack balanced gives even batches for training."

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING
 
 import click
 
-from nodebudget.cli.common import Command, json_option, note, print_json, quiet_option, say, warnings_as_notes
-from nodebudget.cli.devices import device_options, resolve_device
-from nodebudget.cli.progress import Steps
+from nodebudget.cli import options
+from nodebudget.cli.command import Command
+from nodebudget.cli.printer import Printer
 from nodebudget.errors import InputError
-from nodebudget.utils.byte_units import format_bytes, parse_bytes
+from nodebudget.utils.byte_units import format_bytes
 from nodebudget.utils.optional_imports import require
 
 if TYPE_CHECKING:
@@ -22,28 +22,31 @@ if TYPE_CHECKING:
 
 
 @click.command("quickstart", cls=Command)
-@device_options
+@options.device(prefer_gpu=True)
 @click.option("-o", "--output", "folder", default="nodebudget-quickstart", show_default=True, help="Folder of results.")
-@click.option("--batch-size", default=16, show_default=True, type=click.IntRange(1), help="Of the fixed runs.")
-@click.option("--memory", help="The budget, such as 2GiB.  [default: predicted memory of a mean batch of large cells]")
+@click.option(
+    "--batch-size",
+    default=16,
+    show_default=True,
+    type=click.IntRange(1),
+    help="Graphs per batch of the fixed runs.",
+)
+@options.memory("--memory", "The budget, such as 2GiB.  [default: predicted memory of a mean batch of large cells]")
 @click.option("--probes", default=24, show_default=True, help="Training steps to calibrate with.")
 @click.option("--hidden-features", default=128, show_default=True, type=click.IntRange(1), help="Width of ALIGNN.")
 @click.option("--limit", type=click.IntRange(10), help="Maximum number of crystals of each dataset.")
-@click.option("--seed", default=0, show_default=True, type=click.IntRange(0), help="Random seed.")
-@json_option
-@quiet_option
+@options.seed("Random seed.")
+@options.printer
 def command(
-    gpu: int | None,
-    device: str | None,
+    device: str,
     folder: str,
     batch_size: int,
-    memory: str | None,
+    memory: int | None,
     probes: int,
     hidden_features: int,
     limit: int | None,
     seed: int,
-    as_json: bool,
-    quiet: bool,
+    printer: Printer,
 ) -> None:
     """Run the whole way on crystals that come with pymatgen.
 
@@ -57,9 +60,9 @@ def command(
     from nodebudget.analysis.quickstart import QuickstartConfig, run_quickstart
 
     config = QuickstartConfig(
-        device=resolve_device(gpu, device, prefer_gpu=True),
+        device=device,
         batch_size=batch_size,
-        memory=None if memory is None else parse_bytes(memory),
+        memory=memory,
         probes=probes,
         hidden_features=hidden_features,
         limit=limit,
@@ -68,15 +71,18 @@ def command(
     # Fail before the minutes of work.
     require("matplotlib")
     path = _make_folder(Path(folder))
-    with warnings_as_notes(quiet=quiet), Steps(quiet=quiet) as steps:
+    with printer.steps() as steps:
         result = run_quickstart(config, steps.show)
     files = _write(path, result)
-    if as_json:
-        sizes = {name: table.statistics() for name, table in result.sizes.items()}
-        calibration = result.calibration.to_dict()
-        print_json({**result.to_dict(), "sizes": sizes, "files": files, "calibration": calibration})
-    else:
-        _print(result, files, quiet=quiet)
+    record = {
+        **result.to_dict(),
+        "sizes": {name: table.statistics() for name, table in result.sizes.items()},
+        "files": files,
+        "calibration": result.calibration.to_dict(),
+    }
+    printer.result(record, lambda: _text(result))
+    if not printer.as_json:
+        printer.note("\n".join(["\nWritten:", *(f"  {name}: {file}" for name, file in files.items())]))
 
 
 def _make_folder(folder: Path) -> Path:
@@ -110,15 +116,17 @@ def _write(folder: Path, result: Quickstart) -> dict[str, str]:
     return {name: str(path) for name, path in files.items()}
 
 
-def _print(result: Quickstart, files: dict[str, str], *, quiet: bool) -> None:
+def _text(result: Quickstart) -> str:
     from nodebudget.report.text import calibration_text, runs_table
 
-    say(calibration_text(result.calibration, result.sizes["large cells"], result.batch_size, "the large cells"))
-    say(f"\nMemory budget of both datasets: {format_bytes(result.memory)}")
-    say(runs_table(result.runs))
+    lines = [
+        calibration_text(result.calibration, result.sizes["large cells"], result.batch_size, "the large cells"),
+        f"\nMemory budget of both datasets: {format_bytes(result.memory)}",
+        runs_table(result.runs),
+    ]
     dropped = sum(run["graphs_left_out"] for run in result.runs if run["batching"] == "fixed")
     if dropped:
-        say(f"The fixed runs drop {dropped} crystals in incomplete last batches; the budget runs train on all.")
-    note("\nWritten:", quiet=quiet)
-    for name, file in files.items():
-        note(f"  {name}: {file}", quiet=quiet)
+        lines.append(
+            f"The fixed runs drop {dropped} crystals in incomplete last batches; the budget runs drop none."
+        )
+    return "\n".join(lines)

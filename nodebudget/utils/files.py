@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import os
-import secrets
 import tokenize
 import zipfile
 import zlib
@@ -129,6 +128,8 @@ def write_whole(path: str | os.PathLike[str], write: Callable[[BinaryIO], object
     Raises:
         InputError: See `check_output`; also when the disk is full or the folder can't be written.
     """
+    import secrets  # imports OpenSSL, which commands that write nothing do without
+
     target = check_output(path, force=force)
     temporary = target.with_name(f".{target.name}.{secrets.token_hex(4)}.part")
     try:

@@ -175,4 +175,4 @@ def test_sizes_of_other_graphs_are_noted(of_four, tmp_path):
     ):
         done = CliRunner().invoke(main, command)
         assert done.exit_code == 0, done.stderr
-        assert "are of other graphs than the calibration: neighbors 12 instead of 4" in done.stderr
+        assert "were measured on other graphs than the calibration: neighbors 12 instead of 4" in done.stderr

@@ -63,7 +63,7 @@ def test_json_and_file(data, tmp_path):
 def test_the_table_for_people(data):
     result = call(data)
     assert result.exit_code == 0
-    for word in ("12 graphs", "mean", "total", "line edges"):
+    for word in ("12 graphs", "mean", "total", "line-graph edges"):
         assert word in result.stdout
     assert call(data, "-q").stderr == ""
 

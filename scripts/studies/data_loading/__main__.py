@@ -14,31 +14,28 @@ if __name__ == "__main__":
 
 from data_loading import Options, run_study
 from data_loading.report import study_text
-from nodebudget.cli.common import Command, json_option, print_json, quiet_option, say
-from nodebudget.cli.devices import device_options, resolve_device
-from nodebudget.cli.progress import Steps
+from nodebudget.cli import options
+from nodebudget.cli.command import Command
+from nodebudget.cli.printer import Printer
 from nodebudget.datasets.example_crystals import example_datasets
 from nodebudget.datasets.readers.open_dataset import open_data
 from nodebudget.errors import InputError
 
 
 @click.command("data_loading", cls=Command)
-@device_options
+@options.device(prefer_gpu=True)
 @click.option("--data", type=click.Path(), help="Crystals to train on.  [default: pymatgen's AFLOW prototypes]")
 @click.option("--batch-size", default=16, show_default=True, type=int, help="Crystals per batch.")
 @click.option("--workers", default=2, show_default=True, type=int, help="Worker processes, in the runs that have some.")
 @click.option("--limit", default=96, show_default=True, type=int, help="Maximum number of crystals.")
-@json_option
-@quiet_option
+@options.printer
 def main(
-    gpu: int | None,
-    device: str | None,
+    device: str,
     data: str | None,
     batch_size: int,
     workers: int,
     limit: int,
-    as_json: bool,
-    quiet: bool,
+    printer: Printer,
 ) -> None:
     """Measure what pin_memory, num_workers, a graph cache and a cache of text encodings do to memory.
 
@@ -49,13 +46,10 @@ def main(
     Example:
       python scripts/studies/data_loading --device cpu
     """
-    options = Options(resolve_device(gpu, device, prefer_gpu=True), batch_size, workers, limit)
-    with Steps(quiet=quiet) as steps:
-        study = run_study(_crystals(data), options, steps.show)
-    if as_json:
-        print_json(study.to_dict())
-    else:
-        say(study_text(study))
+    config = Options(device, batch_size, workers, limit)
+    with printer.steps() as steps:
+        study = run_study(_crystals(data), config, steps.show)
+    printer.result(study.to_dict(), lambda: study_text(study))
 
 
 def _crystals(path: str | None) -> Any:

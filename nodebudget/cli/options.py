@@ -1,0 +1,204 @@
+"""Options that several commands share, each defined once."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, BinaryIO, TypeVar
+
+import click
+
+from nodebudget.cli.printer import Printer
+from nodebudget.errors import InputError
+from nodebudget.utils.byte_units import parse_bytes
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def memory(name: str, help_text: str) -> Callable[[F], F]:
+    """Add an option that takes an amount of memory, such as 40GiB; pass bytes."""
+    return click.option(name, type=parse_bytes, metavar="SIZE", help=help_text)
+
+
+def printer(function: F) -> F:
+    """Add `--json` and `-q`; pass a `Printer` as `printer`, which also prints warnings."""
+
+    @functools.wraps(function)
+    def command(*args: Any, printer: Printer, **options: Any) -> Any:
+        with printer.warnings_as_notes():
+            return function(*args, printer=printer, **options)
+
+    as_json = click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout and nothing else.")
+    quiet = click.option("-q", "--quiet", is_flag=True, help="Print no progress and no notes.")
+    return _grouped("printer", Printer, as_json, quiet)(command)  # type: ignore[return-value]
+
+
+def device(*, prefer_gpu: bool = False) -> Callable[[F], F]:
+    """Add `--gpu N` and `--device NAME`; pass "cpu" or "cuda:N" as `device`.
+
+    Args:
+        prefer_gpu: Without either option use GPU 0 if there is one, else the CPU. By default one must be given.
+    """
+
+    def device_name(gpu: int | None, device: str | None) -> str:
+        if gpu is not None and device is not None:
+            raise InputError("--gpu and --device together", hint="give one of them")
+        if gpu is None and device is None and not prefer_gpu:
+            raise InputError("no device", hint="give --gpu 0, or --device cpu")
+        if gpu is None and device is None:
+            import torch
+
+            return "cuda:0" if torch.cuda.is_available() else "cpu"
+        return device or f"cuda:{gpu}"
+
+    default = "  [default: GPU 0, else the CPU]" if prefer_gpu else ""
+    return _grouped(
+        "device",
+        device_name,
+        click.option("--gpu", type=click.IntRange(0), help="Index of the CUDA device."),
+        click.option("--device", help=f"cpu or cuda:N, instead of --gpu.{default}"),
+    )
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """Files that a command writes.
+
+    Attributes:
+        output: Value of `-o`.
+        plot: Value of `--plot`.
+        force: Overwrite existing files.
+    """
+
+    output: str | None = None
+    plot: str | None = None
+    force: bool = False
+
+    def check(self, suffixes: tuple[str, ...]) -> Outputs:
+        """Check before the work starts that the files can be written.
+
+        Raises:
+            InputError: A file exists and `force` is not set, it can't be written, or `output` has another suffix.
+            MissingError: A plot is wanted and matplotlib is not installed.
+        """
+        from nodebudget.utils.files import check_output
+        from nodebudget.utils.optional_imports import require
+
+        if suffixes and self.output is not None and not self.output.endswith(suffixes):
+            raise InputError(
+                f"unsupported file format {self.output!r}",
+                limit=f"supported: {', '.join(suffixes)}",
+                hint="give one of these suffixes",
+            )
+        for path in (self.output, self.plot):
+            if path is not None:
+                check_output(path, force=self.force)
+        if self.plot is not None:
+            require("matplotlib")
+        return self
+
+    def draw(self, draw: Callable[[BinaryIO], object], printer: Printer) -> None:
+        """Write the plot, if one is wanted, with a function that takes an open file."""
+        if self.plot is not None:
+            from nodebudget.utils.files import write_whole
+
+            write_whole(self.plot, draw, force=self.force)
+            printer.note(f"written: {self.plot}")
+
+
+def outputs(output: str | None = None, *, suffixes: tuple[str, ...] = (), plot: str | None = None) -> Callable[[F], F]:
+    """Add `-o`, `--plot` or both, and `--force`; pass checked `Outputs` as `outputs`.
+
+    Args:
+        output: Help of `-o`; None leaves it out.
+        suffixes: File formats that `-o` supports; empty: any.
+        plot: Help of `--plot`; None leaves it out.
+    """
+    options = [click.option("--force", is_flag=True, help="Overwrite existing files.")]
+    if plot is not None:
+        options.insert(0, click.option("--plot", type=click.Path(), help=plot))
+    if output is not None:
+        options.insert(0, click.option("-o", "--output", type=click.Path(), help=output))
+    return _grouped("outputs", lambda **values: Outputs(**values).check(suffixes), *options)
+
+
+@dataclass(frozen=True)
+class CalibrationOptions:
+    """A calibration that a command uses, if any, and the model that it is used for.
+
+    Attributes:
+        calibration: Path of the record.
+        workload: Name of the workload that is trained.
+        allow_mismatch: Accept a calibration of another model.
+    """
+
+    calibration: str | None
+    workload: str | None
+    allow_mismatch: bool
+
+
+allow_mismatch = click.option("--allow-mismatch", is_flag=True, help="Accept a calibration of another model.")
+
+
+def calibration(help_text: str) -> Callable[[F], F]:
+    """Add `--calibration`, `--workload` and `--allow-mismatch`; pass `CalibrationOptions` as `calibration`."""
+    text = "Workload that you train, as for calibrate; a calibration of another model is then refused."
+    return _grouped(
+        "calibration",
+        CalibrationOptions,
+        click.option("--calibration", type=click.Path(), help=help_text),
+        click.option("--workload", help=text),
+        allow_mismatch,
+    )
+
+
+def workload(function: F) -> F:
+    """Add `--workload`, `--data` and `--allow-pickle`."""
+    text = "alignn, alignn-pure, module:attribute, or a TOML file such as configs/alignn.toml."
+    function = allow_pickle(function)
+    function = click.option("--data", required=True, help="Crystals or graphs, as for 'nodebudget measure'.")(function)
+    return click.option("--workload", default="alignn", show_default=True, help=text)(function)
+
+
+def seed(help_text: str) -> Callable[[F], F]:
+    """Add `--seed`."""
+    return click.option("--seed", default=0, show_default=True, type=click.IntRange(0), help=help_text)
+
+
+allow_pickle = click.option(
+    "--allow-pickle",
+    is_flag=True,
+    help="Read an LMDB of pickled graphs. Unpickling can run code: use it only for files that you trust.",
+)
+
+on_error = click.option(
+    "--on-error",
+    type=click.Choice(["raise", "skip"]),
+    default="raise",
+    show_default=True,
+    help="What to do with a crystal that can't be read.",
+)
+
+
+def _grouped(name: str, make: Callable[..., Any], *options: Callable[[Any], Any]) -> Callable[[F], F]:
+    """Add options whose values reach the command as one argument, made by `make`."""
+
+    def none() -> None: ...
+
+    for option in options:
+        option(none)
+    names = [parameter.name for parameter in none.__click_params__]  # type: ignore[attr-defined]
+
+    def add(function: F) -> F:
+        @functools.wraps(function)
+        def command(*args: Any, **values: Any) -> Any:
+            group = {key: values.pop(key) for key in names}
+            return function(*args, **{name: make(**group)}, **values)
+
+        decorated: Any = command
+        for option in reversed(options):
+            decorated = option(decorated)
+        return decorated  # type: ignore[no-any-return]
+
+    return add
