@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import json
 import re
-import sys
 
 import click
 import pytest
 from crystals import entries
 from paths import ROOT
-from shown import commands_in, run_page
+from shown import commands_in, folder_of_a_page, run_page
 
 from nodebudget.cli import main
 from nodebudget.errors import NodeBudgetError
@@ -26,16 +25,10 @@ def name_of(page):
 
 
 @pytest.fixture
-def folder(tmp_path, monkeypatch):
-    """A folder of its own, and nothing left of modules that a page's workloads were imported from."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "path", [*sys.path])
-    before = set(sys.modules)
+def folder(tmp_path):
     (tmp_path / "crystals.json").write_text(json.dumps(entries(most=4, count=40)))
-    yield tmp_path
-    for name in set(sys.modules) - before:
-        if str(tmp_path) in str(getattr(sys.modules[name], "__file__", "")):
-            del sys.modules[name]
+    with folder_of_a_page(tmp_path):
+        yield tmp_path
 
 
 #: Pages that train for longest; what they show has tests of its own (test_readme, test_elastic_ddp, test_text).
@@ -64,6 +57,16 @@ def test_commands_and_options_that_a_page_names_exist(page):
         assert command is not None, f"nodebudget {text}"
         named = {word.partition("=")[0] for word in words if re.match(r"--?[a-zA-Z]", word)}
         assert named <= {*options_of(command), "--help", "-h"}, f"nodebudget {text}"
+
+
+def test_files_of_the_repository_that_a_page_names_exist():
+    named = [
+        (page, name)
+        for page in (*PAGES, ROOT / "README.md", ROOT / "CONTRIBUTING.md")
+        for name in re.findall(r"\b(?:nodebudget|tests|scripts|configs)/[\w./-]+\w", page.read_text())
+    ]
+    assert len(named) > 50
+    assert [f"{name_of(page)}: {name}" for page, name in named if not (ROOT / name).exists()] == []
 
 
 def test_files_and_exit_codes_are_those_of_the_package():

@@ -1,4 +1,4 @@
-"""Rooms of the package: each imports only those below it, and importing nodebudget loads no framework."""
+"""Layers of the package: each imports only those below it, and importing nodebudget loads no framework."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from pathlib import Path
 import pytest
 from draw_architecture import (
     FILES,
+    LAYERS,
     PACKAGE,
     PICTURE,
-    ROOMS,
     graph,
     graph_in,
     imported_files,
     imported_names,
-    room_of,
+    layer_of,
     tree_of,
 )
 
@@ -47,7 +47,7 @@ def calls_in(path: Path) -> set[str]:
 
 def test_the_rooms_are_these_twelve() -> None:
     names = {path.name.removesuffix(".py") for path in PACKAGE.iterdir() if not path.name.startswith("__")}
-    assert names - {"py.typed", "schemas"} == set(ROOMS)
+    assert names - {"py.typed", "schemas"} == set(LAYERS)
     without_docstring = [
         in_package(path) for path in FILES if path.name == "__init__.py" and not ast.get_docstring(tree_of(path))
     ]
@@ -59,7 +59,7 @@ def test_a_room_imports_only_rooms_below_it() -> None:
         f"{in_package(path)} imports {in_package(other)}"
         for path in FILES
         for other in imported_files(path)
-        if ROOMS.index(room_of(other)) < ROOMS.index(room_of(path))
+        if LAYERS.index(layer_of(other)) < LAYERS.index(layer_of(path))
     ]
     refuse(upward)
 
@@ -71,7 +71,7 @@ def test_no_file_imports_the_top_of_the_package_or_modules_by_name() -> None:
     by_name = {in_package(path) for path in FILES if {"import_module", ".import_module"} & calls_in(path)}
     by_name -= {"cli/__init__.py", "utils/optional_imports.py", "workloads/registry.py"}
     refuse([f"{name} imports the top of the package" for name in imports_top])
-    refuse([f"{name} has a relative import, which hides the room" for name in relative])
+    refuse([f"{name} has a relative import, which hides the layer" for name in relative])
     refuse([f"{name} imports modules by name" for name in by_name])
 
 
@@ -117,7 +117,7 @@ def test_rooms_that_do_without_torch() -> None:
 
 def test_nothing_below_the_command_line_prints() -> None:
     prints = [in_package(path) for path in FILES if "print" in calls_in(path)]
-    prints += [in_package(path) for path in FILES if ".echo" in calls_in(path) and room_of(path) != "cli"]
+    prints += [in_package(path) for path in FILES if ".echo" in calls_in(path) and layer_of(path) != "cli"]
     refuse(prints)
 
 
@@ -137,7 +137,7 @@ def too_large(path: Path) -> Iterator[str]:
         arguments = [argument.arg for argument in (*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs)]
         count = len(arguments) - (arguments[:1] == ["self"])
         # A sampler takes each budget by a keyword of its own; click hands each option over likewise.
-        if count > 10 and room_of(path) != "cli" and path.name not in ("sampler.py", "stream_batcher.py", "budget.py"):
+        if count > 10 and layer_of(path) != "cli" and path.name not in ("sampler.py", "stream_batcher.py", "budget.py"):
             yield f"{where} takes {count} arguments"
 
 
