@@ -48,6 +48,7 @@ NUMBERS = [
     "tests/utils/test_foundations.py",
     "tests/sampling/test_packing_laws.py",
     "tests/sampling/test_plan.py",
+    "tests/sampling/test_same_plan.py",
     "tests/sampling/test_sampler_laws.py",
     "tests/calibration/test_memory_model.py",
     "tests/sampling/test_budget.py",

@@ -75,7 +75,7 @@ def ladder(sizes: SizeTable, calibration: Calibration, memory: int, count: int) 
     if items.oversized().any():
         make_plan(sizes, limits)
     needs = items.values[0]
-    room = items.caps[0]
+    room = items.maxima[0]
     assert room is not None
     least, most = int(needs.max()), min(room, int(needs.sum()))
     rooms = np.ceil(np.geomspace(least, max(most, least), count))

@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 BYTES = "predicted bytes"
 
 #: Columns that are not whole numbers are packed as parts of their cap, rounded up: 2^40 of them make the cap, fewer
-#: where so many batches would not fit in 63 bits.
-_PARTS, _FEWER_PARTS = 2**40, 2**32
+#: where the parts of all graphs would not fit in 62 bits.
+_PARTS_BITS = 40
 
 #: More than any machine has; numbers up to here can be compared and added without overflow.
 _MOST_BYTES = 2.0**61
@@ -125,7 +125,11 @@ class Budget:
     def _room(self, fixed: float) -> int:
         assert self.calibration is not None
         assert self.memory is not None
-        return math.floor(min(self.calibration.room(self.memory) - fixed, _MOST_BYTES / 2))
+        mean = self.calibration.room(self.memory)
+        if mean < self.memory:
+            # Quantiles differ in their last digits between versions of scipy: down to a millionth of the memory.
+            mean -= mean % (self.memory * 2.0**-20)
+        return math.floor(min(mean - fixed, _MOST_BYTES / 2))
 
     def describe(self) -> str:
         """Say the caps in one line."""
@@ -234,12 +238,13 @@ def _whole_bytes(needs: npt.NDArray[np.float64], room: int) -> npt.NDArray[np.in
 def _whole_column(values: npt.NDArray[Any], cap: float | None) -> tuple[npt.NDArray[np.int64], int | None]:
     if values.dtype.kind == "i":
         return values, None if cap is None else math.floor(cap)
-    total = float(values.sum())
-    scale = float(cap if cap is not None else max(total, 1e-300))
-    parts = _PARTS if total / scale < 2**20 else _FEWER_PARTS
+    # By powers of two and single operations, whose results do not depend on the order in which a processor adds.
+    bits = min(_PARTS_BITS, 61 - len(values).bit_length())
+    if cap is None:
+        largest = math.frexp(float(values.max(initial=0)))[1]
+        return np.ceil(np.ldexp(values, bits - largest)).astype(np.int64), None
     # Over twice the cap it no longer matters by how much.
-    shares = np.ceil(np.minimum(values / scale, 2.0) * parts)
-    return shares.astype(np.int64), None if cap is None else parts
+    return np.ceil(np.minimum(values / float(cap), 2.0) * 2.0**bits).astype(np.int64), 2**bits
 
 
 def _whole(name: str, value: Any) -> int:

@@ -99,11 +99,13 @@ class EpochProgress:
 
     Attributes:
         began: Steps of each rank in this epoch before the last change.
+        checked: Whether the ranks were found to have the same plan.
     """
 
     def __init__(self, source: PlanProvider, epoch: int, before: EpochProgress | None = None, steps: int = 0) -> None:
         self.source, self.epoch, self.before, self.steps = source, epoch, before, steps
         self.began: int = 0 if before is None else before.began + steps
+        self.checked = False
 
     def __len__(self) -> int:
         """Steps of each rank in the whole epoch."""

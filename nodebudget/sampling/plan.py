@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from collections.abc import Iterator, Mapping
@@ -148,7 +149,7 @@ class Plan:
         if not len(inside):
             return 1.0
         taken = self._items[1].take(inside)
-        most = [] if taken.most is None else [len(inside) / taken.most]
+        most = [] if taken.max_graphs is None else [len(inside) / taken.max_graphs]
         return float(max([*taken.shares(), *most]) / (len(self) - alone))
 
     def statistics(self) -> dict[str, Any]:
@@ -175,6 +176,14 @@ class Plan:
             "seed": self.seed,
             "epoch": self.epoch,
         }
+
+    def fingerprint(self) -> str:
+        """Return a hash of the batches and their order, the same on every machine: 64 hexadecimal digits."""
+        digest = hashlib.sha256()
+        for array in (self.indices, self.offsets):
+            for first in range(0, len(array), 2**20):
+                digest.update(array[first : first + 2**20].astype("<i8").tobytes())
+        return digest.hexdigest()
 
     def show_load(self, value: float) -> str:
         """Write an amount of the balanced column for people."""

@@ -25,7 +25,7 @@ class SavedPlan:
     """What the file of a plan holds: the batches, not the sizes of their graphs.
 
     Attributes:
-        about: Statistics (`nodebudget.sampling.plan.Plan.statistics`), `limits` and `data`, the fingerprint of the sizes.
+        about: Statistics (`nodebudget.sampling.plan.Plan.statistics`), `limits`, and `data`, a hash of the sizes.
         indices: The graphs, batch by batch, shape (graphs in batches,).
         offsets: Where each batch starts in `indices`, shape (batches + 1,).
     """

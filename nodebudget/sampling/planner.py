@@ -15,19 +15,16 @@ from nodebudget.sampling.budget import Budget
 from nodebudget.sampling.oversized import too_large
 from nodebudget.sampling.packing.batch_count import (
     BatchCount,
-    deal_epoch,
-    epoch_rng,
-    mixed,
-    settle,
+    assign_epoch,
+    count_batches,
+    exchange_packing,
     shuffle_equal_sizes,
 )
-from nodebudget.sampling.packing.batch_grid import BatchGrid
+from nodebudget.sampling.packing.batch_grid import Batches, BatchGrid, Ints
 from nodebudget.sampling.packing.ordered import best_fit, next_fit, split
+from nodebudget.sampling.packing.reproducible import RandomStream, shuffled_rows
 from nodebudget.sampling.plan import Plan as Plan
 from nodebudget.utils.checks import check_choice, check_count
-
-Ints = npt.NDArray[np.integer[Any]]
-Batches = tuple[Ints, npt.NDArray[np.int64]]
 
 PACKS = ("balanced", "dense", "sequential")
 POLICIES = ("raise", "skip", "alone")
@@ -45,7 +42,11 @@ def make_plan(
     num_replicas: int = 1,
     balance: str | None = None,
 ) -> Plan:
-    """Plan the batches of an epoch: the same arguments give the same plan, on any machine.
+    """Plan the batches of an epoch: the same arguments give the same plan, on any machine and with any numpy.
+
+    Random numbers are raw words of numpy's PCG64, seeded by SeedSequence, which numpy keeps the same in all versions.
+    Sorts are stable, and decisions are made on whole numbers, so that no plan depends on the order in which a processor
+    adds.
 
     Args:
         sizes: One row a graph.
@@ -114,7 +115,7 @@ class Planner:
 
     def __len__(self) -> int:
         """Batches of every epoch, over all ranks."""
-        return self._alone + self._settled.batches
+        return self._alone + self._count.batches
 
     @property
     def lower_bound(self) -> int:
@@ -122,20 +123,20 @@ class Planner:
         return self._alone + self.items.lower_bound()
 
     @cached_property
-    def _settled(self) -> BatchCount:
-        """The number of batches, of no epoch and no rank, so that all agree without a word."""
+    def _count(self) -> BatchCount:
+        """The number of batches, the same for every epoch and rank, so that ranks need not exchange it."""
         if not len(self.items):
-            found = BatchCount(-self._alone % self.num_replicas)
+            count = BatchCount(-self._alone % self.num_replicas)
         elif self.pack == "balanced":
-            found = settle(self.items, self.num_replicas, self._alone, self.seed if self.shuffle else None)
+            count = count_batches(self.items, self.num_replicas, self._alone, self.seed if self.shuffle else None)
         else:
             graphs, offsets = (best_fit if self.pack == "dense" else next_fit)(self.items)
-            batches = len(offsets) - 1
-            wanted = batches + -(batches + self._alone) % self.num_replicas
-            found = BatchCount(wanted, (graphs, split(offsets, min(wanted, len(graphs)))))
-        if found.batches > len(self.items):
-            raise self._too_few(found.batches)
-        return found
+            fewest = len(offsets) - 1
+            batches = fewest + -(fewest + self._alone) % self.num_replicas
+            count = BatchCount(batches, (graphs, split(offsets, min(batches, len(graphs)))))
+        if count.batches > len(self.items):
+            raise self._too_few(count.batches)
+        return count
 
     def plan(self, epoch: int = 0) -> Plan:
         """Plan an epoch."""
@@ -157,50 +158,53 @@ class Planner:
         )
 
     def _batches(self, epoch: int) -> Batches:
-        settled, shuffle = self._settled, self.shuffle and self.pack != "sequential"
-        # Apart from what deals the graphs, so that the deal may be one that was made before.
-        rng = np.random.default_rng([self.seed, epoch, 1]) if shuffle else None
+        count = self._count
+        # Apart from the stream that assigns graphs, so that the assignment may be one that was made before.
+        stream = RandomStream(self.seed, epoch, 1) if self.shuffle and self.pack != "sequential" else None
         if not len(self.items):
             return self.oversized, np.arange(self._alone + 1)
-        if self.pack == "sequential" and settled.known is not None:
-            return self._with_alone(*settled.known, rng)
-        deal = self._deal(epoch, rng)
-        if deal is None:
-            assert settled.known is not None
-            return self._with_alone(*self._ragged(*settled.known, rng), rng)
-        order = np.arange(deal.batches) if rng is None and self.num_replicas == 1 else None
-        if order is None:
-            order = steps(deal.loads[0], 1 if self._alone else self.num_replicas, rng)
-        return self._with_alone(*deal.batches_in_order(order), rng)
+        if self.pack == "sequential" and count.packing is not None:
+            return self._with_alone(*count.packing, stream)
+        grid = self._assignment(epoch, stream)
+        if grid is None:
+            assert count.packing is not None
+            return self._with_alone(*self._equal_sizes_shuffled(*count.packing, stream), stream)
+        if stream is None and self.num_replicas == 1:
+            order: Ints = np.arange(grid.batches)
+        else:
+            order = steps(grid.loads[0], 1 if self._alone else self.num_replicas, stream)
+        return self._with_alone(*grid.batches_in_order(order), stream)
 
-    def _deal(self, epoch: int, rng: np.random.Generator | None) -> BatchGrid | None:
-        settled = self._settled
+    def _assignment(self, epoch: int, stream: RandomStream | None) -> BatchGrid | None:
+        count = self._count
         if self.pack == "dense":
-            return mixed(self.items, settled, rng, even=False)
+            return exchange_packing(self.items, count, stream, balanced=False)
         # Kept beyond the first plan, it would double the memory.
         self.forget_first()
-        if settled.first is not None and epoch == 0:
-            return settled.first
-        return deal_epoch(self.items, settled, None if rng is None else epoch_rng(self.seed, epoch))
+        if count.first is not None and epoch == 0:
+            return count.first
+        return assign_epoch(self.items, count, None if stream is None else RandomStream(self.seed, epoch))
 
-    def _ragged(self, graphs: Ints, offsets: npt.NDArray[np.int64], rng: np.random.Generator | None) -> Batches:
-        if rng is not None:
-            graphs = shuffle_equal_sizes(self.items, graphs, rng)
+    def _equal_sizes_shuffled(
+        self, graphs: Ints, offsets: npt.NDArray[np.int64], stream: RandomStream | None
+    ) -> Batches:
+        if stream is not None:
+            graphs = shuffle_equal_sizes(self.items, graphs, stream)
         loads = np.add.reduceat(self.items.values[0][graphs], offsets[:-1])
-        return _reordered(graphs, offsets, steps(loads, 1 if self._alone else self.num_replicas, rng))
+        return _reordered(graphs, offsets, steps(loads, 1 if self._alone else self.num_replicas, stream))
 
     def forget_first(self) -> None:
-        """Let go the deal that showed how many batches do: it takes as much memory as all else."""
-        if "_settled" in self.__dict__:
-            self._settled = replace(self._settled, first=None)
+        """Free the assignment that showed how many batches suffice: it takes as much memory as all else."""
+        if "_count" in self.__dict__:
+            self._count = replace(self._count, first=None)
 
     def __getstate__(self) -> dict[str, Any]:
         state = dict(self.__dict__)
-        if "_settled" in state:
-            state["_settled"] = replace(state["_settled"], first=None)
+        if "_count" in state:
+            state["_count"] = replace(state["_count"], first=None)
         return state
 
-    def _with_alone(self, graphs: Ints, offsets: npt.NDArray[np.int64], rng: np.random.Generator | None) -> Batches:
+    def _with_alone(self, graphs: Ints, offsets: npt.NDArray[np.int64], stream: RandomStream | None) -> Batches:
         if self._inside is not None:
             graphs = self._inside[graphs]
         if not self._alone:
@@ -208,10 +212,10 @@ class Planner:
         graphs = np.concatenate([graphs, self.oversized])
         offsets = np.concatenate([offsets, offsets[-1] + 1 + np.arange(self._alone)])
         if self.pack == "sequential":
-            order = np.argsort(graphs[offsets[:-1]], kind="stable")
+            order: Ints = np.argsort(graphs[offsets[:-1]], kind="stable")
         else:
             values = self.limits.columns(self.sizes, self.names[0])[1].values[0]
-            order = steps(np.add.reduceat(values[graphs], offsets[:-1]), self.num_replicas, rng)
+            order = steps(np.add.reduceat(values[graphs], offsets[:-1]), self.num_replicas, stream)
         return _reordered(graphs, offsets, order)
 
     def _check_enough(self) -> None:
@@ -230,26 +234,26 @@ class Planner:
         )
 
 
-def steps(loads: npt.NDArray[Any], num_replicas: int, rng: np.random.Generator | None) -> npt.NDArray[np.intp]:
+def steps(loads: npt.NDArray[Any], num_replicas: int, stream: RandomStream | None) -> Ints:
     """Order batches so that the ranks of a step have like loads, and steps and ranks come at random.
 
     Args:
         loads: Load of each batch, shape (batches,), a multiple of `num_replicas`.
-        num_replicas: Batches of a step.
-        rng: Where randomness comes from; None keeps steps ascending.
+        num_replicas: Batches per step.
+        stream: Random numbers; None keeps steps ascending.
 
     Returns:
         Batches in order, shape (batches,).
     """
     if num_replicas == 1:
-        return np.arange(len(loads)) if rng is None else rng.permutation(len(loads))
-    groups = np.argsort(loads, kind="stable").reshape(-1, num_replicas)
-    if rng is not None:
-        groups = rng.permuted(rng.permutation(groups), axis=1)
+        return np.arange(len(loads)) if stream is None else stream.permutation(len(loads))
+    groups: Ints = np.argsort(loads, kind="stable").reshape(-1, num_replicas)
+    if stream is not None:
+        groups = shuffled_rows(groups[stream.permutation(len(groups))], stream)
     return groups.ravel()
 
 
-def _reordered(graphs: Ints, offsets: npt.NDArray[np.int64], order: npt.NDArray[np.intp]) -> Batches:
+def _reordered(graphs: Ints, offsets: npt.NDArray[np.int64], order: Ints) -> Batches:
     counts = np.diff(offsets)[order]
     starts = np.concatenate([[0], np.cumsum(counts)])
     # Every graph's place: where its batch began before, and how far into the batch it stands.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 from collections.abc import Iterator, Mapping
@@ -20,7 +21,9 @@ from nodebudget.sampling.oversized import name_oversized
 from nodebudget.sampling.plan import Plan
 from nodebudget.sampling.state import STATE_VERSION, checked_state, fingerprints
 from nodebudget.utils.checks import check_count
+from nodebudget.utils.distributed import are_the_ranks, differing_ranks
 from nodebudget.utils.distributed import world_and_rank as world_and_rank
+from nodebudget.utils.version import __version__
 
 if TYPE_CHECKING:
     from nodebudget.calibration.memory_model import Calibration
@@ -33,9 +36,13 @@ class NodeBudgetSampler(Sampler[list[int]]):
     """Batches within a budget, each with nearly the same load and the same number of graphs.
 
     Every epoch holds every graph once, in as many batches as every other epoch. Iterating twice gives the
-    same batches; call `set_epoch` before each epoch for new ones, on every rank alike. Ranks need no word
-    between them: each works out the same plan and takes its share, so all have equally many batches, and in each step
-    nearly the same load.
+    same batches; call `set_epoch` before each epoch for new ones, on every rank alike. Each rank computes the same plan
+    and takes its share, so that all have equally many batches, and in each step nearly the same load.
+
+    Under torch.distributed the ranks compare hashes of their plans when the first batch of a plan is taken, and all of
+    them raise an `InputError` where these differ. This is a collective: iterate on every rank, as training loops do. To
+    look at batches on one rank only, use `plan`. Samplers whose `num_replicas` and `rank` are not those of the default
+    process group are not compared.
 
     Goes into `batch_sampler=` of torch's `DataLoader`, of PyTorch Geometric's, and of DGL's `GraphDataLoader`, where
     `use_ddp` stays False: this sampler shares out the ranks' batches itself.
@@ -92,13 +99,13 @@ class NodeBudgetSampler(Sampler[list[int]]):
                 logged once), or "alone" (a batch of its own, logged once).
             num_replicas: Number of ranks; by default torch.distributed's where it is initialised, else 1.
             rank: This process's rank; by default torch.distributed's, else 0.
-            pack: "balanced" (default), "dense" or "sequential"; see `nodebudget.sampling.planner.make_plan` for what each
-                costs and what it does to training.
+            pack: "balanced" (default), "dense" or "sequential"; see `nodebudget.sampling.planner.make_plan` for what
+                each costs and what it does to training.
             max_columns: Caps on further columns of the sizes, by name.
             balance: Column that is balanced between batches and ranks; by default predicted bytes, or the cap that
                 asks for the most batches. "time" balances what `time_model` predicts, so that ranks wait less for
                 each other; the caps are kept all the same.
-            time_model: Seconds of a step, as `nodebudget tune` fits them (`nodebudget.calibration.time_model.TimeModel`).
+            time_model: Seconds of a step, as `nodebudget tune` fits them.
             share: A folder in which the ranks of a machine share plans: one rank works a plan out, the others map it.
                 For many millions of graphs; by default each rank works it out.
 
@@ -231,6 +238,7 @@ class NodeBudgetSampler(Sampler[list[int]]):
     def _batches(self, course: EpochProgress, start: int, changes: int) -> Iterator[list[int]]:
         # Only now, at the first batch: loaders with workers make iterators that they never use.
         self._resume = 0
+        self._check_ranks(course, start)
         # Where crystals were left out of the sizes, the dataset still has them: its indices are others.
         kept = self.sizes.settings.get("indices")
         for place, batch in enumerate(course.plan.rank_batches(self.rank, start - course.began), start):
@@ -242,6 +250,32 @@ class NodeBudgetSampler(Sampler[list[int]]):
                 )
             self._consumed = place + 1
             yield batch if kept is None else [kept[row] for row in batch]
+
+    def _check_ranks(self, course: EpochProgress, start: int) -> None:
+        """Raise, on every rank, where their plans differ: crystals would come twice, and ranks would wait for ever."""
+        if course.checked or not are_the_ranks(self.num_replicas, self.rank):
+            return
+        settings = [self._fingerprints["settings"], self.limits.to_dict()]
+        values = {
+            "the dataset, or its order": self._fingerprints["data"],
+            "the budget, pack, shuffle, oversized or balance": json.dumps(settings),
+            "the seed": str(self._source.recipe.seed),
+            "the epoch (set_epoch)": str(course.epoch),
+            "the batches consumed": f"{start} {course.stretches()}",
+            "the version of nodebudget": __version__,
+            "the batches": course.plan.fingerprint(),
+        }
+        differing = differing_ranks(values)
+        if differing:
+            if len(differing) > 1:
+                # A consequence of the others.
+                differing.pop("the batches", None)
+            raise InputError(
+                f"the ranks have planned different batches: {_named(differing)}",
+                limit="every rank must plan the same",
+                hint="make the sampler alike on every rank, from the same dataset in the same order",
+            )
+        course.checked = True
 
     @cached_property
     def _fingerprints(self) -> dict[str, str]:
@@ -312,3 +346,11 @@ class NodeBudgetSampler(Sampler[list[int]]):
             f"NodeBudgetSampler({len(self.sizes)} graphs, {len(self)} batches, {self.limits.describe()}, "
             f"rank {self.rank} of {self.num_replicas})"
         )
+
+
+def _named(differing: Mapping[str, list[int]]) -> str:
+    """Name what differs between ranks, and where."""
+    parts = []
+    for name, ranks in differing.items():
+        parts.append(f"{name} of rank{'s' if len(ranks) > 1 else ''} {', '.join(map(str, ranks))}")
+    return ", ".join(parts)

@@ -155,9 +155,9 @@ class NodeBudgetBatcher(IterableDataset[list[Any]]):
     def _full(self, table: SizeTable) -> int:
         """Return how many of the oldest samples make a whole number of full batches."""
         items = self.limits.columns(table)[1]
-        parts = [np.cumsum(values) / cap for values, cap in items.capped]
-        if items.most is not None:
-            parts.append(np.arange(1, len(table) + 1) / items.most)
+        parts = [np.cumsum(values) / cap for values, cap in items.limited]
+        if items.max_graphs is not None:
+            parts.append(np.arange(1, len(table) + 1) / items.max_graphs)
         share = np.max(parts, axis=0)
         return int(np.searchsorted(share, int(share[-1] / _FILL) * _FILL, side="right"))
 

@@ -69,8 +69,8 @@ def judge(sizes: SizeTable, limits: Budget, graphs: np.ndarray, counts: np.ndarr
     """Say how even batches are, and count what is wrong with them."""
     items = limits.columns(sizes)[1]
     where = np.repeat(np.arange(len(counts)), counts)
-    loads = [np.bincount(where, values[graphs], len(counts)) for values, _ in items.capped]
-    caps = [cap for _, cap in items.capped]
+    loads = [np.bincount(where, values[graphs], len(counts)) for values, _ in items.limited]
+    caps = [cap for _, cap in items.limited]
     over = np.any([load > cap for load, cap in zip(loads, caps, strict=True)], axis=0)
     came = np.bincount(graphs, minlength=len(sizes))
     first = loads[0]

@@ -19,9 +19,9 @@ import numpy as np
 
 from nodebudget import SizeTable
 from nodebudget.sampling.budget import Budget
-from nodebudget.sampling.packing.balancing import level
-from nodebudget.sampling.packing.batch_count import epoch_rng, shuffled
+from nodebudget.sampling.packing.balancing import Target, balance
 from nodebudget.sampling.packing.batch_grid import BatchGrid
+from nodebudget.sampling.packing.reproducible import RandomStream, shuffled
 from nodebudget.sampling.planner import Planner
 
 GOAL_SORTS, GOAL_BYTES = 2.5, 100.0
@@ -84,22 +84,18 @@ def peak_bytes(sizes: SizeTable, limits: Budget) -> int:
 def stages(planner: Planner, batches: int) -> dict[str, float]:
     """Time the parts of an epoch's plan one by one."""
     items = planner.items
-    values, cap = items.lean
-    start = time.perf_counter()
-    order = shuffled(len(items), epoch_rng(0, 1))
-    shuffle = time.perf_counter()
-    deal = BatchGrid(order, [values], batches)
-    dealt = time.perf_counter()
-    level(deal, [float("inf") if cap is None else cap], [1.0])
-    levelled = time.perf_counter()
-    deal.batches_in_order(epoch_rng(0, 1).permutation(batches))
-    end = time.perf_counter()
-    return {
-        "shuffle": shuffle - start,
-        "deal": dealt - shuffle,
-        "level": levelled - dealt,
-        "read out": end - levelled,
-    }
+    values, maximum = items.compact_columns[0]
+    times = [time.perf_counter()]
+    order = shuffled(len(items), RandomStream(0, 1))
+    times.append(time.perf_counter())
+    grid = BatchGrid.of_order(order, batches)
+    grid.use([values])
+    times.append(time.perf_counter())
+    balance(grid, [Target(maximum)])
+    times.append(time.perf_counter())
+    grid.batches_in_order(RandomStream(0, 1).permutation(batches))
+    times.append(time.perf_counter())
+    return dict(zip(("shuffle", "assign", "balance", "read out"), np.diff(times).tolist(), strict=True))
 
 
 def show(rows: list[dict[str, Any]]) -> None:

@@ -57,7 +57,7 @@ def test_bytes_are_never_rounded_over_the_memory(memory: int, fixed: float, seed
     names, items = limits.columns(sizes)
     assert names == (BYTES,)
     whole = int(items.values[0].sum())
-    cap = items.caps[0]
+    cap = items.maxima[0]
     assert cap is not None
     exact = math.fsum(known.graph_bytes(sizes).tolist())
     assert whole >= exact
@@ -69,7 +69,7 @@ def test_columns_of_fractions_keep_their_cap() -> None:
     sizes = SizeTable.from_counts([1, 1, 1, 1], weight=[0.5, 0.25, 0.25, 1.5])
     names, items = Budget.make(max_columns={"weight": 1.0}).columns(sizes)
     assert names == ("weight",)
-    cap = items.caps[0]
+    cap = items.maxima[0]
     assert cap is not None
     assert items.values[0][:3].sum() <= cap
     assert items.values[0][1:].sum() > cap

@@ -9,9 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nodebudget.sampling.packing.batch_count import deal_epoch, mixed, settle
+from nodebudget.sampling.packing.batch_count import assign_epoch, count_batches, exchange_packing
 from nodebudget.sampling.packing.items import Items
 from nodebudget.sampling.packing.ordered import best_fit, next_fit, split
+from nodebudget.sampling.packing.reproducible import RandomStream
 
 
 @st.composite
@@ -50,30 +51,30 @@ def check(items: Items, graphs: np.ndarray, offsets: np.ndarray) -> None:
     assert sorted(graphs.tolist()) == list(range(len(items)))
     counts = np.diff(offsets)
     assert counts.min() >= 1
-    assert items.most is None or counts.max() <= items.most
-    for values, cap in items.capped:
+    assert items.max_graphs is None or counts.max() <= items.max_graphs
+    for values, cap in items.limited:
         assert np.add.reduceat(values[graphs], offsets[:-1]).max() <= cap
     assert len(counts) >= items.lower_bound()
 
 
 @given(packable(), st.integers(0, 3))
 def test_a_deal_keeps_every_cap_in_every_epoch(items: Items, multiple: int) -> None:
-    settled = settle(items, max(multiple, 1))
+    settled = count_batches(items, max(multiple, 1))
     if settled.batches > len(items):
         assert multiple > 1
         return
     assert settled.batches % max(multiple, 1) == 0
     for seed in (None, 0, 1):
-        deal = deal_epoch(items, settled, None if seed is None else np.random.default_rng(seed))
+        deal = assign_epoch(items, settled, None if seed is None else RandomStream(seed))
         check(items, *deal.batches_in_order(np.arange(deal.batches)))
         assert deal.batches == settled.batches
 
 
 @given(packable())
 def test_exchanges_keep_every_cap(items: Items) -> None:
-    settled = settle(items)
+    settled = count_batches(items)
     for even in (False, True):
-        deal = mixed(items, settled, np.random.default_rng(0), even=even)
+        deal = exchange_packing(items, settled, RandomStream(0), balanced=even)
         check(items, *deal.batches_in_order(np.arange(deal.batches)))
 
 
@@ -90,8 +91,8 @@ def test_next_fit_keeps_every_cap_and_the_order(items: Items) -> None:
     assert graphs.tolist() == list(range(len(items)))
     for start, end in itertools.pairwise(offsets[:-1]):
         # A batch ends only where the next graph does not fit.
-        over = [values[start : end + 1].sum() > cap for values, cap in items.capped]
-        assert any(over) or (items.most is not None and end - start == items.most)
+        over = [values[start : end + 1].sum() > cap for values, cap in items.limited]
+        assert any(over) or (items.max_graphs is not None and end - start == items.max_graphs)
 
 
 @given(st.integers(1, 60), st.data())
@@ -108,13 +109,13 @@ def test_split_halves_until_there_are_enough(graphs: int, data: st.DataObject) -
 def test_the_lower_bound_counts_graphs_over_half_a_cap() -> None:
     items = Items((np.array([6, 6, 6, 1]),), (10,))
     assert items.lower_bound() == 3
-    assert settle(items).batches == 3
+    assert count_batches(items).batches == 3
 
 
 def test_whole_numbers_beyond_the_precision_of_floats_keep_the_cap() -> None:
     big = 2**53
     items = Items((np.array([big + 1, big + 1, big, big]),), (2 * big + 1,))
-    deal = deal_epoch(items, settle(items), np.random.default_rng(0))
+    deal = assign_epoch(items, count_batches(items), RandomStream(0))
     check(items, *deal.batches_in_order(np.arange(deal.batches)))
     assert deal.batches == 2
 
@@ -125,13 +126,13 @@ def test_batches_are_few_and_even(spread: float, batch: int) -> None:
     rng = np.random.default_rng(1)
     values = np.maximum(1, rng.lognormal(3, spread, 20_000) * 100).astype(np.int64)
     items = Items((values,), (int(np.ceil(values.mean() * batch)),))
-    if values.max() * 2 > items.caps[0]:
+    if values.max() * 2 > items.maxima[0]:
         pytest.skip("a graph is over half the cap")
-    settled = settle(items)
+    settled = count_batches(items)
     bound = items.lower_bound()
     assert settled.batches <= max(bound * 1.005, bound + 1)
     for seed in range(3):
-        deal = deal_epoch(items, settled, np.random.default_rng(seed))
+        deal = assign_epoch(items, settled, RandomStream(seed))
         loads = deal.loads[0]
         assert deal.counts.std() <= 0.025 * deal.counts.mean()
         assert loads.std() <= 0.005 * loads.mean() or spread == 0
@@ -145,7 +146,7 @@ def test_caps_that_bind_different_graphs_are_filled_together() -> None:
     edges = np.concatenate([frames * 8, dense * 40]).astype(np.int64) + 1
     order = rng.permutation(len(nodes))
     items = Items((nodes[order], edges[order]), (int(nodes.mean() * 32), int(edges.mean() * 32)))
-    settled = settle(items)
+    settled = count_batches(items)
     assert settled.batches <= 1.02 * items.lower_bound()
-    deal = deal_epoch(items, settled, np.random.default_rng(0))
+    deal = assign_epoch(items, settled, RandomStream(0))
     check(items, *deal.batches_in_order(np.arange(deal.batches)))

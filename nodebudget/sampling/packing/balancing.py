@@ -1,95 +1,128 @@
-"""Levelling a deal by exchanging graphs between two batches, and mixing one that must keep its caps."""
+"""Balancing of batches by exchanging graphs between two of them, and random exchanges that keep all maxima.
+
+All decisions are made on whole numbers, or on single floating-point operations of them, and no order depends on how
+ties fall: the same exchanges are made on every machine.
+"""
 
 from __future__ import annotations
 
-import math
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from nodebudget.sampling.packing.batch_grid import BatchGrid
+from nodebudget.sampling.packing.reproducible import RandomStream, stable_argsort
 
 Ints = npt.NDArray[np.integer[Any]]
-Array = npt.NDArray[Any]
+Bools = npt.NDArray[np.bool_]
 
-#: Levelling stops where the loads' standard deviation is this part of their mean.
-LEVEL = 1e-3
+#: Batches are balanced where the loads' standard deviation is one part in so many of their mean.
+_BALANCED = 1000
 
-#: A graph changes batch, so that graph counts differ, only where a batch is off by more than this part.
-OFF = 5e-3
+#: A graph changes batch, so that graph counts differ, only where a batch is off by more than one part in so many.
+_OFF = 200
 
-#: Rounds of eight swap passes and a pass of moves, at most.
+#: Maximum number of rounds of eight passes of swaps and one of moves.
 _ROUNDS = 8
 
-#: Exchanges that are weighed at once.
-_MANY = 300_000
+#: Exchanges that are compared at once.
+_EXCHANGES = 300_000
 
 
-def _narrow(apart: Array, grid: Array) -> Array:
-    # The type of the grid halves the traffic, as long as twice a difference fits in.
-    return apart.astype(grid.dtype) if grid.dtype == np.int32 and abs(apart).max(initial=0) < 2**29 else apart
+class Target(NamedTuple):
+    """What a column of the grid should reach.
+
+    Attributes:
+        maximum: Largest load of a batch, or None.
+        scale: Load that counts as 1 when columns are compared.
+        weight: How much differences in this column matter beside those in others.
+    """
+
+    maximum: int | None
+    scale: float = 1.0
+    weight: float = 1.0
 
 
-def level(deal: BatchGrid, caps: list[float], weights: list[float], most: int | None = None) -> None:
-    """Exchange graphs until every batch has nearly the same load and none is over a cap, as far as that goes.
+def balance(grid: BatchGrid, targets: Sequence[Target], max_graphs: int | None = None) -> None:
+    """Exchange graphs until all batches have nearly the same load and none is over a maximum, as far as possible.
 
     Args:
-        deal: Changed in place.
-        caps: For each column what a batch may hold.
-        weights: For each column how much it matters, to be multiplied with its differences.
-        most: Most graphs that a batch may hold, or None.
+        grid: Changed in place.
+        targets: One for each column of the grid.
+        max_graphs: Maximum number of graphs per batch, or None.
     """
     for round_ in range(_ROUNDS):
         for turn in range(8 * round_, 8 * round_ + 8):
-            over, even_enough = _over(deal, caps), _is_even(deal)
-            if even_enough and not over.any():
+            over, balanced = _over(grid, targets), is_balanced(grid.loads[0])
+            if balanced and not over.any():
                 return
-            # Once all is even but for batches over a cap, or now and then while these are few, they alone count.
-            share = 64 if len(caps) == 1 else 4
-            few = 0 < np.count_nonzero(over) <= deal.batches // share + 4
-            if few and (even_enough or turn % 2):
-                _best_swaps(deal, caps, weights, turn, over)
+            # Once all are balanced but a few are over a maximum, or now and then while these are few, they alone count.
+            share = 64 if len(targets) == 1 else 4
+            few = 0 < np.count_nonzero(over) <= grid.batches // share + 4
+            if few and (balanced or turn % 2):
+                _best_swaps(grid, targets, turn, over)
             else:
-                _swap_pass(deal, weights, turn, over if even_enough else None)
-        if not _move_pass(deal, caps, weights, most) and not _over(deal, caps).any():
+                _swap_pass(grid, targets, turn, over if balanced else None)
+        if not _move_pass(grid, targets, max_graphs) and not _over(grid, targets).any():
             return
 
 
-def _is_even(deal: BatchGrid) -> bool:
-    load = deal.loads[0]
-    mean = float(load.mean())
-    # Whole numbers can't all be the mean; the nearest that they come to it are the two next to it.
-    least = math.sqrt((mean % 1) * (1 - mean % 1)) if load.dtype.kind == "i" else 0.0
-    return bool(load.std() <= max(LEVEL * mean, 1.01 * least))
+def is_balanced(load: Ints) -> bool:
+    """Return whether the standard deviation of whole numbers is 0.1% of their mean, or the least that it can be.
+
+    Exact, so that it is the same everywhere: numpy's `std` depends on the order in which a processor adds.
+    """
+    batches, total = len(load), int(load.sum())
+    mean, rest = divmod(total, batches)
+    # Whole numbers whose mean is not whole are at best the two next to it: variance f (1 - f), f = rest / batches.
+    # Both sides times batches²; 1% more standard deviation than that counts as the least.
+    variance = max(total * total // _BALANCED**2, rest * (batches - rest) * 102 // 100)
+    apart = load - mean
+    largest = max(int(apart.max()), -int(apart.min()))
+    # So that the sum of squares stays within 63 bits.
+    shift = max(0, 2 * largest.bit_length() + batches.bit_length() - 62 + 1) // 2
+    squares = int(np.square(apart >> shift).sum()) << 2 * shift
+    return batches * squares - rest * rest <= variance
 
 
-def _over(deal: BatchGrid, caps: list[float]) -> npt.NDArray[np.bool_]:
-    over = np.zeros(deal.batches, dtype=bool)
-    for load, cap in zip(deal.loads, caps, strict=True):
-        over |= load > cap
+def _over(grid: BatchGrid, targets: Sequence[Target]) -> Bools:
+    over = np.zeros(grid.batches, dtype=bool)
+    for load, target in zip(grid.loads, targets, strict=True):
+        if target.maximum is not None:
+            over |= load > target.maximum
     return over
 
 
-def _pairs(deal: BatchGrid, turn: int, least: float) -> tuple[Ints, Ints]:
-    """Pair the heaviest batch with the lightest, and so on inwards, by one column, as far as they differ."""
-    load = deal.loads[turn % len(deal.loads)]
-    order = np.argsort(load)
+def _part_of_mean(load: Ints, parts: int) -> int:
+    """Return the mean over `parts`, rounded down: a whole number is over it where it is over the exact one."""
+    return int(load.sum()) // (parts * len(load))
+
+
+def _pairs(grid: BatchGrid, turn: int, least: int) -> tuple[Ints, Ints]:
+    """Pair the heaviest batch and the lightest, and so on inwards, by one column, while they differ by over `least`."""
+    load = grid.loads[turn % len(grid.loads)]
+    order = stable_argsort(load)
     half = len(order) // 2
     light, heavy = order[:half], order[::-1][:half]
     apart = int(np.count_nonzero(load[heavy] - load[light] > least))
     return heavy[:apart], light[:apart]
 
 
-def _pairs_over(deal: BatchGrid, turn: int, over: npt.NDArray[np.bool_]) -> tuple[Ints, Ints]:
-    """Pair the batches over a cap with light ones, others at every turn."""
+def _pairs_over(grid: BatchGrid, targets: Sequence[Target], turn: int, over: Bools) -> tuple[Ints, Ints]:
+    """Pair the batches over a maximum with light ones, others at every turn."""
     heavy = np.flatnonzero(over)
-    light = np.argsort(np.max(deal.loads, axis=0) if len(deal.loads) > 1 else deal.loads[0])
+    if len(targets) == 1:
+        light = stable_argsort(grid.loads[0])
+    else:
+        scaled = [load / target.scale for load, target in zip(grid.loads, targets, strict=True)]
+        light = np.argsort(np.max(scaled, axis=0), kind="stable")
     light = light[~over[light]][: max(64, 2 * len(heavy))]
     if len(light):
         light = np.roll(light, -(turn * len(heavy)) % len(light))
-    some = min(len(heavy), len(light))
-    return heavy[:some], light[:some]
+    pairs = min(len(heavy), len(light))
+    return heavy[:pairs], light[:pairs]
 
 
 class _Gap:
@@ -100,160 +133,162 @@ class _Gap:
     """
 
     def __init__(
-        self, deal: BatchGrid, heavy: Ints, light: Ints, weights: list[float], caps: list[float] | None = None
+        self, grid: BatchGrid, heavy: Ints, light: Ints, targets: Sequence[Target], *, keep_maxima: bool = False
     ) -> None:
         self.apart = [
-            _narrow(load[heavy] - load[light], grid) for load, grid in zip(deal.loads, deal.values, strict=True)
+            _narrow(load[heavy] - load[light], values) for load, values in zip(grid.loads, grid.values, strict=True)
         ]
-        self._weights = weights
-        # How far apart two loads may be before the larger one is over its cap: their sum stays what it is.
-        self._free: list[Array] | None = None
-        if caps is not None and len(caps) > 1:
-            sums = [load[heavy] + load[light] for load in deal.loads]
-            self._free = [np.maximum(2 * cap - both, 0) for cap, both in zip(caps, sums, strict=True)]
+        self._targets = targets
+        # How far apart two loads may be before the larger one is over its maximum: their sum stays what it is.
+        self._free: list[Ints | None] = []
+        if keep_maxima and len(targets) > 1:
+            for load, target in zip(grid.loads, targets, strict=True):
+                both, maximum = load[heavy] + load[light], target.maximum
+                self._free.append(None if maximum is None else np.maximum(2 * maximum - both, 0))
 
-    def after(self, gain: list[Array]) -> list[Array]:
+    def after(self, gain: Sequence[Ints]) -> list[Ints]:
         """Return how far they are apart once values that differ by `gain` are exchanged."""
         return [now - 2 * change for now, change in zip(self.apart, gain, strict=True)]
 
-    def closer(self, after: list[Array]) -> npt.NDArray[np.bool_]:
-        """Tell where `after` is better than now."""
+    def closer(self, after: Sequence[Ints]) -> Bools:
+        """Return where `after` is better than now."""
         return np.asarray(self.cost(after) < self.cost(self.apart))
 
-    def cost(self, parts: list[Array]) -> Array:
+    def cost(self, apart: Sequence[Ints]) -> npt.NDArray[Any]:
         """Return how bad it is to be so far apart."""
-        if len(parts) == 1:
-            return np.abs(parts[0])
-        cost = sum((part * weight) ** 2 for part, weight in zip(parts, self._weights, strict=True))
-        if self._free is not None:
-            # What is over a cap outweighs all levelness.
-            cost = cost * 1e-3 + sum(
-                np.maximum(np.abs(part) - free, 0) ** 2 for part, free in zip(parts, self._free, strict=True)
-            )
+        if len(apart) == 1:
+            return np.abs(apart[0])
+        columns = list(zip(apart, self._targets, strict=True))
+        cost = sum(np.square(gap * (target.weight / target.scale)) for gap, target in columns)
+        if self._free:
+            # What is over a maximum outweighs all balance.
+            cost = cost * 1e-3
+            for (gap, target), free in zip(columns, self._free, strict=True):
+                if free is not None:
+                    cost = cost + np.square(np.maximum(np.abs(gap) - free, 0) / target.scale)
         return np.asarray(cost)
 
-    def update(self, chosen: Ints, after: list[Array]) -> None:
+    def update(self, chosen: Ints, after: Sequence[Ints]) -> None:
         """Note that the chosen pairs are as far apart as in `after` now."""
-        for part, found in zip(self.apart, after, strict=True):
-            part[chosen] = found[chosen]
+        for gap, new in zip(self.apart, after, strict=True):
+            gap[chosen] = new[chosen]
 
     def keep(self, chosen: Ints) -> None:
         """Forget all other pairs."""
-        self.apart = [part[chosen] for part in self.apart]
-        self._free = None if self._free is None else [part[chosen] for part in self._free]
+        self.apart = [gap[chosen] for gap in self.apart]
+        self._free = [None if free is None else free[chosen] for free in self._free]
 
 
-def _swap_pass(deal: BatchGrid, weights: list[float], turn: int, over: npt.NDArray[np.bool_] | None) -> None:
-    column = turn % len(deal.loads)
-    least = max(LEVEL / 2 * float(deal.loads[column].mean()), 1.0 if deal.loads[0].dtype.kind == "i" else 0.0)
-    heavy, light = _pairs(deal, turn, least) if over is None else _pairs_over(deal, turn, over)
+def _narrow(apart: Ints, values: Ints) -> Ints:
+    # The type of the values halves the traffic, as long as twice a difference fits in.
+    narrow = values.dtype == np.int32 and abs(apart).max(initial=0) < 2**29
+    return apart.astype(values.dtype) if narrow else apart
+
+
+def _swap_pass(grid: BatchGrid, targets: Sequence[Target], turn: int, over: Bools | None) -> None:
+    column = turn % len(grid.loads)
+    least = max(_part_of_mean(grid.loads[column], 2 * _BALANCED), 1)
+    heavy, light = _pairs(grid, turn, least) if over is None else _pairs_over(grid, targets, turn, over)
     if not len(heavy):
         return
-    gap = _Gap(deal, heavy, light, weights)
-    rows, sure = int(deal.counts.max()), int(deal.counts.min())
+    gap = _Gap(grid, heavy, light, targets)
+    rows, full = int(grid.counts.max()), int(grid.counts.min())
     for step in range(rows):
         # Another turn compares other rows of the same two batches.
         row, other = (step + 7 * turn) % rows, (step + 10 * turn) % rows
-        gain = [grid[row].take(heavy) - grid[other].take(light) for grid in deal.values]
+        gain = [values[row].take(heavy) - values[other].take(light) for values in grid.values]
         after = gap.after(gain)
         wanted = gap.closer(after)
-        if max(row, other) >= sure:
-            wanted &= (row < deal.counts[heavy]) & (other < deal.counts[light])
+        if max(row, other) >= full:
+            wanted &= (row < grid.counts[heavy]) & (other < grid.counts[light])
         chosen = np.flatnonzero(wanted)
         if len(chosen):
-            deal.swap(row, heavy[chosen], other, light[chosen])
-            deal.shift(heavy[chosen], light[chosen], [change[chosen] for change in gain])
+            grid.swap(row, heavy[chosen], other, light[chosen])
+            grid.shift_loads(heavy[chosen], light[chosen], [change[chosen] for change in gain])
             gap.update(chosen, after)
         if step % 4 == 3:
-            keep = np.flatnonzero(np.abs(gap.apart[column]) > least)
-            if not len(keep):
+            apart = np.flatnonzero(np.abs(gap.apart[column]) > least)
+            if not len(apart):
                 return
-            if len(keep) < 0.8 * len(heavy):
-                heavy, light = heavy[keep], light[keep]
-                gap.keep(keep)
+            if len(apart) < 0.8 * len(heavy):
+                heavy, light = heavy[apart], light[apart]
+                gap.keep(apart)
 
 
-def _best_swaps(
-    deal: BatchGrid, caps: list[float], weights: list[float], turn: int, over: npt.NDArray[np.bool_]
-) -> None:
-    """For batches over a cap, while they are few, make the best of all exchanges with a light batch."""
+def _best_swaps(grid: BatchGrid, targets: Sequence[Target], turn: int, over: Bools) -> None:
+    """For batches over a maximum, while they are few, make the best of all exchanges with a light batch."""
     # Of long batches another part at every turn.
-    rows = min(int(deal.counts.max()), 512)
-    heavy, light = _pairs_over(deal, turn, over)
-    some = max(1, _MANY // rows**2)
-    heavy, light = heavy[:some], light[:some]
+    longest = int(grid.counts.max())
+    rows = min(longest, 512)
+    heavy, light = _pairs_over(grid, targets, turn, over)
+    pairs = max(1, _EXCHANGES // rows**2)
+    heavy, light = heavy[:pairs], light[:pairs]
     if not len(heavy):
         return
-    row = (np.arange(rows) + turn * rows) % int(deal.counts.max())
-    free = (row[:, None] >= deal.counts[heavy])[:, None] | (row[:, None] >= deal.counts[light])[None]
-    gap = _Gap(deal, heavy, light, weights, caps)
+    row = (np.arange(rows) + turn * rows) % longest
+    free = (row[:, None] >= grid.counts[heavy])[:, None] | (row[:, None] >= grid.counts[light])[None]
+    gap = _Gap(grid, heavy, light, targets, keep_maxima=True)
     for _ in range(8):
-        gain = [grid[row[:, None], heavy][:, None] - grid[row[:, None], light][None] for grid in deal.values]
+        gain = [values[row[:, None], heavy][:, None] - values[row[:, None], light][None] for values in grid.values]
         cost = np.where(free, np.inf, gap.cost(gap.after(gain))).reshape(rows**2, -1)
+        # The first of equally good ones.
         best = cost.argmin(axis=0)
         chosen = np.flatnonzero(cost[best, np.arange(len(heavy))] < gap.cost(gap.apart) * (1 - 1e-9))
         if not len(chosen):
             return
-        ours, theirs = np.divmod(best, rows)
-        change = [part.reshape(rows**2, -1)[best[chosen], chosen] for part in gain]
-        deal.swap_each(row[ours[chosen]], heavy[chosen], row[theirs[chosen]], light[chosen])
-        deal.shift(heavy[chosen], light[chosen], change)
-        for part, moved in zip(gap.apart, change, strict=True):
-            part[chosen] -= 2 * moved
+        from_row, to_row = np.divmod(best, rows)
+        changes = [change.reshape(rows**2, -1)[best[chosen], chosen] for change in gain]
+        grid.swap(row[from_row[chosen]], heavy[chosen], row[to_row[chosen]], light[chosen])
+        grid.shift_loads(heavy[chosen], light[chosen], changes)
+        for now, change in zip(gap.apart, changes, strict=True):
+            now[chosen] -= 2 * change
 
 
-def _move_pass(deal: BatchGrid, caps: list[float], weights: list[float], most: int | None) -> bool:
-    """Move graphs from batches that are far too heavy to ones that are light; say whether any moved."""
+def _move_pass(grid: BatchGrid, targets: Sequence[Target], max_graphs: int | None) -> bool:
+    """Move graphs from batches that are far too heavy to ones that are light; return whether any moved."""
     moved = False
     # Every batch has as many slots as the longest one: the grid must not outgrow the graphs many times over.
-    room = max(4 * deal.rows, _MANY // deal.batches)
-    room = room if most is None else min(room, most)
-    for turn in range(len(deal.loads)):
-        heavy, light = _pairs(deal, turn, OFF * float(deal.loads[turn].mean()))
+    longest = max(4 * grid.rows, _EXCHANGES // grid.batches)
+    longest = longest if max_graphs is None else min(longest, max_graphs)
+    for turn, load in enumerate(grid.loads):
+        heavy, light = _pairs(grid, turn, _part_of_mean(load, _OFF))
         if not len(heavy):
             continue
-        gap = _Gap(deal, heavy, light, weights, caps)
-        for row in range(deal.rows - 1, -1, -1):
-            can = (row < deal.counts[heavy]) & (deal.counts[heavy] > 1) & (deal.counts[light] < room)
-            gain = [grid[row][heavy] for grid in deal.values]
+        gap = _Gap(grid, heavy, light, targets, keep_maxima=True)
+        for row in range(grid.rows - 1, -1, -1):
+            movable = (row < grid.counts[heavy]) & (grid.counts[heavy] > 1) & (grid.counts[light] < longest)
+            gain = [values[row][heavy] for values in grid.values]
             after = gap.after(gain)
-            chosen = np.flatnonzero(can & gap.closer(after))
+            chosen = np.flatnonzero(movable & gap.closer(after))
             if len(chosen):
                 moved = True
-                deal.move(row, heavy[chosen], light[chosen])
-                deal.shift(heavy[chosen], light[chosen], [change[chosen] for change in gain])
+                grid.move(row, heavy[chosen], light[chosen])
+                grid.shift_loads(heavy[chosen], light[chosen], [change[chosen] for change in gain])
                 gap.update(chosen, after)
     return moved
 
 
-def mix(deal: BatchGrid, caps: list[float], rng: np.random.Generator, passes: int = 8) -> None:
-    """Exchange graphs at random between batches wherever both stay within all caps.
+def exchange_at_random(grid: BatchGrid, maxima: Sequence[int | None], stream: RandomStream, passes: int = 8) -> None:
+    """Exchange graphs at random between batches wherever both stay within all maxima.
 
     Args:
-        deal: Changed in place.
-        caps: For each column what a batch may hold.
-        rng: Where randomness comes from.
+        grid: Changed in place.
+        maxima: For each column the largest load of a batch, or None.
+        stream: Random numbers.
         passes: How often every batch meets another one.
     """
-    half = deal.batches // 2
+    half = grid.batches // 2
     for _ in range(passes):
-        order = rng.permutation(deal.batches)
-        here, there = order[:half], order[half : 2 * half]
-        shift = int(rng.integers(deal.rows))
-        for row in range(deal.rows):
-            _mix_row(deal, caps, rng, (row, here), ((row + shift) % deal.rows, there))
-
-
-def _mix_row(
-    deal: BatchGrid, caps: list[float], rng: np.random.Generator, ours: tuple[int, Ints], theirs: tuple[int, Ints]
-) -> None:
-    (row, here), (other, there) = ours, theirs
-    wanted = (row < deal.counts[here]) & (other < deal.counts[there]) & (rng.random(len(here)) < 0.5)
-    gain = [grid[row, here] - grid[other, there] for grid in deal.values]
-    for load, change, cap in zip(deal.loads, gain, caps, strict=True):
-        wanted &= (load[here] - change <= cap) & (load[there] + change <= cap)
-    chosen = np.flatnonzero(wanted)
-    deal.swap(row, here[chosen], other, there[chosen])
-    for load, change in zip(deal.loads, gain, strict=True):
-        load[here[chosen]] -= change[chosen]
-        load[there[chosen]] += change[chosen]
+        order = stream.permutation(grid.batches)
+        ours, theirs = order[:half], order[half : 2 * half]
+        shift = stream.below(grid.rows)
+        for row in range(grid.rows):
+            other = (row + shift) % grid.rows
+            wanted = (row < grid.counts[ours]) & (other < grid.counts[theirs]) & stream.coins(half)
+            gain = [values[row, ours] - values[other, theirs] for values in grid.values]
+            for load, change, maximum in zip(grid.loads, gain, maxima, strict=True):
+                if maximum is not None:
+                    wanted &= (load[ours] - change <= maximum) & (load[theirs] + change <= maximum)
+            chosen = np.flatnonzero(wanted)
+            grid.swap(row, ours[chosen], other, theirs[chosen])
+            grid.shift_loads(ours[chosen], theirs[chosen], [change[chosen] for change in gain])

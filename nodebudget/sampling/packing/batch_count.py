@@ -1,269 +1,233 @@
-"""How many batches there are, and an epoch's deal into so many."""
+"""How many batches there are, and an epoch's assignment to so many."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
-from nodebudget.sampling.packing.balancing import level, mix
-from nodebudget.sampling.packing.batch_grid import BatchGrid
+from nodebudget.sampling.packing.balancing import Target, balance, exchange_at_random
+from nodebudget.sampling.packing.batch_grid import Batches, BatchGrid, Ints
 from nodebudget.sampling.packing.items import SMALL, Items
 from nodebudget.sampling.packing.ordered import best_fit, split
+from nodebudget.sampling.packing.reproducible import RandomStream, in_order, shuffled
 
-Ints = npt.NDArray[np.integer[Any]]
-
-#: Best fit takes seconds a million graphs: beyond this it is not tried where dealing fails.
+#: Best fit takes seconds per million graphs: beyond this many it is not tried where assigning at random fails.
 _BEST_FIT_GRAPHS = 2_000_000
 
 
 @dataclass(frozen=True, eq=False)
 class BatchCount:
-    """A number of batches that is known to do.
+    """A number of batches for which an assignment within all maxima exists.
 
     Attributes:
         batches: How many.
-        known: A packing into so many that keeps all caps, as graphs and starts; None where a deal is one.
-        seed: The deal that keeps all caps is that of the first epoch with this seed; None: of the dataset's order.
-        first: That deal, where it is the first epoch's, to be had without dealing again.
+        packing: A packing into so many that keeps all maxima; None where an assignment at random does.
+        seed: The assignment that keeps all maxima is that of the first epoch with this seed; None: of the dataset's
+            order.
+        first: That assignment, where it is the first epoch's, so that it need not be made again.
     """
 
     batches: int
-    known: tuple[Ints, npt.NDArray[np.int64]] | None = None
+    packing: Batches | None = None
     seed: int | None = None
     first: BatchGrid | None = None
 
 
-def settle(items: Items, multiple: int = 1, beside: int = 0, seed: int | None = None) -> BatchCount:
-    """Find the fewest batches, nearly, into which the graphs can be dealt.
+def count_batches(items: Items, multiple: int = 1, alone: int = 0, seed: int | None = None) -> BatchCount:
+    """Find the fewest batches, nearly, to which the graphs can be assigned.
 
     Depends on the sizes, and in large sets on the seed, but on no epoch and no rank, so that all have as many.
 
     Args:
-        items: None of them over a cap.
-        multiple: The number of batches, with those `beside`, is a multiple of this.
-        beside: Batches that are made elsewhere.
-        seed: In large sets the first epoch's own deal shows that the number does, which saves another one.
+        items: None of them over a maximum.
+        multiple: The number of batches, with those of `alone`, is a multiple of this.
+        alone: Batches that are made elsewhere.
+        seed: In large sets the first epoch's own assignment shows that the number suffices, which saves another one.
 
     Returns:
         The number, which may be larger than the number of graphs where the multiple asks for it.
     """
     bound, graphs = items.lower_bound(), len(items)
-    for wanted in _first_tries(bound, graphs):
-        found = _settled_at(items, wanted + -(wanted + beside) % multiple, seed)
-        if found is not None:
-            return found
-    best = _best(items, multiple, beside) if graphs <= _BEST_FIT_GRAPHS else None
-    for wanted in _further_tries(int(bound * 1.005) + 1, best.batches if best else None, graphs):
-        found = _settled_at(items, wanted + -(wanted + beside) % multiple, seed)
-        if found is not None and (best is None or found.known is None):
-            return found
-    return best or _each_alone(graphs, graphs + -(graphs + beside) % multiple)
+    for batches in _first_tries(bound, graphs):
+        count = _try(items, batches + -(batches + alone) % multiple, seed)
+        if count is not None:
+            return count
+    fitted = _best_fit(items, multiple, alone) if graphs <= _BEST_FIT_GRAPHS else None
+    for batches in _further_tries(int(bound * 1.005) + 1, fitted.batches if fitted else None, graphs):
+        count = _try(items, batches + -(batches + alone) % multiple, seed)
+        if count is not None and (fitted is None or count.packing is None):
+            return count
+    return fitted or _one_each(graphs, graphs + -(graphs + alone) % multiple)
 
 
 def _first_tries(bound: int, graphs: int) -> Iterator[int]:
-    # Of many thousand batches a deal hardly ever fills each one to the last graph: a quarter of a percent is left.
+    # Hardly ever can each of many thousand batches be filled to the last graph: a quarter of a percent is left.
     first = bound if graphs < 4 * SMALL else bound + bound // 400
     yield from range(first, int(max(bound * 1.005, bound + 1)) + 1, max(1, bound // 1000))
 
 
-def _further_tries(done: int, best: int | None, graphs: int) -> Iterator[int]:
-    """Numbers above those that did not do: some around one that does, else ever larger steps.
+def _further_tries(tried: int, fitted: int | None, graphs: int) -> Iterator[int]:
+    """Yield numbers above those that failed: some around one that suffices, else in ever larger steps.
 
-    Best fit leaves a few large graphs in one batch and hundreds of small ones in another: even batches are worth
+    Best fit leaves a few large graphs in one batch and hundreds of small ones in another: balanced batches are worth
     up to two percent more of them.
     """
-    if best is not None:
-        step = max(1, (best - done) // 3)
-        yield from (*range(done + step, best, step), best + best // 100, best + best // 50)
+    if fitted is not None:
+        step = max(1, (fitted - tried) // 3)
+        yield from (*range(tried + step, fitted, step), fitted + fitted // 100, fitted + fitted // 50)
         return
-    step = max(1, done // 100)
-    while done < graphs:
-        done, step = done + step, 2 * step
-        yield done
+    step = max(1, tried // 100)
+    while tried < graphs:
+        tried, step = tried + step, 2 * step
+        yield tried
 
 
-def _each_alone(graphs: int, batches: int) -> BatchCount:
+def _one_each(graphs: int, batches: int) -> BatchCount:
     return BatchCount(batches, (np.arange(graphs), np.arange(graphs + 1)))
 
 
-def _settled_at(items: Items, batches: int, seed: int | None) -> BatchCount | None:
+def _try(items: Items, batches: int, seed: int | None) -> BatchCount | None:
     graphs = len(items)
     if batches >= graphs:
-        return _each_alone(graphs, batches)
-    deal = _proof(items, batches, seed if graphs >= SMALL else None)
-    if deal is None:
+        return _one_each(graphs, batches)
+    grid = _first_assignment(items, batches, seed if graphs >= SMALL else None)
+    if grid is None:
         return None
     if graphs >= SMALL:
-        return BatchCount(batches, seed=seed, first=None if seed is None else deal)
-    return BatchCount(batches) if _holds_for_others(items, batches) else None
+        return BatchCount(batches, seed=seed, first=None if seed is None else grid)
+    # In small sets luck plays a part: the number must suffice for other shuffles as well.
+    others = (assign(items, shuffled(graphs, RandomStream(other)), batches) for other in range(3))
+    return BatchCount(batches) if sum(grid is not None for grid in others) >= 2 else None
 
 
-def _best(items: Items, multiple: int, beside: int) -> BatchCount:
+def _first_assignment(items: Items, batches: int, seed: int | None) -> BatchGrid | None:
+    graphs = len(items)
+    return assign(items, in_order(graphs) if seed is None else shuffled(graphs, RandomStream(seed, 0)), batches)
+
+
+def _best_fit(items: Items, multiple: int, alone: int) -> BatchCount:
     graphs, offsets = best_fit(items)
-    found = len(offsets) - 1
-    wanted = found + -(found + beside) % multiple
-    return BatchCount(wanted, (graphs, split(offsets, wanted) if wanted <= len(items) else offsets))
+    fewest = len(offsets) - 1
+    batches = fewest + -(fewest + alone) % multiple
+    return BatchCount(batches, (graphs, split(offsets, batches) if batches <= len(items) else offsets))
 
 
-def _proof(items: Items, batches: int, seed: int | None) -> BatchGrid | None:
-    if seed is None:
-        return deal_out(items, order_of(len(items)), batches)
-    return deal_out(items, shuffled(len(items), epoch_rng(seed, 0)), batches)
-
-
-def _holds_for_others(items: Items, batches: int) -> bool:
-    # In small sets luck plays a part: the number must do for other shuffles as well.
-    orders = (shuffled(len(items), np.random.default_rng(seed)) for seed in range(3))
-    return sum(deal_out(items, order, batches) is not None for order in orders) >= 2
-
-
-def epoch_rng(seed: int, epoch: int) -> np.random.Generator:
-    """Return where an epoch's shuffle comes from."""
-    return np.random.default_rng([seed, epoch])
-
-
-def order_of(graphs: int) -> Ints:
-    """Return 0, 1, … as the smallest type that holds them, since memory traffic is most of the time."""
-    return np.arange(graphs, dtype=np.int32 if graphs < 2**31 else np.int64)
-
-
-def shuffled(graphs: int, rng: np.random.Generator) -> Ints:
-    """Return a random order of so many graphs.
-
-    Sorts random keys that carry the graph in their low bits: several times as fast as a permutation, whose
-    every step misses the cache.
-    """
-    if not graphs:
-        return order_of(0)
-    low = np.uint64((1 << (graphs - 1).bit_length()) - 1)
-    keys = rng.integers(0, 2**64, graphs, dtype=np.uint64)
-    keys &= ~low
-    keys |= np.arange(graphs, dtype=np.uint64)
-    keys.sort()
-    keys &= low
-    return keys.astype(order_of(0).dtype if graphs < 2**31 else np.int64)
-
-
-def deal_out(items: Items, order: Ints, batches: int) -> BatchGrid | None:
-    """Assign graphs in an order and level the batches.
+def assign(items: Items, order: Ints, batches: int) -> BatchGrid | None:
+    """Assign graphs in an order and balance the batches.
 
     Args:
-        items: What is dealt.
+        items: What is assigned.
         order: All graphs, shape (graphs,).
-        batches: Into how many batches.
+        batches: To how many batches.
 
     Returns:
-        The deal, or None where it ends over a cap.
+        The assignment, or None where it ends over a maximum.
     """
-    values, cap = items.lean
-    deal = BatchGrid(order, [values], batches)
-    limit = float("inf") if cap is None else cap
-    level(deal, [limit], [1.0], items.most)
-    if int(deal.counts.max()) <= (items.most or len(items)) and deal.loads[0].max() <= limit and len(items.values) == 1:
-        return deal
-    if len(items.values) > 1 and not fits(items, deal):
-        deal.use(_as_parts(items, batches))
-        level(deal, [float("inf") if c is None else 1.0 for c in items.caps], _weights(items), items.most)
-    return deal if fits(items, deal) else None
+    values, maximum = items.compact_columns[0]
+    grid = BatchGrid.of_order(order, batches)
+    grid.use([values])
+    balance(grid, [Target(maximum)], items.max_graphs)
+    if len(items.values) == 1:
+        # Half the time of summing again; what fits in compact units fits in full.
+        fitting = maximum is None or int(grid.loads[0].max()) <= maximum
+        if fitting and int(grid.counts.max()) <= (items.max_graphs or len(items)):
+            return grid
+    elif not fits(items, grid):
+        grid.use([values for values, _ in items.compact_columns])
+        balance(grid, _targets(items, batches), items.max_graphs)
+    return grid if fits(items, grid) else None
 
 
-def fits(items: Items, deal: BatchGrid) -> bool:
-    """Tell, in whole numbers, whether every batch keeps every cap."""
-    if items.most is not None and int(deal.counts.max()) > items.most:
-        return False
-    return all(deal.sums(values).max() <= cap for values, cap in items.capped)
-
-
-def _as_parts(items: Items, batches: int) -> list[npt.NDArray[np.float64]]:
-    """Return all columns as parts of their cap."""
-    scales = [c or max(int(v.sum()) / batches, 1) for v, c in zip(items.values, items.caps, strict=True)]
-    return [values / scale for values, scale in zip(items.values, scales, strict=True)]
-
-
-def _weights(items: Items) -> list[float]:
-    # A cap that is far from full needs no levelling, and what is spent on it is lost to the others.
+def _targets(items: Items, batches: int) -> list[Target]:
+    # A column that is far from its maximum needs no balancing: what is spent on it is lost to the others.
     shares = items.shares()
-    top = max(shares) or 1.0
-    found = [(share / top) ** 2 for share in shares]
-    found[0] = max(found[0], 0.1)
-    return found
+    largest = max(shares) or 1.0
+    weights = [(share / largest) * (share / largest) for share in shares]
+    weights[0] = max(weights[0], 0.1)
+    return [
+        Target(maximum, float(maximum or max(int(values.sum(dtype=np.int64)) / batches, 1)), weight)
+        for (values, maximum), weight in zip(items.compact_columns, weights, strict=True)
+    ]
 
 
-def mixed(items: Items, settled: BatchCount, rng: np.random.Generator | None, *, even: bool = True) -> BatchGrid | None:
-    """Make a deal from the packing that is known to keep all caps, by random exchanges that keep them too.
+def fits(items: Items, grid: BatchGrid) -> bool:
+    """Return whether every batch keeps every maximum."""
+    if items.max_graphs is not None and int(grid.counts.max()) > items.max_graphs:
+        return False
+    return all(grid.sums(values).max() <= maximum for values, maximum in items.limited)
 
-    For where dealing at random ends over a cap: a few huge graphs a batch, or caps that leave no room.
+
+def assign_epoch(items: Items, count: BatchCount, stream: RandomStream | None) -> BatchGrid | None:
+    """Assign an epoch's graphs to the batches.
 
     Args:
-        items: As settled for.
-        settled: What `settle` found.
-        rng: Where randomness comes from; None for no exchanges.
-        even: Level the batches afterwards.
+        items: As counted for.
+        count: What `count_batches` returned.
+        stream: Random numbers; None for the one assignment that never changes.
 
     Returns:
-        The deal, or None where the batches are too uneven for one: then `shuffle_equal_sizes` is what can be done.
+        The assignment; None as in `exchange_packing`.
     """
-    if settled.known is None:
-        proof = _proof(items, settled.batches, settled.seed)
-        assert proof is not None, "a deal that kept its caps before does not now"
-        deal = proof
+    if stream is not None and count.packing is None:
+        for _ in range(20 if len(items) < SMALL else 4):
+            grid = assign(items, shuffled(len(items), stream), count.batches)
+            if grid is not None:
+                return grid
+    return exchange_packing(items, count, stream)
+
+
+def exchange_packing(
+    items: Items, count: BatchCount, stream: RandomStream | None, *, balanced: bool = True
+) -> BatchGrid | None:
+    """Make an assignment of the packing that keeps all maxima, by random exchanges that keep them too.
+
+    For where an assignment at random ends over a maximum: a few huge graphs per batch, or maxima without slack.
+
+    Args:
+        items: As counted for.
+        count: What `count_batches` returned.
+        stream: Random numbers; None for no exchanges.
+        balanced: Balance the batches afterwards.
+
+    Returns:
+        The assignment, or None where the batches are too uneven for a grid: use `shuffle_equal_sizes` then.
+    """
+    if count.packing is None:
+        grid = _first_assignment(items, count.batches, count.seed)
+        assert grid is not None, "an assignment that kept its maxima before does not now"
     else:
-        found = BatchGrid.of_batches(*settled.known)
-        if found is None:
+        grid = BatchGrid.of_batches(*count.packing)
+        if grid is None:
             return None
-        deal = found
-    deal.use(list(items.values))
-    if rng is not None:
-        mix(deal, [float("inf") if cap is None else cap for cap in items.caps], rng)
-    return _levelled(items, deal) if even else deal
+    grid.use(items.values)
+    if stream is not None:
+        exchange_at_random(grid, items.maxima, stream)
+    if not balanced:
+        return grid
+    before = grid.copy()
+    values, maximum = items.compact_columns[0]
+    grid.use([values])
+    balance(grid, [Target(maximum)], items.max_graphs)
+    # With several maxima balancing one column may break another; then the assignment stays as it was.
+    return grid if fits(items, grid) else before
 
 
-def _levelled(items: Items, deal: BatchGrid) -> BatchGrid:
-    before = deal.copy()
-    deal.values, deal.loads = deal.values[:1], deal.loads[:1]
-    cap = items.caps[0]
-    level(deal, [float("inf") if cap is None else cap], [1.0], items.most)
-    # With several caps levelling one may break another; then the deal stays as it was.
-    return deal if fits(items, deal) else before
-
-
-def deal_epoch(items: Items, settled: BatchCount, rng: np.random.Generator | None) -> BatchGrid | None:
-    """Assign an epoch into the settled number of batches.
-
-    Args:
-        items: As settled for.
-        settled: What `settle` found.
-        rng: Where randomness comes from; None for the one deal that never changes.
-
-    Returns:
-        The deal; None as in `mixed`.
-    """
-    if rng is None or settled.known is not None:
-        return mixed(items, settled, rng)
-    for _ in range(20 if len(items) < SMALL else 4):
-        deal = deal_out(items, shuffled(len(items), rng), settled.batches)
-        if deal is not None:
-            return deal
-    return mixed(items, settled, rng)
-
-
-def shuffle_equal_sizes(items: Items, graphs: Ints, rng: np.random.Generator) -> Ints:
-    """Exchange graphs of the very same sizes at random, which no cap can mind.
+def shuffle_equal_sizes(items: Items, graphs: Ints, stream: RandomStream) -> Ints:
+    """Exchange graphs of the very same sizes at random, which no maximum forbids.
 
     Args:
         items: The sizes.
         graphs: The graphs batch by batch, shape (graphs,).
-        rng: Where randomness comes from.
+        stream: Random numbers.
 
     Returns:
         Graphs in their places, shape (graphs,).
     """
     before = np.lexsort(items.values)
-    after = np.lexsort((rng.random(len(items)), *items.values))
-    stand_in = np.empty_like(before)
-    stand_in[before] = after
-    return np.asarray(stand_in[graphs])
+    # As many bits as a float64 has, by which earlier versions sorted.
+    after = np.lexsort((stream.words(len(items)) >> np.uint64(11), *items.values))
+    substitutes = np.empty_like(before)
+    substitutes[before] = after
+    return np.asarray(substitutes[graphs])

@@ -1,20 +1,21 @@
-"""A deal: graphs in a grid of slots, one column a batch, levelled by exchanging graphs between two batches.
+"""Graphs in a grid of slots, one column per batch, that are exchanged between batches.
 
-Why not the textbook way, longest first to the least loaded batch? It leaves graphs of like size in different
-batches for ever, since they come in the same round. A plain shuffle, dealt out row by row and then levelled, keeps
-who meets whom nearly as random as the shuffle, gives every batch the same number of graphs, levels any number
-of columns at once, and needs no order by size at all.
+Why not longest processing time first? It leaves graphs of like size in different batches for ever, since they come in
+the same round. A plain shuffle, assigned row by row and then balanced by exchanges, keeps who meets whom nearly as
+random as the shuffle, gives every batch the same number of graphs, balances any number of columns at once, and needs
+no sort by size at all.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 Ints = npt.NDArray[np.integer[Any]]
-Array = npt.NDArray[Any]
+Batches = tuple[Ints, npt.NDArray[np.int64]]
 
 #: Slots that a grid may always have, however few graphs stand in them.
 _SLOTS = 300_000
@@ -24,64 +25,69 @@ class BatchGrid:
     """Graphs in slots.
 
     Attributes:
-        slots: Graph in each slot, shape (rows, batches); in column b the first `counts[b]` are taken.
-        values: For each levelled column its values in the slots, each of shape (rows, batches), 0 in free slots.
+        slots: Graph in each slot, shape (rows, batches); of batch b the first `counts[b]` are taken.
+        values: For each balanced column its values in the slots, each of shape (rows, batches), 0 in free slots.
         counts: Graphs of each batch, shape (batches,).
         loads: Sums of `values` over the rows, each of shape (batches,).
     """
 
-    def __init__(self, order: Ints, columns: list[Array], batches: int) -> None:
+    def __init__(self, slots: Ints, counts: npt.NDArray[np.int64]) -> None:
+        self.slots, self.counts = slots, counts
+        self.values: list[Ints] = []
+        self.loads: list[npt.NDArray[np.int64]] = []
+
+    @classmethod
+    def of_order(cls, order: Ints, batches: int) -> BatchGrid:
         """Assign graphs row by row.
 
         Args:
-            order: The graphs in the order in which they are dealt, shape (graphs,).
-            columns: Values to level, by graph, each of shape (graphs of the dataset,); the first matters most.
-            batches: How many batches, at most as many as graphs.
+            order: The graphs, shape (graphs,).
+            batches: How many batches, not more than graphs.
         """
         full, rest = divmod(len(order), batches)
-        self.rows = full + (rest > 0)
-        self.counts = np.full(batches, full, dtype=np.int64)
-        self.counts[:rest] += 1
-        self.slots = np.empty((self.rows, batches), dtype=order.dtype)
-        self.slots.reshape(-1)[: len(order)] = order
-        self.slots.reshape(-1)[len(order) :] = 0
-        self.use(columns)
+        counts = np.full(batches, full, dtype=np.int64)
+        counts[:rest] += 1
+        slots = np.empty((full + (rest > 0), batches), dtype=order.dtype)
+        slots.reshape(-1)[: len(order)] = order
+        slots.reshape(-1)[len(order) :] = 0
+        return cls(slots, counts)
 
     @classmethod
     def of_batches(cls, graphs: Ints, offsets: npt.NDArray[np.int64]) -> BatchGrid | None:
-        """Make a deal, without values yet, of given batches.
+        """Make the grid of given batches.
 
         Args:
             graphs: The graphs batch by batch, shape (graphs,).
             offsets: Where each batch starts, shape (batches + 1,).
 
         Returns:
-            The deal, or None where a few batches are so long that the grid would be mostly free slots.
+            The grid, or None where a few batches are so long that it would be mostly free slots.
         """
-        if np.diff(offsets).max() * (len(offsets) - 1) > 16 * len(graphs) + _SLOTS:
+        counts = np.diff(offsets)
+        if counts.max() * len(counts) > 16 * len(graphs) + _SLOTS:
             return None
-        deal = cls.__new__(cls)
-        deal.counts = np.diff(offsets)
-        deal.rows = int(deal.counts.max())
-        deal.slots = np.zeros((deal.rows, len(deal.counts)), dtype=graphs.dtype)
-        batch = np.repeat(np.arange(len(deal.counts)), deal.counts)
-        deal.slots[np.arange(len(graphs)) - offsets[batch], batch] = graphs
-        deal.values, deal.loads = [], []
-        return deal
+        slots = np.zeros((int(counts.max()), len(counts)), dtype=graphs.dtype)
+        batch = np.repeat(np.arange(len(counts)), counts)
+        slots[np.arange(len(graphs)) - offsets[batch], batch] = graphs
+        return cls(slots, counts)
 
     def copy(self) -> BatchGrid:
-        """Return a deal that changes on its own."""
-        twin = BatchGrid.__new__(BatchGrid)
-        twin.rows, twin.slots, twin.counts = self.rows, self.slots.copy(), self.counts.copy()
-        twin.values, twin.loads = [v.copy() for v in self.values], [x.copy() for x in self.loads]
+        """Return a grid that changes independently."""
+        twin = BatchGrid(self.slots.copy(), self.counts.copy())
+        twin.values, twin.loads = [grid.copy() for grid in self.values], [load.copy() for load in self.loads]
         return twin
+
+    @property
+    def rows(self) -> int:
+        """Slots of each batch."""
+        return len(self.slots)
 
     @property
     def batches(self) -> int:
         """Number of batches."""
         return len(self.counts)
 
-    def _dealt(self, column: Array) -> Array:
+    def _by_slot(self, column: Ints) -> Ints:
         """Return a column's values by slot, 0 in free ones, shape (rows, batches)."""
         # "clip" spares numpy a copy; no index is ever out of bounds.
         grid = np.take(column, self.slots, mode="clip")
@@ -89,44 +95,44 @@ class BatchGrid:
         grid[taken:] *= np.arange(taken, self.rows)[:, None] < self.counts
         return grid
 
-    def use(self, columns: list[Array]) -> None:
-        """Level these columns from now on, each of shape (graphs of the dataset,)."""
-        self.values = [self._dealt(column) for column in columns]
-        self.loads = [grid.sum(axis=0, dtype=_wide(grid)) for grid in self.values]
+    def use(self, columns: Sequence[Ints]) -> None:
+        """Balance these columns from now on, each of shape (graphs of the dataset,)."""
+        self.values = [self._by_slot(column) for column in columns]
+        self.loads = [grid.sum(axis=0, dtype=np.int64) for grid in self.values]
 
-    def sums(self, column: Array) -> Array:
+    def sums(self, column: Ints) -> npt.NDArray[np.int64]:
         """Return a column's sum over each batch, shape (batches,)."""
-        return np.asarray(self._dealt(column).sum(axis=0))
+        return np.asarray(self._by_slot(column).sum(axis=0, dtype=np.int64))
 
-    def swap(self, row: int, here: Ints, other: int, there: Ints) -> None:
-        """Exchange what stands in `row` of some batches with what stands in row `other` of some others."""
+    def swap(self, rows: int | Ints, batches: Ints, other_rows: int | Ints, other_batches: Ints) -> None:
+        """Exchange the graphs in some slots with those in others; `shift_loads` keeps the loads."""
         for grid in (self.slots, *self.values):
-            ours, theirs = grid[row], grid[other]
-            ours[here], theirs[there] = theirs[there], ours[here]
+            if isinstance(rows, int):
+                # Rows are contiguous: half the time.
+                first, second = grid[rows], grid[other_rows]
+                first[batches], second[other_batches] = second[other_batches], first[batches]
+            else:
+                slots, others = (rows, batches), (other_rows, other_batches)
+                grid[slots], grid[others] = grid[others], grid[slots]
 
-    def swap_each(self, rows: Ints, here: Ints, others: Ints, there: Ints) -> None:
-        """Exchange graphs like `swap`, from another row in each batch."""
+    def shift_loads(self, batches: Ints, other_batches: Ints, changes: Sequence[Ints]) -> None:
+        """Note that `changes`, for each column of shape (pairs,), went from some batches to others."""
+        for load, change in zip(self.loads, changes, strict=True):
+            load[batches] -= change
+            load[other_batches] += change
+
+    def move(self, row: int, batches: Ints, other_batches: Ints) -> None:
+        """Take the graph in `row` from some batches and append each to another one; `shift_loads` keeps the loads."""
+        self._add_rows(int(self.counts[other_batches].max()) + 1)
+        last, free = self.counts[batches] - 1, self.counts[other_batches]
         for grid in (self.slots, *self.values):
-            grid[rows, here], grid[others, there] = grid[others, there], grid[rows, here]
+            grid[free, other_batches] = grid[row, batches]
+            grid[row, batches] = grid[last, batches]
+            grid[last, batches] = 0
+        self.counts[batches] -= 1
+        self.counts[other_batches] += 1
 
-    def shift(self, here: Ints, there: Ints, change: list[Array]) -> None:
-        """Keep loads up to date: `change`, for each column of shape (pairs,), goes from one batch to another."""
-        for load, part in zip(self.loads, change, strict=True):
-            load[here] -= part
-            load[there] += part
-
-    def move(self, row: int, here: Ints, there: Ints) -> None:
-        """Take graphs from batches and append each to another one; loads are the caller's to keep."""
-        self._make_room(int(self.counts[there].max()) + 1)
-        last, free = self.counts[here] - 1, self.counts[there]
-        for grid in (self.slots, *self.values):
-            grid[free, there] = grid[row, here]
-            grid[row, here] = grid[last, here]
-            grid[last, here] = 0
-        self.counts[here] -= 1
-        self.counts[there] += 1
-
-    def _make_room(self, rows: int) -> None:
+    def _add_rows(self, rows: int) -> None:
         if rows <= self.rows:
             return
         extra = rows + rows // 8 - self.rows
@@ -134,10 +140,9 @@ class BatchGrid:
             np.concatenate([grid, np.zeros((extra, self.batches), dtype=grid.dtype)])
             for grid in (self.slots, *self.values)
         ]
-        self.rows += extra
 
-    def batches_in_order(self, order: Ints) -> tuple[Ints, npt.NDArray[np.int64]]:
-        """Read the batches out.
+    def batches_in_order(self, order: Ints) -> Batches:
+        """Return the batches as flat arrays.
 
         Args:
             order: Which batch comes at which place, shape (batches,).
@@ -149,14 +154,10 @@ class BatchGrid:
         offsets = np.zeros(len(order) + 1, dtype=np.int64)
         np.cumsum(counts, out=offsets[1:])
         graphs = np.empty(offsets[-1], dtype=self.slots.dtype)
-        # A block of batches at a time: the block's part of the grid stays in the cache while it is turned.
+        # A block of batches at a time: the block's part of the grid stays in the cache while it is transposed.
         for first in range(0, len(order), 4096):
-            part = slice(first, first + 4096)
-            turned = self.slots[:, order[part]].T
-            taken = np.arange(self.rows) < counts[part, None]
-            graphs[offsets[first] : offsets[min(first + 4096, len(order))]] = turned[taken]
+            block = slice(first, first + 4096)
+            transposed = self.slots[:, order[block]].T
+            taken = np.arange(self.rows) < counts[block, None]
+            graphs[offsets[first] : offsets[min(first + 4096, len(order))]] = transposed[taken]
         return graphs, offsets
-
-
-def _wide(grid: Array) -> type[np.generic]:
-    return np.float64 if grid.dtype.kind == "f" else np.int64
