@@ -45,6 +45,8 @@ autodoc_member_order = "bysource"
 autodoc_typehints = "signature"
 autodoc_typehints_format = "short"
 autodoc_preserve_defaults = True
+# Classes that public functions return are documented too; their modules are internal.
+add_module_names = False
 maximum_signature_line_length = 80
 napoleon_google_docstring, napoleon_numpy_docstring = True, False
 napoleon_use_ivar, napoleon_attr_annotations = True, False

@@ -27,12 +27,20 @@ _HOMES = {
     "Plan": "nodebudget.sampling.plan",
     "RecordError": "nodebudget.errors",
     "SizeTable": "nodebudget.datasets.size_table",
+    "TimeModel": "nodebudget.calibration.time_model",
     "TokenCounter": "nodebudget.datasets.counting.tokens",
+    "TuneConfig": "nodebudget.analysis.tune",
+    "Variant": "nodebudget.workloads.protocol",
+    "Workload": "nodebudget.workloads.protocol",
     "WorkloadError": "nodebudget.errors",
     "advise_learning_rate": "nodebudget.analysis.equivalent_batch_size",
+    "break_down": "nodebudget.analysis.breakdown",
     "calibrate": "nodebudget.calibration.calibrate",
     "check_applicable": "nodebudget.calibration.compatibility",
+    "choose_batches": "nodebudget.analysis.breakdown",
     "compare": "nodebudget.analysis.dataset_comparison",
+    "device_budget": "nodebudget.analysis.device_budget",
+    "diagnose": "nodebudget.analysis.run_diff.diff",
     "example_datasets": "nodebudget.datasets.example_crystals",
     "largest_safe_batch_size": "nodebudget.analysis.safe_batch_size",
     "load_workload": "nodebudget.workloads.registry",
@@ -40,22 +48,31 @@ _HOMES = {
     "measure": "nodebudget.datasets.measure",
     "oom_guard": "nodebudget.monitor.oom",
     "open_data": "nodebudget.datasets.readers.open_dataset",
+    "open_probe": "nodebudget.profiling.open",
     "read_run": "nodebudget.monitor.log_reader",
     "run_with_split": "nodebudget.monitor.oom",
     "suggest_batch_size": "nodebudget.analysis.equivalent_batch_size",
+    "tune": "nodebudget.analysis.tune",
 }
 
 __all__ = [*_HOMES, "__version__"]
 
 if TYPE_CHECKING:
+    from nodebudget.analysis.breakdown import break_down as break_down
+    from nodebudget.analysis.breakdown import choose_batches as choose_batches
     from nodebudget.analysis.dataset_comparison import compare as compare
+    from nodebudget.analysis.device_budget import device_budget as device_budget
     from nodebudget.analysis.equivalent_batch_size import advise_learning_rate as advise_learning_rate
     from nodebudget.analysis.equivalent_batch_size import suggest_batch_size as suggest_batch_size
+    from nodebudget.analysis.run_diff.diff import diagnose as diagnose
     from nodebudget.analysis.safe_batch_size import largest_safe_batch_size as largest_safe_batch_size
+    from nodebudget.analysis.tune import TuneConfig as TuneConfig
+    from nodebudget.analysis.tune import tune as tune
     from nodebudget.calibration.calibrate import CalibrationConfig as CalibrationConfig
     from nodebudget.calibration.calibrate import calibrate as calibrate
     from nodebudget.calibration.compatibility import check_applicable as check_applicable
     from nodebudget.calibration.memory_model import Calibration as Calibration
+    from nodebudget.calibration.time_model import TimeModel as TimeModel
     from nodebudget.datasets.counting.tokens import TokenCounter as TokenCounter
     from nodebudget.datasets.example_crystals import example_datasets as example_datasets
     from nodebudget.datasets.graph_settings import GraphSettings as GraphSettings
@@ -75,11 +92,14 @@ if TYPE_CHECKING:
     from nodebudget.monitor.monitor import MemoryMonitor as MemoryMonitor
     from nodebudget.monitor.oom import oom_guard as oom_guard
     from nodebudget.monitor.oom import run_with_split as run_with_split
+    from nodebudget.profiling.open import open_probe as open_probe
     from nodebudget.sampling.budget import Budget as Budget
     from nodebudget.sampling.plan import Plan as Plan
     from nodebudget.sampling.planner import make_plan as make_plan
     from nodebudget.sampling.sampler import NodeBudgetSampler as NodeBudgetSampler
     from nodebudget.sampling.stream_batcher import NodeBudgetBatcher as NodeBudgetBatcher
+    from nodebudget.workloads.protocol import Variant as Variant
+    from nodebudget.workloads.protocol import Workload as Workload
     from nodebudget.workloads.registry import load_workload as load_workload
 
 

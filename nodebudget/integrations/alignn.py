@@ -4,7 +4,7 @@ The loaders that alignn made are replaced::
 
     from alignn.data import get_train_val_loaders
     from alignn.train import train_dgl
-    from nodebudget.integrations.alignn import with_budget
+    from nodebudget.integrations import with_budget
 
     loaders = get_train_val_loaders(dataset_array=crystals, ...)
     train_dgl(config, train_val_test_loaders=with_budget(loaders, max_line_edges=200_000))

@@ -8,7 +8,6 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-import pytest
 from draw_architecture import (
     FILES,
     LAYERS,
@@ -153,11 +152,3 @@ def test_importing_nodebudget_loads_neither_torch_nor_dgl() -> None:
     code = "import sys, nodebudget, nodebudget.cli; print(sorted({'torch', 'dgl', 'numpy'} & set(sys.modules)))"
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert out.stdout.strip() == "[]"
-
-
-def test_public_names_are_there() -> None:
-    import nodebudget
-
-    assert [name for name in nodebudget.__all__ if getattr(nodebudget, name) is None] == []
-    with pytest.raises(AttributeError, match="no attribute 'nonsense'"):
-        _ = nodebudget.nonsense

@@ -1,4 +1,4 @@
-"""README and documentation import only public names: those of `nodebudget` and `nodebudget.integrations`."""
+"""Pages and docstrings import only public names: those of `nodebudget` and `nodebudget.integrations`."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import ast
 import re
 from pathlib import Path
 
+import pytest
+from draw_architecture import FILES, tree_of
 from paths import ROOT
 from shown import blocks_of
 
@@ -14,12 +16,13 @@ import nodebudget.integrations
 
 PUBLIC = {"nodebudget": set(nodebudget.__all__), "nodebudget.integrations": set(nodebudget.integrations.__all__)}
 PAGES = [ROOT / "README.md", *sorted(path for path in (ROOT / "docs").rglob("*.md") if "_build" not in path.parts)]
-REFERENCE = sorted((ROOT / "docs" / "reference").glob("*.md"))
+REFERENCE = "\n".join(page.read_text() for page in sorted((ROOT / "docs" / "reference").glob("*.md")))
+#: `measure` takes the options of these two; the page says so.
+OPTIONS = {"nodebudget.datasets.measure.measure_path", "nodebudget.datasets.measure.measure_dataset"}
 
 
-def _imports(page: Path) -> set[tuple[str, str]]:
-    """Return module and name of each import from nodebudget in the code of a page."""
-    code = "\n".join(block.text for block in blocks_of(page))
+def imports_in(code: str) -> set[tuple[str, str]]:
+    """Return module and name of each import from nodebudget."""
     lines = re.findall(r"^ *((?:from|import) +nodebudget\b.*)$", code, re.MULTILINE)
     names: set[tuple[str, str]] = set()
     for node in ast.walk(ast.parse("\n".join(lines))):
@@ -30,12 +33,41 @@ def _imports(page: Path) -> set[tuple[str, str]]:
     return names
 
 
+def is_public(module: str, name: str) -> bool:
+    return module in PUBLIC and (not name or name in PUBLIC[module])
+
+
+def private(code: str, where: Path) -> list[str]:
+    return [f"{where.relative_to(ROOT)}: {' '.join(entry)}" for entry in imports_in(code) if not is_public(*entry)]
+
+
 def test_pages_import_public_names_only() -> None:
-    seen = {(page, module, name) for page in PAGES for module, name in _imports(page)}
-    assert len(seen) > 20
-    private = [
-        f"{page.relative_to(ROOT)}: {module} {name}"
-        for page, module, name in sorted(seen)
-        if module not in PUBLIC or (name and name not in PUBLIC[module])
+    code = {page: "\n".join(block.text for block in blocks_of(page)) for page in PAGES}
+    assert sum(len(imports_in(text)) for text in code.values()) > 20
+    assert [line for page, text in code.items() for line in private(text, page)] == []
+
+
+def test_docstrings_import_public_names_only() -> None:
+    kinds = (ast.Module, ast.ClassDef, ast.FunctionDef)
+    docstrings = [
+        (path, ast.get_docstring(node) or "")
+        for path in FILES
+        for node in ast.walk(tree_of(path))
+        if isinstance(node, kinds)
     ]
-    assert private == []
+    assert [line for path, text in docstrings for line in private(text, path)] == []
+
+
+def test_the_reference_has_every_public_name_and_public_functions_only() -> None:
+    functions = set(re.findall(r"\.\. autofunction:: (\S+)", REFERENCE))
+    documented = functions | set(re.findall(r"\.\. auto(?:class|exception):: (\S+)", REFERENCE))
+    public = {f"{module}.{name}" for module, names in PUBLIC.items() for name in names} - {"nodebudget.__version__"}
+    assert public - documented == set()
+    assert functions - public - {"nodebudget.analysis.run_diff.diff.read_run"} == OPTIONS
+
+
+def test_names_are_found_on_first_use() -> None:
+    assert [name for name in nodebudget.__all__ if getattr(nodebudget, name) is None] == []
+    assert dir(nodebudget) == sorted(nodebudget.__all__)
+    with pytest.raises(AttributeError, match="no attribute 'nonsense'"):
+        _ = nodebudget.nonsense
