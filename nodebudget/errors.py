@@ -29,6 +29,11 @@ def printable_lines(text: str) -> str:
     return "\n".join(map(printable, text.split("\n")))
 
 
+def first_line(error: BaseException) -> str:
+    """Return the first line of an exception's message, up to 200 characters."""
+    return (str(error).strip().splitlines() or [""])[0][:200]
+
+
 class NodeBudgetError(Exception):
     """Base of all errors raised on purpose.
 

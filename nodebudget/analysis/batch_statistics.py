@@ -86,8 +86,8 @@ class GraphBytes:
         Raises:
             InputError: The sizes lack a column that the calibration depends on.
         """
-        values = [calibration.graph_bytes(sizes, index) for index in range(len(calibration.affine))]
-        fixed = np.array([segment["fixed"] for segment in calibration.affine])
+        values = [calibration.graph_bytes(sizes, index) for index in range(len(calibration.segments))]
+        fixed = np.array([segment["fixed"] for segment in calibration.segments])
         return cls(np.stack(values, axis=1), fixed, calibration.floor)
 
     def peaks(self, totals: Floats) -> Floats:

@@ -12,23 +12,21 @@ import numpy.typing as npt
 import torch
 
 from nodebudget.datasets.size_table import STANDARD, SizeTable
-from nodebudget.errors import DoesNotFitError, InputError, NodeBudgetError, WorkloadError
+from nodebudget.errors import DoesNotFitError, InputError
 from nodebudget.profiling.attribution import PARTS, attribute
-from nodebudget.profiling.phases import PHASES, held_by, record_step
-from nodebudget.profiling.probe import Probe, is_out_of_memory
+from nodebudget.profiling.phases import PHASES, record_step
+from nodebudget.profiling.probe import SAFE_SHARE, Probe
 from nodebudget.sampling.budget import Budget
 from nodebudget.sampling.planner import make_plan
 from nodebudget.utils.byte_units import format_bytes
 from nodebudget.utils.checks import check_count
-from nodebudget.workloads.protocol import Workload, resident_bytes, to_sample
+from nodebudget.workloads.protocol import Workload, resident_bytes, resident_storages, to_sample
+from nodebudget.workloads.run_step import run_step
 
 Ints = npt.NDArray[np.int64]
 
 #: Steps before the measured one, so that optimizer state and workspaces are there.
 _WARM_UP = 2
-
-#: Share of the free memory that a step may be expected to take.
-_SAFE_SHARE = 0.8
 
 Progress = Callable[[int, int], object]
 
@@ -171,7 +169,8 @@ def break_down(
         samples = [to_sample(workload, dataset[int(index)]) for index in indices]
         totals = sizes.totals(indices)
         _expect_to_fit(found, totals, probe)
-        found.append(_guarded(partial(_one, workload, samples, probe, label, totals), label, totals))
+        doing = f"a step on the {label} batch of {totals['graphs']:.0f} graphs"
+        found.append(run_step(partial(_one, workload, samples, probe, label, totals), doing, workload=workload))
         if progress is not None:
             progress(len(found), len(batches))
     return found
@@ -187,7 +186,7 @@ def check_counts(workload: Workload) -> list[Check]:
         workload: Its last step left its gradients.
     """
     held: dict[str, int] = dict.fromkeys(PARTS, 0)
-    for kind, nbytes in held_by(workload).values():
+    for kind, nbytes in resident_storages(workload).values():
         held[kind] += nbytes
     parameters = [*workload.model.parameters()]
     whole = sum(map(_bytes, [*parameters, *workload.model.buffers()]))
@@ -223,31 +222,12 @@ def _expect_to_fit(found: Sequence[Breakdown], totals: Mapping[str, float], prob
     last = found[-1]
     needed = last.measured * totals[name] / max(last.sizes[name], 1)
     free = probe.free_bytes()
-    if needed > _SAFE_SHARE * free:
+    if needed > SAFE_SHARE * free:
         raise DoesNotFitError(
             f"a step on a batch of {totals['graphs']:.0f} graphs is expected to take {format_bytes(needed)}",
             limit=f"{format_bytes(free)} are free on {probe.device}",
             hint="take a smaller --batch-size",
         )
-
-
-def _guarded(run: Callable[[], Breakdown], label: str, totals: Mapping[str, float]) -> Breakdown:
-    try:
-        return run()
-    except NodeBudgetError:
-        raise
-    except Exception as error:
-        reason = (str(error).strip().splitlines() or [""])[0][:200]
-        if is_out_of_memory(error):
-            raise DoesNotFitError(
-                f"a step on the {label} batch of {totals['graphs']:.0f} graphs ran out of memory",
-                limit=reason,
-                hint="take a smaller --batch-size",
-            ) from error
-        raise WorkloadError(
-            f"the workload raised {type(error).__name__} in a step on the {label} batch: {reason}",
-            hint="run that step by itself to see where",
-        ) from error
 
 
 def _one(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
@@ -16,7 +15,7 @@ from nodebudget.calibration.probe_design import Indices
 from nodebudget.datasets.size_table import SizeTable
 from nodebudget.errors import DoesNotFitError
 from nodebudget.profiling.cuda import counters
-from nodebudget.profiling.cuda_allocator.allocator import CachingAllocator
+from nodebudget.profiling.cuda_allocator.allocator import CachingAllocator, allocator_settings, has_expandable_segments
 from nodebudget.profiling.cuda_allocator.replay import CUBLAS_WORKSPACES_HOPPER, replay, trace_resident, trace_steps
 from nodebudget.sampling.budget import Budget
 from nodebudget.sampling.planner import make_plan
@@ -91,15 +90,16 @@ class DeviceBudget:
 
 def current_setting() -> str:
     """Return the setting that PyTorch's allocator has in this process."""
-    settings = os.environ.get("PYTORCH_ALLOC_CONF") or os.environ.get("PYTORCH_CUDA_ALLOC_CONF") or ""
-    return "expandable" if "expandable_segments:true" in settings.lower().replace(" ", "") else "default"
+    return "expandable" if has_expandable_segments(allocator_settings()) else "default"
 
 
 def stretch(pool: ProbeCandidates, calibration: Calibration, seed: int = 0) -> list[Indices]:
     """Return batches of an epoch planned for as much as the largest probe took, the largest first."""
-    memory = int(calibration.bound.reach)
-    plan = make_plan(pool.own_sizes, Budget.make(calibration=calibration, memory=memory), seed=seed, oversized="skip")
-    cost = calibration.graph_bytes(pool.own_sizes)
+    memory = int(calibration.bound.max_measured)
+    plan = make_plan(
+        pool.original_sizes, Budget.make(calibration=calibration, memory=memory), seed=seed, oversized="skip"
+    )
+    cost = calibration.graph_bytes(pool.original_sizes)
     batches = [plan.batch(place).astype(np.intp) for place in range(min(len(plan), STRETCH))]
     return sorted(batches, key=lambda batch: -float(cost[batch].sum()))
 

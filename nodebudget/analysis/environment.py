@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from nodebudget.errors import MissingError
+from nodebudget.profiling.cuda_allocator.allocator import allocator_settings
 from nodebudget.utils.byte_units import format_bytes
 from nodebudget.utils.optional_imports import check_dgl_on, check_torch, installed, load_dgl, require
 from nodebudget.utils.version import __version__
@@ -120,7 +121,7 @@ def examine() -> Examination:
     torch, state = _torch()
     cuda, gpus = _cuda(torch, driver)
     device = "cuda:0" if gpus or driver is not None else "cpu"
-    allocator = os.environ.get("PYTORCH_ALLOC_CONF") or os.environ.get("PYTORCH_CUDA_ALLOC_CONF") or "default"
+    allocator = allocator_settings()
     free = _host_free()
     checks = [
         Check("nodebudget", OK, f"{__version__}, Python {platform.python_version()}", "everything"),

@@ -173,7 +173,7 @@ def _calibrate(
         [sample for dataset in samples.values() for sample in dataset],
         SizeTable(columns, settings=small.settings),
         probe,
-        effort=CalibrationConfig(probes=config.probes, largest=config.batch_size, seed=config.seed),
+        config=CalibrationConfig(probes=config.probes, max_graphs=config.batch_size, seed=config.seed),
         progress=partial(progress, "calibrating ALIGNN"),
     )
 

@@ -129,7 +129,8 @@ def largest_safe_batch_size(
     assert budget.memory is not None
     assert plan.predicted_bytes is not None
     graphs = GraphBytes.of(calibration, sizes)
-    search = _Search(graphs.values, np.floor(calibration.room(budget.memory) - graphs.fixed), probability, seed)
+    available = np.floor(calibration.max_prediction(budget.memory) - graphs.fixed)
+    search = _Search(graphs.values, available, probability, seed)
     batch_size, trial = search.largest()
     return Risk(
         batch_size,

@@ -13,17 +13,17 @@ import numpy.typing as npt
 import torch
 
 from nodebudget.analysis.throughput import Advice, Point, analyse
-from nodebudget.calibration.memory_model import SURE, Calibration
+from nodebudget.calibration.memory_model import CONFIDENCE, Calibration
 from nodebudget.calibration.probe_design import size_columns
-from nodebudget.calibration.probe_runner import SAFE_SHARE
 from nodebudget.calibration.time_model import TimedStep
 from nodebudget.datasets.size_table import SizeTable
-from nodebudget.errors import InputError, NodeBudgetError, WorkloadError
-from nodebudget.profiling.probe import Probe, is_out_of_memory
+from nodebudget.errors import DoesNotFitError, InputError
+from nodebudget.profiling.probe import SAFE_SHARE, Probe
 from nodebudget.sampling.budget import Budget
 from nodebudget.sampling.plan import Plan
 from nodebudget.sampling.planner import make_plan
 from nodebudget.workloads.protocol import Workload, to_sample
+from nodebudget.workloads.run_step import run_step
 
 Progress = Callable[[int, int], None]
 
@@ -81,7 +81,7 @@ def ladder(sizes: SizeTable, calibration: Calibration, memory: int, count: int) 
     rooms = np.ceil(np.geomspace(least, max(most, least), count))
     predicted = rooms + calibration.fixed
     # The memory whose upper bound leaves so much room; a few bytes more, so that no rounding leaves less.
-    bounds = predicted * (1 + calibration.bound.margin(predicted, SURE)) + 16
+    bounds = predicted * (1 + calibration.bound.margin(predicted, CONFIDENCE)) + 16
     return sorted({min(int(bound), memory) for bound in bounds})
 
 
@@ -152,13 +152,8 @@ class _Timer:
         try:
             self._seconds(self._samples(plan.batch(int(chosen[0]))))  # warm up at this size
             found = tuple(self._time(plan.batch(int(place))) for place in chosen)
-        except Exception as error:
-            if not is_out_of_memory(error):
-                raise
+        except DoesNotFitError:
             found = ()
-        if not found:
-            # Only here, since the error holds the tensors of the step that it came out of.
-            self._workload.optimizer.zero_grad(set_to_none=True)
         self._probe.release()
         return found
 
@@ -174,7 +169,7 @@ class _Timer:
         return [to_sample(self._workload, self._dataset[int(index)]) for index in batch]
 
     def _seconds(self, samples: list[Any]) -> float:
-        try:
+        def step() -> float:
             # A new one each time, since a step may leave things in its batch.
             batch = self._workload.batch(samples)
             self._wait()
@@ -182,14 +177,8 @@ class _Timer:
             self._workload.step(batch)
             self._wait()
             return time.perf_counter() - started
-        except Exception as error:
-            if is_out_of_memory(error) or isinstance(error, NodeBudgetError):
-                raise
-            reason = (str(error).strip().splitlines() or [""])[0][:200]
-            raise WorkloadError(
-                f"the workload raised {type(error).__name__} in a training step: {reason}",
-                hint="run that step by itself to see where",
-            ) from error
+
+        return run_step(step, "a training step", workload=self._workload)
 
     def _wait(self) -> None:
         if self._probe.device.startswith("cuda"):

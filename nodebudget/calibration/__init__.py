@@ -1,1 +1,1 @@
-"""From measured training steps to a memory model: which batches to probe, running them, fitting, and where the fit holds."""
+"""A memory model from measured training steps: which batches to probe, running them, fitting, and where it holds."""

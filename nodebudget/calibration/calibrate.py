@@ -1,4 +1,4 @@
-"""Choose probes, run them, fit, check on held-out ones, record."""
+"""Calibrate: choose probes, run them, fit, check on held-out ones."""
 
 from __future__ import annotations
 
@@ -31,8 +31,7 @@ from nodebudget.errors import InputError
 from nodebudget.profiling.open import open_probe
 from nodebudget.profiling.probe import Probe
 from nodebudget.utils.records import provenance
-from nodebudget.workloads.edge_subsampling import variants_of
-from nodebudget.workloads.protocol import Variant, Workload
+from nodebudget.workloads.protocol import Workload
 
 Progress = Callable[[int, int], None]
 
@@ -42,20 +41,33 @@ class CalibrationConfig:
     """How much to measure.
 
     Attributes:
-        probes: Measured steps in all; a third of them is held out.
-        largest: Most graphs in a probe.
-        seed: Seed of the choice.
+        probes: Number of measured steps, 9 to 1000; a third of them is held out.
+        max_graphs: Maximum number of graphs in a probe, 1 to 100,000.
+        seed: Random seed of the choice of batches.
+
+    Raises:
+        InputError: A number is outside its range.
     """
 
     probes: int = 24
-    largest: int = 32
+    max_graphs: int = 32
     seed: int = 0
 
     def __post_init__(self) -> None:
         if not 9 <= self.probes <= 1000:
             raise InputError(f"{self.probes} probes", limit="9 to 1000", hint="24 is usual")
-        if not 1 <= self.largest <= 100_000:
-            raise InputError(f"a largest probe of {self.largest} graphs", limit="1 to 100,000", hint="32 is usual")
+        if not 1 <= self.max_graphs <= 100_000:
+            raise InputError(f"probes of up to {self.max_graphs} graphs", limit="1 to 100,000", hint="32 is usual")
+
+    @property
+    def held_out(self) -> int:
+        """Number of steps that are held out."""
+        return self.probes // 3
+
+    @property
+    def fitted(self) -> int:
+        """Number of steps to fit to; the other two are the lightest step and a repeat."""
+        return self.probes - self.held_out - 2
 
 
 @dataclass(frozen=True)
@@ -77,114 +89,105 @@ def calibrate(
     sizes: SizeTable | None = None,
     device: str | Probe = "cpu",
     *,
-    effort: CalibrationConfig | None = None,
+    config: CalibrationConfig | None = None,
     context: Mapping[str, Any] | None = None,
-    journal: str | os.PathLike[str] | None = None,
+    checkpoint: str | os.PathLike[str] | None = None,
     resume: bool = False,
     progress: Progress | None = None,
 ) -> Calibration:
-    """Measure training steps on batches of the dataset and fit what they take.
+    """Measure training steps on batches of the dataset, and fit their peak bytes to the sizes of the batches.
+
+    The batches to fit to are D-optimal (`nodebudget.calibration.probe_design.choose_fit_batches`), so that the cost per
+    graph, node, edge and line-graph edge are identifiable; the held-out batches are random. They run from small to
+    large, and a batch that is predicted to take over 80% of the free memory is left out. The fit is non-negative least
+    squares on relative errors (`nodebudget.calibration.fit.fit_calibration`). These steps train the model: make a new
+    one for the real run. Warns (UserWarning) if all crystals are of one size, and if no size changes the bytes.
 
     Args:
-        workload: The training step.
-        dataset: Items that `workload.sample` (or, without it, `workload.batch`) takes.
-        sizes: Their sizes, in the same order; used to choose the probes. What is fitted to is counted on the
-            very samples that a probe ran. Default: `measure(dataset)`, with the
-            `graphs` and the `size_of` of the workload where it has them.
-        device: "cpu", "cuda:0", or an open `Probe`.
-        effort: How much to measure.
-        context: Further facts for the record (data, command).
-        journal: File that keeps each observation as it is made; to be removed once the calibration is saved.
-        resume: Go on with the observations in the journal.
-        progress: Called with probes done and probes in all.
+        workload: The model, its optimizer and its training step, on the device: see `nodebudget.load_workload`.
+        dataset: Items that `workload.sample` takes, or `workload.batch` if the workload has no `sample`; n of them.
+        sizes: Their sizes, n rows in the same order, to choose the batches by; the fit uses the sizes of the samples
+            that were run. Default: `measure(dataset)`, with the workload's `graphs` and `size_of`.
+        device: "cpu", "cuda:0", or an open `nodebudget.profiling.probe.Probe`.
+        config: How much to measure.
+        context: Further facts for the record (dataset, command).
+        checkpoint: File of the observations so far; remove it once the calibration is saved.
+        resume: Continue with the observations in the checkpoint.
+        progress: Called with the number of probes done and of all probes.
+
+    Returns:
+        The calibration. `holdout` has its error on the held-out batches, `predict_bytes` the prediction in bytes.
 
     Raises:
-        InputError: Dataset and sizes do not belong together, or too few steps fitted into memory.
-        RecordError: The journal belongs to another calibration.
+        InputError: Dataset and sizes differ in length, or too few steps fit into memory.
+        RecordError: The checkpoint belongs to another calibration.
+        MissingError: The device is not available.
         DoesNotFitError: Not even the smallest probe fits.
         WorkloadError: The training step raised.
-
-    Warns (UserWarning) when all crystals are of one size, and when no size costs anything.
     """
-    plan = effort or CalibrationConfig()
+    config = config or CalibrationConfig()
     probe = open_probe(device) if isinstance(device, str) else device
     if sizes is None:
-        sizes = measure_dataset(
-            dataset, graphs=getattr(workload, "graphs", None), size_of=getattr(workload, "size_of", None)
-        )
-    rng = np.random.default_rng(plan.seed)
-    pool = ProbeCandidates(workload, dataset, sizes, rng, _variants(workload, dataset, sizes))
-    _warn_of_one_kind(pool)
-    prober = ProbeRunner(workload, pool, probe)
-    _check_effort(plan, len(size_columns(pool.sizes)))
-    jobs = _jobs(pool, plan, rng)
-    # From small to large: what a large probe needs is foretold by the smaller ones before it.
-    jobs.sort(key=lambda job: prober.weight(job.batch))
-    kept = None if journal is None else ProbeCheckpoint(journal, _identity(prober, plan), resume=resume)
-    with _collecting_what_is_new():
-        observations = _observe(prober, jobs, kept, progress)
-    about = {**prober.describe(), "noise": _noise(observations), **provenance(), **(context or {})}
-    return fit_calibration(observations, size_columns(sizes), context=about)
-
-
-def _warn_of_one_kind(pool: ProbeCandidates) -> None:
-    if all(len(values) and values.min() == values.max() for values in pool.sizes.columns.values()):
+        graphs, size_of = getattr(workload, "graphs", None), getattr(workload, "size_of", None)
+        sizes = measure_dataset(dataset, graphs=graphs, size_of=size_of)
+    rng = np.random.default_rng(config.seed)
+    candidates = ProbeCandidates(workload, dataset, sizes, rng, with_variants=True)
+    if all(len(values) and values.min() == values.max() for values in candidates.sizes.columns.values()):
         warnings.warn(
-            "all crystals are of one size, so that what a node, an edge and a line-graph edge take can't be told "
-            "apart: the calibration holds for crystals like these; calibrate on several to use it for others",
-            stacklevel=3,
+            "all crystals are of one size, so that the costs per node, edge and line-graph edge are not identifiable: "
+            "the calibration holds for crystals like these; calibrate on several to use it for others",
+            stacklevel=2,
         )
+    runner = ProbeRunner(workload, candidates, probe)
+    needed = len(size_columns(candidates.sizes)) + 1
+    if config.fitted < needed:
+        raise InputError(
+            f"{config.probes} probes leave {config.fitted} to fit {needed} coefficients to",
+            limit="at least as many as coefficients",
+            hint="24 probes are usual",
+        )
+    # From small to large: the small probes predict whether the large ones fit.
+    jobs = sorted(_jobs(candidates, config, rng), key=lambda job: runner.weight(job.batch))
+    saved = None if checkpoint is None else ProbeCheckpoint(checkpoint, _identity(runner, config), resume=resume)
+    with _frozen_garbage():
+        observations = _observe(runner, jobs, saved, progress)
+    record = {**runner.describe(), "noise": _noise(observations), **provenance(), **(context or {})}
+    return fit_calibration(observations, size_columns(sizes), context=record)
 
 
-def _variants(workload: Workload, dataset: Dataset, sizes: SizeTable) -> list[Variant]:
-    if not len(sizes) or len(dataset) != len(sizes):
-        return []  # refused by the pool
-    return variants_of(workload, [dataset[int(place)] for place in lightest_batch(sizes)])
-
-
-def _jobs(pool: ProbeCandidates, effort: CalibrationConfig, rng: np.random.Generator) -> list[_Job]:
-    held_out = effort.probes // 3
-    to_fit = _batches_to_fit(pool, effort.probes - held_out - 2, effort.largest, rng)
-    to_check = choose_holdout_batches(pool.own_sizes, held_out, effort.largest, rng)
+def _jobs(candidates: ProbeCandidates, config: CalibrationConfig, rng: np.random.Generator) -> list[_Job]:
+    to_fit = _batches_to_fit(candidates, config, rng)
+    to_check = choose_holdout_batches(candidates.original_sizes, config.held_out, config.max_graphs, rng)
     return [
-        _Job("floor", lightest_batch(pool.own_sizes)),
+        _Job("floor", lightest_batch(candidates.original_sizes)),
         *(_Job("fit", batch) for batch in to_fit),
         *(_Job("holdout", batch) for batch in to_check),
-        # The same step once more: what differs is noise, which no model can predict.
+        # The same step once more: the difference is noise, which no model can predict.
         _Job("repeat", to_check[0]),
     ]
 
 
-def _check_effort(effort: CalibrationConfig, columns: int) -> None:
-    to_fit, needed = effort.probes - effort.probes // 3 - 2, columns + 1
-    if to_fit <= columns:
-        raise InputError(
-            f"{effort.probes} probes leave {to_fit} to fit {needed} coefficients to",
-            limit="at least as many as coefficients",
-            hint="24 probes are usual",
-        )
-
-
-def _batches_to_fit(pool: ProbeCandidates, count: int, largest: int, rng: np.random.Generator) -> list[Indices]:
-    """Choose half of the batches among the user's own graphs, which count most, half where the ratios differ most."""
-    own, all_ = pool.fit_rows[pool.fit_rows < pool.own], pool.fit_rows
-    shares = [(own, count)] if len(own) == len(all_) else [(own, count // 2), (all_, count - count // 2)]
+def _batches_to_fit(candidates: ProbeCandidates, config: CalibrationConfig, rng: np.random.Generator) -> list[Indices]:
+    """Choose half of the batches among the dataset's graphs, and half where the ratios of sizes differ most."""
+    rows, count = candidates.fit_rows, config.fitted
+    original = rows[rows < candidates.num_original]
+    parts = [(rows, count)] if len(original) == len(rows) else [(original, count // 2), (rows, count - count // 2)]
     return [
-        rows[batch]
-        for rows, share in shares
-        for batch in choose_fit_batches(pool.sizes.take(rows), share, largest, rng)
+        part[batch]
+        for part, share in parts
+        for batch in choose_fit_batches(candidates.sizes.take(part), share, config.max_graphs, rng)
     ]
 
 
-def _identity(prober: ProbeRunner, effort: CalibrationConfig) -> dict[str, Any]:
-    about = prober.describe()
-    device = {key: about["device"].get(key) for key in ("device", "name")}
-    model = {key: about["model"].get(key) for key in ("name", "parameters", "dtype", "optimizer")}
-    return {"device": device, "model": model, "data": about["data"]["fingerprint"], "effort": asdict(effort)}
+def _identity(runner: ProbeRunner, config: CalibrationConfig) -> dict[str, Any]:
+    record = runner.describe()
+    device = {key: record["device"].get(key) for key in ("device", "name")}
+    model = {key: record["model"].get(key) for key in ("name", "parameters", "dtype", "optimizer")}
+    return {"device": device, "model": model, "data": record["data"]["fingerprint"], "config": asdict(config)}
 
 
 def _noise(observations: list[Observation]) -> float | None:
-    """Return how far two measurements of the same step are apart, a fraction; None where one was not made."""
+    """Return the relative difference of two measurements of the same step; None if one of them was not made."""
     for repeated in (entry for entry in observations if entry.role == "repeat"):
         for first in observations:
             if first.role == "holdout" and first.sizes == repeated.sizes:
@@ -193,12 +196,12 @@ def _noise(observations: list[Observation]) -> float | None:
 
 
 @contextmanager
-def _collecting_what_is_new() -> Iterator[None]:
-    """Keep what is there already out of the garbage collections between probes.
+def _frozen_garbage() -> Iterator[None]:
+    """Exclude the objects that exist already from the garbage collections between probes.
 
-    DGL and alignn alone are a million objects: looking at all of them takes longer than many a training step.
+    DGL and alignn alone have a million objects: to visit all of them takes longer than many a training step.
     """
-    if gc.get_freeze_count():  # not ours to undo
+    if gc.get_freeze_count():  # the caller's own
         yield
         return
     gc.collect()
@@ -210,20 +213,18 @@ def _collecting_what_is_new() -> Iterator[None]:
 
 
 def _observe(
-    prober: ProbeRunner, jobs: list[_Job], journal: ProbeCheckpoint | None, progress: Progress | None
+    runner: ProbeRunner, jobs: list[_Job], checkpoint: ProbeCheckpoint | None, progress: Progress | None
 ) -> list[Observation]:
-    seen = {} if journal is None else dict(journal.seen)
-    if not all(job.key in seen for job in jobs):
-        prober.warm_up(jobs[0].batch)
-    found: list[Observation | None] = []
-    for done, job in enumerate(jobs, start=1):
-        if job.key in seen:
-            prober.recall(job.batch, seen[job.key])
+    done = {} if checkpoint is None else dict(checkpoint.observations)
+    if not all(job.key in done for job in jobs):
+        runner.warm_up(jobs[0].batch)
+    for count, job in enumerate(jobs, start=1):
+        if job.key in done:
+            runner.recall(job.batch, done[job.key])
         else:
-            seen[job.key] = prober.observe(job.batch, job.role)
-            if journal is not None:
-                journal.add(job.key, seen[job.key])
-        found.append(seen[job.key])
+            done[job.key] = runner.observe(job.batch, job.role)
+            if checkpoint is not None:
+                checkpoint.add(job.key, done[job.key])
         if progress is not None:
-            progress(done, len(jobs))
-    return [entry for entry in found if entry is not None]
+            progress(count, len(jobs))
+    return [entry for job in jobs if (entry := done[job.key]) is not None]

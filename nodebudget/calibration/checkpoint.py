@@ -20,7 +20,7 @@ class ProbeCheckpoint:
         resume: Continue with the observations in the file; otherwise start over.
 
     Attributes:
-        seen: Observations by the key of their batch; None where a batch was not tried.
+        observations: By the key of their batch; None for a batch that was not tried.
 
     Raises:
         RecordError: The file belongs to something else, or can't be read.
@@ -28,7 +28,7 @@ class ProbeCheckpoint:
 
     def __init__(self, path: str | os.PathLike[str], identity: Mapping[str, Any], *, resume: bool) -> None:
         self._lines, self._header = JsonLines(path), identity
-        self.seen: dict[str, Observation | None] = {}
+        self.observations: dict[str, Observation | None] = {}
         self._size = self._read() if resume and self._lines.path.exists() else 0
 
     def add(self, key: str, observation: Observation | None) -> None:
@@ -37,7 +37,7 @@ class ProbeCheckpoint:
         Raises:
             InputError: It can't be written: the disk is full, say.
         """
-        self.seen[key] = observation
+        self.observations[key] = observation
         self._lines.open()
         try:
             self._lines.truncate(self._size)
@@ -55,7 +55,7 @@ class ProbeCheckpoint:
         try:
             for entry, end in self._lines.read(start):  # noqa: B007
                 if entry is not None:
-                    self.seen[entry["key"]] = None if entry["seen"] is None else Observation(**entry["seen"])
+                    self.observations[entry["key"]] = None if entry["seen"] is None else Observation(**entry["seen"])
         except (KeyError, TypeError) as error:
             raise RecordError(
                 f"{str(self._lines.path)!r} is damaged: {error}", hint="start over without --resume"

@@ -4,26 +4,27 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from nodebudget.calibration.memory_model import Calibration, ErrorSummary, Observation, coefficient_name
-from nodebudget.calibration.piecewise_fit import fit_affine, fit_two, maximum
-from nodebudget.calibration.prediction_interval import Bound, Determination, determine
+from nodebudget.calibration.memory_model import Calibration, ErrorSummary, Observation, coefficient_names
+from nodebudget.calibration.piecewise_fit import fit_segment, fit_two_segments, maximum
+from nodebudget.calibration.prediction_interval import Determination, PredictionBound, determine
 from nodebudget.errors import InputError
 
 Floats = npt.NDArray[np.float64]
 
-#: Two pieces are taken where they lower the mean held-out error by at least this fraction, and by half.
-_WORTH = 5e-4
+#: A second segment must lower the mean held-out error by at least this fraction, and by half.
+_MIN_GAIN = 5e-4
 
-#: The lightest step is a floor, and no point of the line, when it takes so many times what the line says.
+#: The peak of the lightest step is the floor if it is more than this factor above the segments.
 _FLOOR = 1.02
 
-#: Coefficients that every record has, zero where the data has no such column.
-_ALWAYS = ("graphs", "nodes", "edges", "line_edges")
+#: Columns that have a coefficient in every record, zero if the data has no such column.
+_STANDARD = ("graphs", "nodes", "edges", "line_edges")
 
 
 def fit_calibration(
@@ -34,137 +35,119 @@ def fit_calibration(
 ) -> Calibration:
     """Fit the coefficients to the observations of role "fit" and check them on those of role "holdout".
 
-    One affine piece (`nodebudget.calibration.piecewise_fit.fit_affine`), or two where the held-out steps demand them. The floor is the
-    observation of role "floor" where that is above the pieces, else what is resident.
+    The fit has one segment (`nodebudget.calibration.piecewise_fit.fit_segment`), or two if the held-out steps are
+    predicted clearly better. The floor is the observation of role "floor" if that is above the segments, else the
+    resident bytes. Warns (UserWarning) if the bytes do not depend on any size.
 
     Args:
         observations: Measured steps.
-        columns: Size columns to fit, `graphs` among them or not.
+        columns: Size columns to fit; `graphs` is added.
         context: Further facts for the record.
 
     Raises:
-        InputError: Fewer steps to fit than coefficients, or none to tell the error from.
-
-    Warns (UserWarning) when no size costs anything.
+        InputError: Fewer steps to fit than coefficients, or none to estimate the error from.
     """
     names = tuple(dict.fromkeys(("graphs", *columns)))
-    fitted = [entry for entry in observations if entry.role == "fit"]
+    by_role = {role: [entry for entry in observations if entry.role == role] for role in ("fit", "holdout", "floor")}
+    fitted, held_out = by_role["fit"], by_role["holdout"]
     if len(fitted) <= len(names):
         raise InputError(
             f"{len(fitted)} measured steps do not determine {len(names) + 1} coefficients",
             hint="allow more probes, or free memory for them",
         )
     resident = float(np.median([entry.resident for entry in fitted]))
-    held = [entry for entry in observations if entry.role == "holdout"]
-    solutions = _solve(fitted, held, names)
-    lightest = [entry for entry in observations if entry.role == "floor"]
-    floor = max([resident, *(float(entry.peak) for entry in lightest if _is_floor(entry, names, solutions))])
-    zeros = dict.fromkeys(coefficients_of(_ALWAYS), 0.0)
-    bound = _bound(observations, names, solutions, floor)
-    pieces = [zeros | dict(zip(coefficients_of(names), map(float, solution), strict=True)) for solution in solutions]
-
-    def summary(role: str) -> ErrorSummary:
-        chosen = [entry for entry in observations if entry.role == role]
-        return _errors(chosen, names, solutions, floor)
-
-    found = Calibration(
-        coefficients=pieces[0],
+    segments = _solve(fitted, held_out, names)
+    linear = _Fit(names, segments)
+    lightest = [entry.peak for entry in by_role["floor"] if entry.peak > _FLOOR * linear.predict([entry]).item()]
+    fit = _Fit(names, segments, max([resident, *map(float, lightest)]))
+    zeros = dict.fromkeys(coefficient_names(_STANDARD), 0.0)
+    main, *further = [zeros | dict(zip(coefficient_names(names), values.tolist(), strict=True)) for values in segments]
+    calibration = Calibration(
+        coefficients=main,
         columns=names,
-        pieces=tuple(pieces[1:]),
-        floor=floor,
+        floor=fit.floor,
         resident=resident,
-        holdout=summary("holdout"),
-        fit=summary("fit"),
-        bound=bound,
-        determination=_determination(fitted, names, solutions),
+        holdout=_errors(held_out, fit),
+        fit=_errors(fitted, fit),
+        further_segments=tuple(further),
+        bound=_bound(fitted, held_out, fit),
+        determination=_determination(fitted, fit),
         observations=tuple(observations),
         context=context or {},
     )
-    if found.is_flat:
+    if calibration.is_flat:
         warnings.warn(
             "the measured steps take the same memory whatever the batch, so that no budget can be made of them; "
             "calibrate with larger probes (--max-graphs) or on other crystals",
             stacklevel=2,
         )
-    return found
+    return calibration
+
+
+@dataclass(frozen=True)
+class _Fit:
+    """Coefficients of each segment in the order of `coefficient_names(names)`, and the floor in bytes."""
+
+    names: tuple[str, ...]
+    segments: list[Floats]
+    floor: float = 0.0
+
+    def predict(self, observations: Sequence[Observation]) -> Floats:
+        return np.maximum(maximum(_design(observations, self.names), self.segments), self.floor)
 
 
 def _design(observations: Sequence[Observation], names: Sequence[str]) -> Floats:
     return np.array([[1.0, *(entry.sizes[name] for name in names)] for entry in observations])
 
 
-def coefficients_of(names: Sequence[str]) -> tuple[str, ...]:
-    """Return the names of the coefficients of these columns, `fixed` first."""
-    return ("fixed", *(coefficient_name(name) for name in names))
-
-
 def _peaks(observations: Sequence[Observation]) -> Floats:
-    # The whole peak is fitted, not what is above the resident bytes: a step first releases the last gradients,
-    # so the line of the large steps may start below what is resident.
+    # The whole peak is fitted, not only what is above the resident bytes: a step first frees the old gradients, so
+    # the line of the large steps may start below the resident bytes.
     return np.array([float(entry.peak) for entry in observations])
 
 
-def _solve(fitted: Sequence[Observation], held: Sequence[Observation], names: Sequence[str]) -> list[Floats]:
-    """Fit one affine piece, or two where those predict the held-out steps clearly better: the simpler wins ties."""
+def _solve(fitted: Sequence[Observation], held_out: Sequence[Observation], names: Sequence[str]) -> list[Floats]:
+    """Fit one segment, or two if those predict the held-out steps clearly better."""
     design, target = _design(fitted, names), _peaks(fitted)
-    one = [fit_affine(design, target)]
-    two = fit_two(design, target, np.random.default_rng(0))
-    if two is None or not held:
+    one = [fit_segment(design, target)]
+    two = fit_two_segments(design, target, np.random.default_rng(0))
+    if two is None or not held_out:
         return one
-    checks = _design(held, names)
-    errors = [float(np.abs(maximum(checks, pieces) / _peaks(held) - 1).mean()) for pieces in (one, two)]
-    if errors[0] - errors[1] < _WORTH or errors[1] > 0.5 * errors[0]:
+    checks = _design(held_out, names)
+    errors = [float(np.abs(maximum(checks, segments) / _peaks(held_out) - 1).mean()) for segments in (one, two)]
+    if errors[0] - errors[1] < _MIN_GAIN or errors[1] > 0.5 * errors[0]:
         return one
-    # The main piece is the one that holds for most batches of the user's own data.
-    first = (checks @ two[0] >= checks @ two[1]).mean() >= 0.5
-    return two if first else two[::-1]
+    # The main segment is the one that holds for most batches of the user's own data.
+    return two if (checks @ two[0] >= checks @ two[1]).mean() >= 0.5 else two[::-1]
 
 
-def _determination(fitted: Sequence[Observation], names: Sequence[str], solutions: Sequence[Floats]) -> Determination:
-    design = _design(fitted, names)
-    main = design @ solutions[0] >= maximum(design, solutions)
+def _determination(fitted: Sequence[Observation], fit: _Fit) -> Determination:
+    design = _design(fitted, fit.names)
+    main = design @ fit.segments[0] >= maximum(design, fit.segments)
     rows = design[main] / _peaks(fitted)[main, None]
-    return determine(np.asarray(rows, dtype=np.float64), solutions[0], list(coefficients_of(names)))
+    return determine(np.asarray(rows, dtype=np.float64), fit.segments[0], coefficient_names(fit.names))
 
 
-def _is_floor(entry: Observation, names: Sequence[str], solutions: Sequence[Floats]) -> bool:
-    return bool(entry.peak > _FLOOR * maximum(_design([entry], names), solutions)[0])
-
-
-def _predictions(
-    observations: Sequence[Observation], names: Sequence[str], solutions: Sequence[Floats], floor: float
-) -> Floats:
-    return np.maximum(maximum(_design(observations, names), solutions), floor)
-
-
-def _bound(
-    observations: Sequence[Observation], names: Sequence[str], solutions: Sequence[Floats], floor: float
-) -> Bound:
-    held = [entry for entry in observations if entry.role == "holdout"]
-    checked = held or [entry for entry in observations if entry.role == "fit"]
-    # The steps that were fitted to lie nearer to the fit than others will: by as many as there are coefficients.
-    free = len(held) or len(checked) - sum(map(len, solutions))
+def _bound(fitted: Sequence[Observation], held_out: Sequence[Observation], fit: _Fit) -> PredictionBound:
+    checked = held_out or fitted
+    # Each coefficient takes one degree of freedom from the fitted steps.
+    free = len(held_out) or len(fitted) - sum(map(len, fit.segments))
     if free < 1:
         raise InputError(
-            f"{len(checked)} measured steps, as many as coefficients, and none to check on",
-            limit="how far the predictions are off is not known then",
+            f"{len(checked)} measured steps, as many as coefficients, and none held out",
+            limit="the error of the predictions is unknown then",
             hint="measure more steps, or hold some out",
         )
-    relative = _peaks(checked) / _predictions(checked, names, solutions, floor) - 1
-    reach = max(float(entry.peak) for entry in observations if entry.role in ("fit", "holdout"))
-    return Bound(float(np.sqrt(np.sum(relative**2) / free)), free, reach)
+    relative = _peaks(checked) / fit.predict(checked) - 1
+    max_measured = max(float(entry.peak) for entry in [*fitted, *held_out])
+    return PredictionBound(float(np.sqrt(np.sum(relative**2) / free)), free, max_measured)
 
 
-def _errors(
-    observations: Sequence[Observation], names: Sequence[str], solutions: Sequence[Floats], floor: float
-) -> ErrorSummary:
+def _errors(observations: Sequence[Observation], fit: _Fit) -> ErrorSummary:
     if not observations:
         return ErrorSummary(mape=0.0, max_under=0.0, n=0)
     above = np.array([max(entry.peak - entry.resident, 1.0) for entry in observations])
-    relative = (_predictions(observations, names, solutions, floor) - _peaks(observations)) / above
-    return ErrorSummary(
-        mape=float(np.abs(relative).mean()),
-        # Adding zero turns -0.0 into 0.0.
-        max_under=float(max(-relative.min(), 0.0) + 0.0),
-        n=len(observations),
-    )
+    relative = (fit.predict(observations) - _peaks(observations)) / above
+    # Adding zero turns -0.0 into 0.0.
+    max_under = float(max(-relative.min(), 0.0) + 0.0)
+    return ErrorSummary(mape=float(np.abs(relative).mean()), max_under=max_under, n=len(observations))

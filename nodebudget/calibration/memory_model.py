@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,22 +13,22 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from nodebudget.calibration.prediction_interval import Bound, Determination
+from nodebudget.calibration.prediction_interval import Determination, PredictionBound
 from nodebudget.datasets.size_table import SizeTable
 from nodebudget.errors import InputError, RecordError
 from nodebudget.utils.records import read_record, write_record
 
 KIND = "nodebudget.calibration"
-#: Version 2: `peak` is of the bytes that tensors asked for; what the allocator rounds up and leaves unsplit stands as
-#: `allocated`, and is part of its overhead. Version 1: `peak` was what the allocator counted.
+#: Version 2: `peak` is of the bytes that tensors asked for; with what the allocator rounds up and leaves unsplit it is
+#: `allocated`. Version 1: `peak` was what the allocator counted.
 SCHEMA_VERSION = 2
 
 Floats = npt.NDArray[np.float64]
 
-#: Budgets hold with this probability, a batch.
-SURE = 0.99
+#: Budgets hold with this probability, per batch: predictions are the upper end of a 99% prediction interval.
+CONFIDENCE = 0.99
 
-#: Predictions over so many times the largest probe are warned of.
+#: A prediction over so many times the largest measured step gives a warning.
 _FAR = 2.0
 
 
@@ -37,22 +37,37 @@ def coefficient_name(column: str) -> str:
     return f"per_{column.removesuffix('s')}"
 
 
+def coefficient_names(columns: Iterable[str]) -> tuple[str, ...]:
+    """Return the names of the coefficients of these columns, `fixed` first."""
+    return ("fixed", *map(coefficient_name, columns))
+
+
+def sum_per_graph(coefficients: Mapping[str, float], columns: Sequence[str], sizes: SizeTable) -> Floats:
+    """Return Σ coefficient × size of each graph, without the fixed part, shape (graphs,)."""
+    total = np.full(len(sizes), float(coefficients.get(coefficient_name("graphs"), 0.0)))
+    for column in columns:
+        weight = coefficients.get(coefficient_name(column), 0.0)
+        if column != "graphs" and weight:
+            total += weight * sizes[column]
+    return total
+
+
 @dataclass(frozen=True)
 class Observation:
     """One measured training step.
 
     Attributes:
         sizes: The batch: `graphs` and the sum of each size column.
-        peak: Highest bytes of live tensors during the step, resident ones included, as they were asked for.
+        peak: Peak bytes of live tensors during the step, resident ones included, as they were asked for.
         resident: Bytes of live tensors before the step.
-        allocated: Bytes in blocks of the allocator at the highest, as `torch.cuda.max_memory_allocated` counts them;
-            None on the CPU, and in records of schema version 1, whose `peak` is this.
-        reserved: Bytes that the allocator held from the device at the highest; None on the CPU.
+        role: "fit", "holdout", "floor" (the lightest step), "repeat" (of a held-out one), or "out-of-memory" (`peak` is
+            what was free: a lower bound).
+        allocated: Peak bytes in blocks of the allocator, as `torch.cuda.max_memory_allocated` counts them; None on the
+            CPU, and in records of schema version 1, whose `peak` is this.
+        reserved: Peak bytes that the allocator held from the device; None on the CPU.
         outside: Bytes of the device that PyTorch did not hold; None on the CPU.
-        retries: How often the allocator had to give its cache back to get memory; None on the CPU.
+        retries: How often the allocator emptied its cache to get memory; None on the CPU.
         seconds: Wall-clock time of the step while it was measured.
-        role: "fit", "holdout", "floor" (the lightest step), "repeat" (of a held-out one), or "out-of-memory" (then
-            `peak` is what was free: a lower bound).
     """
 
     sizes: Mapping[str, float]
@@ -72,7 +87,7 @@ class Observation:
 
 @dataclass(frozen=True)
 class ErrorSummary:
-    """How far predictions were from measurements, relative to the measured bytes above the resident ones.
+    """Errors of predictions, relative to the measured bytes above the resident ones.
 
     Attributes:
         mape: Mean absolute error, a fraction (0.01 is one percent).
@@ -87,22 +102,28 @@ class ErrorSummary:
 
 @dataclass(frozen=True)
 class Calibration:
-    """bytes = max(floor, fixed + Σ coefficient × size, further pieces), with its error and where it came from.
+    """Predicts the peak bytes of a training step from the sizes of its batch.
+
+    The model is max-affine: bytes = max(floor, fixed + Σ coefficient × size, …), one sum per segment. A step has
+    several phases, each linear in the sizes, and peaks in one of them. `nodebudget.calibration.fit` fits it.
 
     Attributes:
-        coefficients: Bytes: `fixed` (parameters, gradients, optimizer state and all else that does not
-            depend on the batch) and one a unit of each column (`per_graph`, `per_node`, …).
+        coefficients: Bytes of the main segment, which holds for most batches: `fixed` (parameters, gradients, optimizer
+            state and all else that does not depend on the batch), and per unit of each column (`per_graph`,
+            `per_node`, …).
         columns: Size columns that the prediction needs, `graphs` among them.
-        pieces: Further affine pieces, with the same names as `coefficients`: the peak is a maximum over moments of the
-            step, and the data may show more than one of them. The first piece is the one that holds for most batches.
         floor: Bytes of the smallest step: small batches peak in the optimizer, whatever their size.
-        resident: Bytes that live between steps; part of `fixed`.
-        holdout: Error on batches that the fit has not seen.
-        fit: Error on the batches that it was fitted to.
-        bound: What to add to a prediction to be sure of it.
-        determination: How well the coefficients are told apart.
+        resident: Bytes that stay between steps; part of `fixed`.
+        holdout: Error on batches that were not used for the fit.
+        fit: Error on the batches of the fit.
+        further_segments: The other segments, with the same keys as `coefficients`.
+        bound: The upper end of the prediction interval.
+        determination: Whether the coefficients are identifiable.
         observations: The raw measurements.
         context: Device, versions, model, data: for the record.
+
+    Raises:
+        InputError: A number of bytes is negative or not finite, or `fixed` is missing.
     """
 
     coefficients: Mapping[str, float]
@@ -111,27 +132,31 @@ class Calibration:
     resident: float
     holdout: ErrorSummary
     fit: ErrorSummary
-    pieces: tuple[Mapping[str, float], ...] = ()
-    bound: Bound = field(default_factory=lambda: Bound(0.0, 0, 0.0))
+    further_segments: tuple[Mapping[str, float], ...] = ()
+    bound: PredictionBound = field(default_factory=lambda: PredictionBound(0.0, 0, 0.0))
     determination: Determination | None = None
     observations: tuple[Observation, ...] = ()
     context: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        for name, value in [*_entries(self.affine), ("floor", self.floor), ("resident", self.resident)]:
+        values = [item for segment in self.segments for item in {"fixed": None, **segment}.items()]
+        for name, value in [*values, ("floor", self.floor), ("resident", self.resident)]:
             if not isinstance(value, (int, float)) or not math.isfinite(value) or value < 0:
                 raise InputError(
                     f"a calibration whose {name} is {value!r}",
                     limit="bytes are finite and not negative",
                     hint="calibrate again",
                 )
-        if any("fixed" not in piece for piece in self.affine):
-            raise InputError("a calibration without 'fixed'", hint="calibrate again")
+
+    @property
+    def segments(self) -> tuple[Mapping[str, float], ...]:
+        """The coefficients of all segments, the main one first."""
+        return (self.coefficients, *self.further_segments)
 
     @property
     def is_flat(self) -> bool:
-        """Whether no size costs anything, so that no budget can be made of it."""
-        return not any(value for name, value in _entries(self.affine) if name != "fixed")
+        """Whether the bytes depend on no size, so that no budget can be made of them."""
+        return not any(value for segment in self.segments for name, value in segment.items() if name != "fixed")
 
     @property
     def fixed(self) -> float:
@@ -139,7 +164,7 @@ class Calibration:
         return self.coefficients["fixed"]
 
     def coefficient(self, column: str) -> float:
-        """Return the bytes a unit of a column."""
+        """Return the bytes per unit of a column."""
         return self.coefficients.get(coefficient_name(column), 0.0)
 
     def predict_bytes(
@@ -154,85 +179,73 @@ class Calibration:
     ) -> Any:
         """Predict the peak bytes of a training step, resident ones included.
 
-        Warns (UserWarning) when a bound is asked for far beyond the largest step that was measured.
+        Warns (UserWarning) if a quantile is asked for far beyond the largest measured step.
 
         Args:
-            nodes: Nodes of the whole batch; a number or an array of shape (batches,). The others likewise.
+            nodes: Nodes of the whole batch; a number, or an array of shape (batches,). The others likewise.
             edges: Edges.
             line_edges: Edges of the line graphs.
             graphs: Graphs.
-            quantile: None for the mean prediction; 0.99, say, for an upper bound that holds with that probability.
-            **further: Further columns that the calibration knows.
+            quantile: None for the mean; 0.99, for example, for an upper bound that holds with that probability
+                (`nodebudget.calibration.prediction_interval.PredictionBound`).
+            **further: Further columns of the calibration, such as `tokens`.
 
         Returns:
-            Bytes; a float for numbers, an array of shape (batches,) for arrays.
+            Bytes: a float for numbers, an array of shape (batches,) for arrays.
 
         Raises:
-            InputError: A size that the prediction depends on is not given, is negative or not finite, or a quantile
+            InputError: A size that the prediction depends on is missing, negative or not finite, or the quantile is
                 outside (0, 1).
         """
         given = {"graphs": graphs, "nodes": nodes, "edges": edges, "line_edges": line_edges, **further}
         bytes_: Any = self.floor
-        for piece in self.affine:
-            bytes_ = np.maximum(bytes_, self._total(piece, given))
+        for segment in self.segments:
+            bytes_ = np.maximum(bytes_, self._total(segment, given))
         if quantile is not None:
             bytes_ = self._upper(bytes_, quantile)
         return bytes_ if np.ndim(bytes_) else float(bytes_)
 
-    @property
-    def affine(self) -> tuple[Mapping[str, float], ...]:
-        """All affine pieces, the main one first."""
-        return (self.coefficients, *self.pieces)
-
-    def _total(self, piece: Mapping[str, float], given: Mapping[str, Any]) -> Any:
-        total: Any = piece["fixed"]
+    def _total(self, segment: Mapping[str, float], given: Mapping[str, Any]) -> Any:
+        total: Any = segment["fixed"]
         for column in self.columns:
-            weight = piece.get(coefficient_name(column), 0.0)
-            if weight and given.get(column) is None:
-                raise InputError(
-                    f"the prediction depends on {column}, which is not given",
-                    limit=f"this calibration knows {', '.join(self.columns)}",
-                    hint=f"pass {column}=…",
-                )
-            if weight:
-                total = total + weight * _amounts(column, given[column])
+            weight = segment.get(coefficient_name(column), 0.0)
+            if not weight:
+                continue
+            if given.get(column) is None:
+                columns = f"the columns of this calibration: {', '.join(self.columns)}"
+                raise InputError(f"the prediction depends on {column}", limit=columns, hint=f"pass {column}=…")
+            total = total + weight * _amounts(column, given[column])
         return total
 
     def _upper(self, bytes_: Floats, quantile: float) -> Floats:
         if not isinstance(quantile, (int, float)) or not 0 < quantile < 1:
             raise InputError(f"a quantile of {quantile!r}", limit="between 0 and 1", hint="0.99 is usual")
-        far = float(np.max(bytes_, initial=0.0)) / max(self.bound.reach, 1.0)
+        far = float(np.max(bytes_, initial=0.0)) / max(self.bound.max_measured, 1.0)
         if self.bound.n and far > _FAR:
             warnings.warn(
-                f"this prediction is {far:.1f} times the largest step that was measured; "
-                "calibrate with larger probes (--max-graphs) to be surer of it",
+                f"this prediction is {far:.1f} times the largest step that was measured, and its interval is wide; "
+                "calibrate with larger probes (--max-graphs) for a narrower one",
                 stacklevel=3,
             )
         return bytes_ * (1 + self.bound.margin(bytes_, quantile))
 
-    def room(self, memory: float, quantile: float = SURE) -> float:
+    def max_prediction(self, memory: float, quantile: float = CONFIDENCE) -> float:
         """Return the largest mean prediction, bytes, whose upper bound is within `memory`, bytes."""
-        return self.bound.room(memory, quantile)
+        return self.bound.max_prediction(memory, quantile)
 
-    def graph_bytes(self, sizes: SizeTable, piece: int = 0) -> Floats:
-        """Return the bytes that each graph adds to a batch, by one affine piece, shape (graphs,).
+    def graph_bytes(self, sizes: SizeTable, segment: int = 0) -> Floats:
+        """Return the bytes that each graph adds to a batch by one segment, shape (graphs,).
 
         Raises:
             InputError: The sizes lack a column that the calibration depends on.
         """
-        chosen = self.affine[piece]
-        total = np.full(len(sizes), float(chosen.get(coefficient_name("graphs"), 0.0)))
-        for column in self.columns:
-            weight = chosen.get(coefficient_name(column), 0.0)
-            if column != "graphs" and weight:
-                total += weight * sizes[column]
-        return total
+        return sum_per_graph(self.segments[segment], self.columns, sizes)
 
     def save(self, path: str | os.PathLike[str], *, force: bool = False) -> Path:
         """Write the calibration as JSON.
 
         Raises:
-            InputError: The file exists and `force` is not set, or can't be written.
+            InputError: The file exists and `force` is not set, or it can't be written.
         """
         return write_record(path, KIND, SCHEMA_VERSION, self.to_dict(), force=force)
 
@@ -241,23 +254,21 @@ class Calibration:
         """Read what `save` wrote.
 
         Raises:
-            RecordError: It is missing, damaged, something else, or of another schema version.
+            RecordError: The file is missing, damaged, not a calibration, or of an unsupported schema version.
         """
         record = read_record(path, KIND, SCHEMA_VERSION)
         try:
             return cls.from_dict(record)
         except (InputError, KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
-            raise RecordError(
-                f"{str(path)!r} is a damaged calibration: {type(error).__name__}: {error}",
-                hint="calibrate again",
-            ) from error
+            reason = f"{type(error).__name__}: {error}"
+            raise RecordError(f"{str(path)!r} is a damaged calibration: {reason}", hint="calibrate again") from error
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values for JSON."""
         return {
             "coefficients": dict(self.coefficients),
             "columns": list(self.columns),
-            "pieces": [dict(piece) for piece in self.pieces],
+            "pieces": [dict(segment) for segment in self.further_segments],  # on disk
             "floor": self.floor,
             "resident": self.resident,
             "holdout": dict(self.holdout.__dict__),
@@ -270,45 +281,39 @@ class Calibration:
 
     @classmethod
     def from_dict(cls, record: Mapping[str, Any]) -> Calibration:
-        """Make a calibration of what `to_dict` returned; anything else raises what comes up first."""
-        own = set(cls.__dataclass_fields__) - {"context"}
-        coefficients = _piece(record["coefficients"])
-        if not isinstance(record["columns"], (list, tuple)):
+        """Read what `to_dict` returned; the error of a damaged record can be of any type."""
+        rest = {key: value for key, value in record.items() if key not in ("kind", "schema_version")}
+        columns, determination = rest.pop("columns"), rest.pop("determination")
+        if not isinstance(columns, (list, tuple)):
             raise ValueError("columns must be a list")
         return cls(
-            coefficients=coefficients,
-            columns=tuple(str(column) for column in record["columns"]),
-            floor=float(record["floor"]),
-            resident=float(record["resident"]),
-            holdout=ErrorSummary(**record["holdout"]),
-            fit=ErrorSummary(**record["fit"]),
-            pieces=tuple(_piece(piece) for piece in record["pieces"]),
-            bound=Bound(**record["bound"]),
-            determination=record["determination"] and Determination.from_dict(record["determination"]),
-            observations=tuple(Observation(**entry) for entry in record["observations"]),
-            context={
-                key: value for key, value in record.items() if key not in own and key not in ("kind", "schema_version")
-            },
+            coefficients=_numbers(rest.pop("coefficients")),
+            columns=tuple(map(str, columns)),
+            floor=float(rest.pop("floor")),
+            resident=float(rest.pop("resident")),
+            holdout=ErrorSummary(**rest.pop("holdout")),
+            fit=ErrorSummary(**rest.pop("fit")),
+            further_segments=tuple(map(_numbers, rest.pop("pieces"))),  # on disk
+            bound=PredictionBound.from_dict(rest.pop("bound")),
+            determination=determination and Determination.from_dict(determination),
+            observations=tuple(Observation(**entry) for entry in rest.pop("observations")),
+            context=rest,
         )
 
 
-def _piece(values: Mapping[str, Any]) -> dict[str, float]:
+def _numbers(values: Mapping[str, Any]) -> dict[str, float]:
     return {str(name): float(value) for name, value in values.items()}
-
-
-def _entries(pieces: Sequence[Mapping[str, float]]) -> Iterator[tuple[str, float]]:
-    return ((name, value) for piece in pieces for name, value in piece.items())
 
 
 def _amounts(column: str, values: npt.ArrayLike) -> Floats:
     try:
-        found = np.asarray(values, dtype=np.float64)
+        amounts = np.asarray(values, dtype=np.float64)
     except (TypeError, ValueError):
-        found = np.asarray(np.nan)
-    if not (np.isfinite(found) & (found >= 0)).all():
+        amounts = np.asarray(np.nan)
+    if not (np.isfinite(amounts) & (amounts >= 0)).all():
         raise InputError(
             f"a batch with {column} of {values!r:.100}",
             limit="a finite number, 0 or more",
             hint="check how it was counted",
         )
-    return found
+    return amounts

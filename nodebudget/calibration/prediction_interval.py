@@ -1,4 +1,4 @@
-"""How far a fitted cost can be trusted: what the data tells apart, and how much to add to be sure."""
+"""The prediction interval of a fitted cost, and whether its coefficients are identifiable."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ import numpy.typing as npt
 
 Floats = npt.NDArray[np.float64]
 
-#: Errors are taken to be at least this fraction: a handful of batches without any does not show that there is none.
-_LEAST_SPREAD = 5e-4
+#: Minimum of the relative spread: a few batches without an error do not show that there is none.
+_MIN_SPREAD = 5e-4
 
-#: A coefficient whose standard error is over this share of it is not told apart from the others.
-_TOLD_APART = 0.5
+#: A coefficient is not identifiable if its standard error is over this share of it.
+_MAX_RELATIVE_ERROR = 0.5
 
 
 @dataclass(frozen=True)
@@ -23,10 +23,10 @@ class Determination:
     """How well the observations determine the coefficients.
 
     Attributes:
-        condition: Condition number of the design, its columns scaled to equal length; 1 is best.
-        standard_errors: Bytes a unit, by coefficient name; None where there are no spare observations.
-        undetermined: Coefficients that the data can't tell apart: zero, or with a standard error over half of
-            them. Their sum with the others is still right for batches like those that were probed.
+        condition: Condition number of the design matrix, its columns scaled to equal length; 1 is best.
+        standard_errors: Bytes per unit, by coefficient name; None without spare observations.
+        undetermined: Coefficients that are not identifiable on this data: zero, or with a standard error over half
+            their value. Their sum with the others still holds for batches like the probes.
     """
 
     condition: float
@@ -43,18 +43,18 @@ class Determination:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Determination:
-        """Make it of what `to_dict` gave."""
+        """Read what `to_dict` returned."""
         return cls(float(values["condition"]), dict(values["standard_errors"]), tuple(values["undetermined"]))
 
 
 def determine(rows: Floats, solution: Floats, names: Sequence[str]) -> Determination:
-    """Say how well a least-squares fit of `rows @ solution` to ones is determined.
+    """Return how well a least-squares fit of `rows @ solution` to ones is determined.
 
     Standard errors are those of ordinary least squares, the square roots of the diagonal of s² (XᵀX)⁻¹ (Draper and
-    Smith, Applied Regression Analysis, chapter 5): the bound at zero is left out of account.
+    Smith, Applied Regression Analysis, chapter 5); the bound of the coefficients at zero is ignored.
 
     Args:
-        rows: Weighted design, shape (observations, coefficients).
+        rows: Weighted design matrix, shape (observations, coefficients).
         solution: Coefficients, shape (coefficients,), bytes.
         names: Their names.
     """
@@ -71,50 +71,54 @@ def determine(rows: Floats, solution: Floats, names: Sequence[str]) -> Determina
     weak = tuple(
         name
         for name, value, error in zip(names, solution, errors, strict=True)
-        if name != "fixed" and (value == 0 or error is None or error > _TOLD_APART * value)
+        if name != "fixed" and (value == 0 or error is None or error > _MAX_RELATIVE_ERROR * value)
     )
     return Determination(condition, dict(zip(names, errors, strict=True)), weak)
 
 
 @dataclass(frozen=True)
-class Bound:
-    """How much to add to a prediction so that it holds with a given probability.
+class PredictionBound:
+    """The upper end of a prediction interval.
 
-    The relative errors on batches that the fit had not seen are taken as normal around zero, which gives the
-    prediction interval of a further one: t(quantile, n) × s × √(1 + 1/n) (as for the mean of a sample: Hahn and
-    Meeker, Statistical Intervals, chapter 4). Beyond the largest probe it widens in proportion.
+    The relative errors on held-out batches are assumed normal with mean zero. The one-sided prediction interval of one
+    further error is then t(quantile, n) × s × √(1 + 1/n) (Hahn and Meeker, Statistical Intervals, chapter 4). Beyond
+    the largest measured step it widens in proportion to the bytes.
 
     Attributes:
         spread: Root mean square of the relative errors, s, a fraction of the predicted bytes.
         n: Number of the errors.
-        reach: Bytes of the largest step that was measured.
+        max_measured: Bytes of the largest measured step.
     """
 
     spread: float
     n: int
-    reach: float
+    max_measured: float
 
     def margin(self, bytes_: npt.ArrayLike, quantile: float) -> Floats:
         """Return what to add to predicted bytes, as a fraction of them, of the shape of `bytes_`."""
         if self.n == 0:
             return np.zeros(np.shape(bytes_))
-        from scipy.special import stdtrit  # takes a second to import
+        from scipy.special import stdtrit  # here, so that reading a calibration does not import scipy
 
-        spread = max(self.spread, _LEAST_SPREAD)
-        sure = float(stdtrit(self.n, quantile)) * spread * (1 + 1 / self.n) ** 0.5
-        beyond = np.maximum(np.asarray(bytes_, dtype=np.float64) / max(self.reach, 1.0), 1.0)
-        return np.asarray(sure * beyond, dtype=np.float64)
+        inside = float(stdtrit(self.n, quantile)) * max(self.spread, _MIN_SPREAD) * (1 + 1 / self.n) ** 0.5
+        beyond = np.maximum(np.asarray(bytes_, dtype=np.float64) / max(self.max_measured, 1.0), 1.0)
+        return np.asarray(inside * beyond, dtype=np.float64)
 
-    def room(self, memory: float, quantile: float) -> float:
-        """Return the largest prediction whose bound is within `memory`, bytes."""
-        # bound(b) = b (1 + m max(1, b / reach)) grows with b: solve the piece that holds at memory.
-        sure = float(self.margin(0.0, quantile))
-        inside = memory / (1 + sure)
-        if sure <= 0 or inside <= self.reach:
+    def max_prediction(self, memory: float, quantile: float) -> float:
+        """Return the largest mean prediction, bytes, whose upper bound is within `memory`, bytes."""
+        # bound(b) = b (1 + m max(1, b / max_measured)) grows with b: solve the case that holds at memory.
+        margin = float(self.margin(0.0, quantile))
+        inside = memory / (1 + margin)
+        if margin <= 0 or inside <= self.max_measured:
             return inside
-        # The positive root of m / reach × b² + b - memory = 0, in the form that does not cancel.
-        return float(2 * memory / (1 + (1 + 4 * sure / self.reach * memory) ** 0.5))
+        # The positive root of m / max_measured × b² + b - memory = 0, in the form without cancellation.
+        return float(2 * memory / (1 + (1 + 4 * margin / self.max_measured * memory) ** 0.5))
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values for JSON."""
-        return dict(self.__dict__)
+        return {"spread": self.spread, "n": self.n, "reach": self.max_measured}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> PredictionBound:
+        """Read what `to_dict` returned."""
+        return cls(values["spread"], values["n"], values["reach"])

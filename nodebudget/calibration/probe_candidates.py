@@ -1,25 +1,26 @@
-"""What probes are made of: the user's data and, where there are some, variants of it."""
+"""What probes are made of: the user's dataset, and variants of it."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable
 from typing import Any, Protocol
 
 import numpy as np
 
-from nodebudget.calibration.probe_design import Indices
+from nodebudget.calibration.probe_design import Indices, lightest_batch
 from nodebudget.datasets.size_table import STANDARD, SizeTable
 from nodebudget.errors import InputError
-from nodebudget.workloads.protocol import Variant, Workload, to_sample
+from nodebudget.workloads.edge_subsampling import variants_of
+from nodebudget.workloads.protocol import Workload, to_sample
 
-#: Graphs of the data, and of each variant, among which the batches to fit to are chosen: enough to find every ratio of
-#: sizes, few enough to be measured in a moment.
-_OWN = 5000
-_VARIED = 400
+#: Graphs of the dataset, and of each variant, among which the batches to fit to are chosen: enough for all ratios of
+#: sizes, few enough to be measured quickly.
+_MAX_ORIGINAL = 5000
+_MAX_VARIED = 400
 
 
 class Dataset(Protocol):
-    """What probes are drawn from: a list, a torch Dataset, `nodebudget.datasets.measure.Data`."""
+    """What probes are drawn from: a list, a torch Dataset, `nodebudget.open_data(path)`."""
 
     def __len__(self) -> int: ...
 
@@ -27,14 +28,27 @@ class Dataset(Protocol):
 
 
 class ProbeCandidates:
-    """Graphs by number: first the user's own, then those of each variant.
+    """Graphs by number: first those of the dataset, then those of each variant.
 
-    Nearest-neighbour graphs have nearly the same ratios of edges to nodes and of line-graph edges to edges, so that on
-    one dataset the coefficients can't be told apart, and fail on another. Variants have other ratios.
+    Nearest-neighbor graphs have nearly the same ratios of edges to nodes and of line-graph edges to edges, so that the
+    columns of one dataset are collinear: its coefficients are not identifiable, and fail on another dataset. Variants
+    have other ratios.
+
+    Args:
+        workload: Makes samples of the items.
+        dataset: The items.
+        sizes: Their sizes, in the same order.
+        rng: Draws the items of the variants.
+        with_variants: Add the variants of the workload.
 
     Attributes:
         sizes: Sizes of all graphs.
-        own: How many of them are the user's.
+        original_sizes: Sizes of the dataset's graphs.
+        num_original: Number of the dataset's graphs.
+        fit_rows: Numbers of the graphs among which the batches to fit to are chosen.
+
+    Raises:
+        InputError: Dataset and sizes differ in length, or are empty.
     """
 
     def __init__(
@@ -43,85 +57,61 @@ class ProbeCandidates:
         dataset: Dataset,
         sizes: SizeTable,
         rng: np.random.Generator,
-        variants: Sequence[Variant] = (),
+        *,
+        with_variants: bool = False,
     ) -> None:
-        """Measure the variants.
-
-        Args:
-            workload: Makes samples of the items.
-            dataset: The items.
-            sizes: Their sizes.
-            rng: Source of chance.
-            variants: Other ways to make samples of the items.
-
-        Raises:
-            InputError: Dataset and sizes do not belong together, or are empty.
-        """
-        if len(dataset) != len(sizes):
-            raise InputError(f"{len(sizes)} sizes for a dataset of {len(dataset)}", hint="measure the dataset again")
-        if not len(sizes):
+        count = len(sizes)
+        if len(dataset) != count:
+            raise InputError(f"{count} sizes for a dataset of {len(dataset)}", hint="measure the dataset again")
+        if not count:
             raise InputError("the dataset has no crystals", hint="give one that has")
-        self._workload, self._dataset, self._table = workload, dataset, sizes
-        self.own = len(sizes)
-        self._sample_of = [_Variant(lambda item: to_sample(workload, item), np.arange(self.own))]
+        self._dataset, self.original_sizes, self.num_original = dataset, sizes, count
+        # How samples are made, and of which rows of the dataset.
+        self._sources: list[tuple[Callable[[Any], Any], Indices]] = [
+            (lambda item: to_sample(workload, item), np.arange(count))
+        ]
         tables = [sizes]
-        for variant in variants:
-            chosen = rng.choice(self.own, size=min(self.own, _VARIED), replace=False)
-            measured = variant.sizes([dataset[int(index)] for index in chosen])
-            tables.append(_with_further(measured, sizes.take(chosen)))
-            self._sample_of.append(_Variant(variant.sample, chosen))
+        light = [dataset[int(row)] for row in lightest_batch(sizes)] if with_variants else []
+        for variant in variants_of(workload, light) if light else []:
+            rows = rng.choice(count, size=min(count, _MAX_VARIED), replace=False)
+            measured = variant.sizes([dataset[int(row)] for row in rows])
+            tables.append(_with_further(measured, sizes.take(rows)))
+            self._sources.append((variant.sample, rows))
         self._starts = np.cumsum([0, *(len(table) for table in tables)])
         shared = [name for name in sizes.columns if all(name in table for table in tables)]
         self.sizes = SizeTable({name: np.concatenate([table[name] for table in tables]) for name in shared})
-        self._fit_rows = np.concatenate(
-            [rng.choice(self.own, size=min(self.own, _OWN), replace=False), np.arange(self.own, len(self.sizes))]
-        )
-
-    @property
-    def own_sizes(self) -> SizeTable:
-        """Sizes of the user's own graphs."""
-        return self._table
-
-    @property
-    def fit_rows(self) -> Indices:
-        """Numbers of the graphs among which the batches to fit to are chosen."""
-        return self._fit_rows
+        original = rng.choice(count, size=min(count, _MAX_ORIGINAL), replace=False)
+        self.fit_rows: Indices = np.concatenate([original, np.arange(count, len(self.sizes))])
 
     def sample(self, index: int) -> Any:
         """Make the sample of a graph."""
-        variant, place = self._find(index)
-        return variant.make(self._dataset[int(variant.rows[place])])
+        make, row = self._source(index)
+        return make(self._dataset[row])
 
     def name(self, index: int) -> str:
-        """Return the name that the user knows a graph by."""
-        variant, place = self._find(index)
-        row, ids = int(variant.rows[place]), self._table.ids
-        return str(row) if ids is None else str(ids[row])
+        """Return the id of a graph's crystal, or its place in the dataset."""
+        _, row = self._source(index)
+        ids = self.original_sizes.ids
+        return str(row if ids is None else ids[row])
 
     def describe(self) -> dict[str, Any]:
-        """Return what identifies the user's data, for the record."""
+        """Return what identifies the dataset, for the record."""
         return {
-            "fingerprint": self._table.fingerprint(),
-            "settings": dict(self._table.settings),
-            "statistics": self._table.statistics(),
-            "variants": len(self._sample_of) - 1,
+            "fingerprint": self.original_sizes.fingerprint(),
+            "settings": dict(self.original_sizes.settings),
+            "statistics": self.original_sizes.statistics(),
+            "variants": len(self._sources) - 1,
         }
 
-    def _find(self, index: int) -> tuple[_Variant, int]:
+    def _source(self, index: int) -> tuple[Callable[[Any], Any], int]:
         which = int(np.searchsorted(self._starts, index, side="right")) - 1
-        return self._sample_of[which], index - int(self._starts[which])
+        make, rows = self._sources[which]
+        return make, int(rows[index - int(self._starts[which])])
 
 
-def _with_further(table: SizeTable, own: SizeTable) -> SizeTable:
-    """Take over sizes that have nothing to do with the graph (tokens): a variant has them as the item itself."""
-    for name in own.columns:
+def _with_further(table: SizeTable, original: SizeTable) -> SizeTable:
+    """Add the columns that do not depend on the graph (tokens): a variant has those of the item itself."""
+    for name in original.columns:
         if name not in table and name not in STANDARD:
-            table = table.with_column(name, own[name])
+            table = table.with_column(name, original[name])
     return table
-
-
-class _Variant:
-    """How samples of one variant are made, and of which rows of the dataset."""
-
-    def __init__(self, make: Any, rows: Indices) -> None:
-        self.make, self.rows = make, rows

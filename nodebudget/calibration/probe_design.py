@@ -1,4 +1,4 @@
-"""Which batches to probe: chosen so that the sizes vary as independently as the data allows."""
+"""Which batches to probe: chosen so that the sizes vary as independently as the dataset allows."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ Indices = npt.NDArray[np.intp]
 #: Candidate batches among which the probes are chosen.
 _CANDIDATES = 600
 
-#: Candidates weigh at least this share of the heaviest one: small steps peak at another moment (in the optimizer, say)
-#: and would bend the line that large steps follow, which are those that run out of memory.
-_SMALLEST_SHARE = 1 / 8
+#: Minimum weight of a candidate, as a share of the heaviest: small steps peak in another phase (the optimizer, for
+#: example) and would bend the line of the large steps, which are those that run out of memory.
+_MIN_SHARE = 1 / 8
 
-#: Candidates weigh at most this many mean batches of the most graphs: the line reaches further than it was probed, and
-#: probes of only the largest crystals would cost more time than they tell.
-_LARGEST_SHARE = 1.5
+#: Maximum weight of a candidate, in mean batches of `max_graphs`: the line holds beyond the probes, and probes of only
+#: the largest crystals would take more time than they add information.
+_MAX_SHARE = 1.5
 
 
 def size_columns(sizes: SizeTable) -> tuple[str, ...]:
@@ -30,19 +30,18 @@ def size_columns(sizes: SizeTable) -> tuple[str, ...]:
     return ("graphs", *(name for name in sizes.columns if sizes[name].any()))
 
 
-def choose_fit_batches(sizes: SizeTable, count: int, largest: int, rng: np.random.Generator) -> list[Indices]:
+def choose_fit_batches(sizes: SizeTable, count: int, max_graphs: int, rng: np.random.Generator) -> list[Indices]:
     """Choose batches to fit to, by greedy D-optimality.
 
-    Candidates have 1 to `largest` graphs, drawn from the whole dataset and from its ends by size and by the
-    ratios of sizes. Each choice is the candidate whose direction the chosen ones determine least: the one of
-    the greatest variance of prediction (V. V. Fedorov, Theory of Optimal Experiments, 1972, on sequential
-    D-optimal designs).
+    Candidates have 1 to `max_graphs` graphs, drawn from the whole dataset and from its ends by size and by the ratios
+    of sizes. Each choice is the candidate with the largest variance of prediction, given those already chosen (V. V.
+    Fedorov, Theory of Optimal Experiments, 1972, on sequential D-optimal designs).
 
     Args:
         sizes: The dataset.
         count: How many batches.
-        largest: Most graphs in a batch.
-        rng: Source of chance.
+        max_graphs: Maximum number of graphs in a batch.
+        rng: Draws the candidates.
 
     Returns:
         Arrays of positions in the dataset.
@@ -52,45 +51,25 @@ def choose_fit_batches(sizes: SizeTable, count: int, largest: int, rng: np.rando
     """
     if not len(sizes):
         raise InputError("the dataset has no crystals", hint="give one that has")
-    candidates = _within_weight(sizes, _of_two_nodes(sizes, _candidates(sizes, largest, rng)), largest)
-    rows = _rows(sizes, candidates)
+    candidates = _within_weight(sizes, _of_two_nodes(sizes, _candidates(sizes, max_graphs, rng)), max_graphs)
+    names = size_columns(sizes)
+    totals = [sizes.totals(batch) for batch in candidates]
+    rows = np.array([[1.0, *(total[name] for name in names)] for total in totals])
+    rows = rows / rows.mean(axis=0)
     # Errors count relative to the bytes of a batch, so each row is scaled to the weight that the fit gives it.
     rows = rows / np.linalg.norm(rows, axis=1, keepdims=True)
     return [candidates[place] for place in _greedy(rows, count)]
 
 
-def choose_holdout_batches(sizes: SizeTable, count: int, largest: int, rng: np.random.Generator) -> list[Indices]:
-    """Draw batches to check on: shuffled ones, as training has them, from `largest` / 8 graphs up to `largest`."""
-    # Not single graphs, which may be lighter than anything that is trained on.
-    counts = np.geomspace(min(max(2, largest / 8), largest), largest, count).round().astype(int)
+def choose_holdout_batches(sizes: SizeTable, count: int, max_graphs: int, rng: np.random.Generator) -> list[Indices]:
+    """Draw batches to check on: shuffled ones, as in training, of `max_graphs` / 8 to `max_graphs` graphs."""
+    # Not single graphs, which may be lighter than any batch of the training.
+    counts = np.geomspace(min(max(2, max_graphs / 8), max_graphs), max_graphs, count).round().astype(int)
     return [_draw(np.arange(len(sizes)), int(graphs), rng) for graphs in counts]
 
 
-def _draw(graphs: Indices, many: int, rng: np.random.Generator) -> Indices:
-    # From few crystals a batch takes some of them several times: only then is it known what a larger batch needs.
-    return rng.choice(graphs, size=many, replace=many > len(graphs))
-
-
-def _candidates(sizes: SizeTable, largest: int, rng: np.random.Generator) -> list[Indices]:
-    orders = _orders(sizes)
-    drawn = []
-    for _ in range(_CANDIDATES):
-        graphs = int(np.exp(rng.uniform(0, np.log(largest + 0.5))))
-        pool = orders[int(rng.integers(len(orders)))]
-        # A window at one end of the order: from just the batch's own size to the whole dataset.
-        window = int(np.exp(rng.uniform(*np.sort([np.log(graphs), np.log(len(sizes) + 0.5)]))))
-        drawn.append(_draw(pool[: max(window, graphs)], graphs, rng))
-    return drawn
-
-
-def _of_two_nodes(sizes: SizeTable, batches: list[Indices]) -> list[Indices]:
-    # Batch normalisation refuses to train on a single node.
-    nodes = sizes["nodes"]
-    return [indices for indices in batches if nodes[indices].sum() > 1] or batches
-
-
 def weights(sizes: SizeTable) -> npt.NDArray[np.float64]:
-    """Return a number a graph, shape (graphs,), that grows with what it needs: all its sizes together."""
+    """Return the sum of all sizes of each graph, shape (graphs,): it grows with the bytes of the graph."""
     total = np.zeros(len(sizes))
     for values in sizes.columns.values():
         total += values
@@ -98,37 +77,52 @@ def weights(sizes: SizeTable) -> npt.NDArray[np.float64]:
 
 
 def lightest_batch(sizes: SizeTable) -> Indices:
-    """Return the two graphs that weigh least: what a step takes however small the batch.
+    """Return the two graphs of the lowest weight, whose step takes what every step takes.
 
-    Two, since batch normalisation refuses to train on a single node, which the lightest graph may be.
+    Two, since batch normalization can't train on a single node, which the lightest graph may be.
     """
     return np.resize(np.argsort(weights(sizes), kind="stable")[:2], 2)
 
 
-def _within_weight(sizes: SizeTable, batches: Sequence[Indices], largest: int) -> list[Indices]:
+def _draw(graphs: Indices, count: int, rng: np.random.Generator) -> Indices:
+    # A small dataset is drawn from with repetition, so that larger batches are measured too.
+    return rng.choice(graphs, size=count, replace=count > len(graphs))
+
+
+def _candidates(sizes: SizeTable, max_graphs: int, rng: np.random.Generator) -> list[Indices]:
+    orders = _orders(sizes)
+    drawn = []
+    for _ in range(_CANDIDATES):
+        graphs = int(np.exp(rng.uniform(0, np.log(max_graphs + 0.5))))
+        order = orders[int(rng.integers(len(orders)))]
+        # The first graphs of the order: from as many as the batch has to the whole dataset.
+        window = int(np.exp(rng.uniform(*np.sort([np.log(graphs), np.log(len(sizes) + 0.5)]))))
+        drawn.append(_draw(order[: max(window, graphs)], graphs, rng))
+    return drawn
+
+
+def _of_two_nodes(sizes: SizeTable, batches: list[Indices]) -> list[Indices]:
+    # Batch normalization can't train on a single node.
+    nodes = sizes["nodes"]
+    return [batch for batch in batches if nodes[batch].sum() > 1] or batches
+
+
+def _within_weight(sizes: SizeTable, batches: Sequence[Indices], max_graphs: int) -> list[Indices]:
     graph = weights(sizes)
     batch = np.array([graph[indices].sum() for indices in batches])
-    # A single graph may weigh more than all of that; the lightest candidate is always there.
-    most = max(_LARGEST_SHARE * graph.mean() * largest, batch.min())
-    top = batch[batch <= most].max()
-    within = (batch >= _SMALLEST_SHARE * top) & (batch <= most)
-    return [indices for indices, fits in zip(batches, within, strict=True) if fits]
+    # A single graph may weigh more than all of that; the lightest candidate always remains.
+    maximum = max(_MAX_SHARE * graph.mean() * max_graphs, batch.min())
+    within = (batch >= _MIN_SHARE * batch[batch <= maximum].max()) & (batch <= maximum)
+    return [indices for indices, is_within in zip(batches, within, strict=True) if is_within]
 
 
 def _orders(sizes: SizeTable) -> list[Indices]:
-    """Orders of the dataset by each column and each ratio of neighbouring columns, both ways."""
+    """Orders of the dataset by each column and each ratio of neighboring columns, ascending and descending."""
     names = list(sizes.columns)
     keys = [sizes[name].astype(float) for name in names]
     keys += [sizes[later] / np.maximum(sizes[earlier], 1) for earlier, later in pairwise(names)]
     ascending = [np.argsort(key, kind="stable") for key in keys]
     return [*ascending, *(order[::-1] for order in ascending)]
-
-
-def _rows(sizes: SizeTable, batches: Sequence[Indices]) -> npt.NDArray[np.float64]:
-    names = size_columns(sizes)
-    totals = [sizes.totals(batch) for batch in batches]
-    rows = np.array([[1.0, *(total[name] for name in names)] for total in totals])
-    return np.asarray(rows / rows.mean(axis=0), dtype=np.float64)
 
 
 def _greedy(rows: npt.NDArray[np.float64], count: int) -> list[int]:

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from scipy.optimize import nnls
 
-from nodebudget.calibration.memory_model import coefficient_name
+from nodebudget.calibration.memory_model import coefficient_name, coefficient_names, sum_per_graph
+from nodebudget.calibration.piecewise_fit import fit_segment
 from nodebudget.datasets.size_table import SizeTable
 from nodebudget.errors import InputError
 
@@ -34,8 +34,8 @@ class TimeModel:
     """seconds = fixed + Σ coefficient × size.
 
     Attributes:
-        coefficients: Seconds: `fixed` (launching, optimizer) and one a unit of each column (`per_graph`, …).
-        mape: Mean absolute error on the steps that it was fitted to, a fraction.
+        coefficients: Seconds: `fixed` (kernel launches, optimizer), and per unit of each column (`per_graph`, …).
+        mape: Mean absolute error on the steps of the fit, a fraction.
     """
 
     coefficients: Mapping[str, float]
@@ -53,16 +53,14 @@ class TimeModel:
         Raises:
             InputError: The sizes lack a column that the model depends on.
         """
-        total = np.full(len(sizes), float(self.coefficients.get(coefficient_name("graphs"), 0.0)))
-        for name, weight in self.coefficients.items():
-            column = f"{name.removeprefix('per_')}s"
-            if name != "fixed" and column != "graphs" and weight:
-                total += weight * sizes[column]
-        return total
+        columns = {coefficient_name(column): column for column in sizes.columns}
+        names = (name for name in self.coefficients if name != "fixed")
+        wanted = [columns.get(name, f"{name.removeprefix('per_')}s") for name in names]
+        return sum_per_graph(self.coefficients, wanted, sizes)
 
 
 def fit_times(steps: Sequence[TimedStep]) -> TimeModel:
-    """Fit seconds to sizes: least squares on relative errors, with non-negative coefficients.
+    """Fit seconds to sizes: see `nodebudget.calibration.piecewise_fit.fit_segment`.
 
     Raises:
         InputError: Fewer steps than coefficients.
@@ -74,10 +72,7 @@ def fit_times(steps: Sequence[TimedStep]) -> TimeModel:
             hint="time more budgets, or more batches at each",
         )
     seconds = np.array([step.seconds for step in steps])
-    rows = np.array([[1.0, *(step.sizes[column] for column in columns)] for step in steps]) / seconds[:, None]
-    # Columns differ by orders of magnitude; NNLS is better behaved when they do not.
-    scale = np.maximum(rows.max(axis=0), 1e-300)
-    solution, _ = nnls(rows / scale, np.ones(len(steps)))
-    found: npt.NDArray[np.float64] = solution / scale
-    names = ["fixed", *map(coefficient_name, columns)]
-    return TimeModel(dict(zip(names, found.tolist(), strict=True)), float(np.abs(rows @ found - 1).mean()))
+    design = np.array([[1.0, *(step.sizes[column] for column in columns)] for step in steps])
+    solution = fit_segment(design, seconds)
+    mape = float(np.abs(design @ solution / seconds - 1).mean())
+    return TimeModel(dict(zip(coefficient_names(columns), solution.tolist(), strict=True)), mape)

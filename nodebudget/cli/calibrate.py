@@ -68,7 +68,7 @@ def command(
         raise InputError("--resume without -o", hint="name the output of the interrupted run")
     if predict_gpu is not None and device != "cpu":
         raise InputError("--predict-gpu on a GPU", hint="it goes with --device cpu; on a GPU it is measured")
-    config = CalibrationConfig(probes=probes, largest=max_graphs, seed=seed)
+    config = CalibrationConfig(probes=probes, max_graphs=max_graphs, seed=seed)
     probe = open_probe(device)
     # Kept beside the output until that is written.
     checkpoint = None if outputs.output is None else f"{outputs.output}.probes.jsonl"
@@ -86,9 +86,9 @@ def command(
             samples,
             sizes,
             probe,
-            effort=config,
+            config=config,
             context={"workload": workload},
-            journal=checkpoint,
+            checkpoint=checkpoint,
             resume=resume,
             progress=steps.of("calibrating"),
         )

@@ -32,7 +32,7 @@ def open_calibration(options: CalibrationOptions) -> OpenedCalibration:
     """
     if options.calibration is None:
         return OpenedCalibration()
-    from nodebudget.calibration.compatibility import check_applicable, graphs_of
+    from nodebudget.calibration.compatibility import check_applicable, graph_settings_of
     from nodebudget.calibration.memory_model import Calibration
 
     calibration = Calibration.load(options.calibration)
@@ -42,7 +42,7 @@ def open_calibration(options: CalibrationOptions) -> OpenedCalibration:
 
         workload = load_workload(options.workload, "cpu")
     check_applicable(calibration, workload=workload, probe=_gpu_of(calibration), allow_mismatch=options.allow_mismatch)
-    return OpenedCalibration(calibration, getattr(workload, "graphs", None) or graphs_of(calibration))
+    return OpenedCalibration(calibration, getattr(workload, "graphs", None) or graph_settings_of(calibration))
 
 
 def measure_sizes(path: str, opened: OpenedCalibration, printer: Printer, **options: Any) -> SizeTable:
@@ -63,9 +63,9 @@ def measure_sizes(path: str, opened: OpenedCalibration, printer: Printer, **opti
 
         sizes = measure_path(path, graphs=opened.graphs, **options)
     if opened.graphs is not None:
-        from nodebudget.calibration.compatibility import other_graphs
+        from nodebudget.calibration.compatibility import different_graph_settings
 
-        different = other_graphs(sizes, opened.graphs)
+        different = different_graph_settings(sizes, opened.graphs)
         if different:
             printer.note(
                 f"nodebudget: the sizes in {path!r} were measured on other graphs than the calibration: {different}; "

@@ -98,7 +98,7 @@ def command(
         memory = _memory_of(capacity, memory, opened.calibration, printer)
     budget = Budget.make(max_nodes, max_edges, max_line_edges, max_graphs, opened.calibration, memory)
     if opened.calibration is not None and budget.memory is not None:
-        _warn_if_far(budget.memory, opened.calibration.bound.reach, printer)
+        _warn_if_far(budget.memory, opened.calibration.bound.max_measured, printer)
     sizes = measure_sizes(data, opened, printer, allow_pickle=allow_pickle)
     plan = make_plan(
         sizes,

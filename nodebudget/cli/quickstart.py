@@ -126,7 +126,5 @@ def _text(result: Quickstart) -> str:
     ]
     dropped = sum(run["graphs_left_out"] for run in result.runs if run["batching"] == "fixed")
     if dropped:
-        lines.append(
-            f"The fixed runs drop {dropped} crystals in incomplete last batches; the budget runs drop none."
-        )
+        lines.append(f"The fixed runs drop {dropped} crystals in incomplete last batches; the budget runs drop none.")
     return "\n".join(lines)

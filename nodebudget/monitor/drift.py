@@ -7,7 +7,7 @@ from collections import deque
 from statistics import median
 from typing import TYPE_CHECKING
 
-from nodebudget.calibration.memory_model import SURE, Calibration
+from nodebudget.calibration.memory_model import CONFIDENCE, Calibration
 from nodebudget.utils.byte_units import format_bytes
 
 if TYPE_CHECKING:
@@ -67,7 +67,7 @@ class DriftWatch:
 
     def bound(self, predicted: float) -> float:
         """Return how far a step may be from its prediction, a fraction of it."""
-        return max(float(self._calibration.bound.margin(predicted, SURE)), _LEAST_DRIFT)
+        return max(float(self._calibration.bound.margin(predicted, CONFIDENCE)), _LEAST_DRIFT)
 
     def _reason(self, predicted: float) -> str:
         then, now = self._calibration.resident, median(self._resident) if self._resident else None

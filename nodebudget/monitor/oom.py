@@ -16,7 +16,7 @@ import torch
 
 from nodebudget.calibration.memory_model import Calibration
 from nodebudget.datasets.size_table import SizeTable
-from nodebudget.errors import DoesNotFitError, InputError
+from nodebudget.errors import DoesNotFitError, InputError, first_line
 from nodebudget.monitor.batch_sizes import (
     SizeOfBatch,
     name_sample,
@@ -25,9 +25,9 @@ from nodebudget.monitor.batch_sizes import (
     sizes_of,
 )
 from nodebudget.profiling.open import open_probe
-from nodebudget.profiling.probe import is_out_of_memory
 from nodebudget.utils.byte_units import format_bytes
 from nodebudget.utils.size_labels import count_sizes
+from nodebudget.workloads.run_step import is_out_of_memory
 
 #: The next budget to try is so much of what did not fit.
 _SMALLER = 0.9
@@ -217,7 +217,7 @@ def _run_parts(
             if not is_out_of_memory(error):
                 raise
             _let_go(error)
-            return mean, place, (str(error).strip().splitlines() or [""])[0][:200]
+            return mean, place, first_line(error)
     return mean, None, ""
 
 

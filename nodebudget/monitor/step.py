@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from types import TracebackType
 
 from nodebudget.monitor.meters import Meter, Reading
-from nodebudget.profiling.probe import is_out_of_memory
+from nodebudget.workloads.run_step import is_out_of_memory
 
 #: (step, what it took, seconds, status).
 Record = Callable[["Step", Reading, float, str], None]

@@ -9,18 +9,18 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from nodebudget.profiling.cpu_trace import peak_of, trace_allocations
+from nodebudget.profiling.cpu_trace import peak_of, trace_blocks
 from nodebudget.profiling.probe import Peak
 
 
 class CpuProbe:
-    """Counts the tensors that live at once; what the CPU's own allocator wastes is not in it."""
+    """Counts the bytes of tensors that live at once, without the overhead of the CPU's own allocator."""
 
     device = "cpu"
 
     def measure(self, run: Callable[[], Any]) -> Peak:
-        """Run it once under the profiler."""
-        return Peak(requested=peak_of(trace_allocations(run)))
+        """Call it once under the profiler."""
+        return Peak(requested=peak_of(trace_blocks(run).nbytes))
 
     def free_bytes(self) -> int:
         """Return the memory that the machine has available, bytes."""
@@ -29,16 +29,19 @@ class CpuProbe:
                 fields = dict(line.split(":", 1) for line in file)
             return int(fields["MemAvailable"].split()[0]) * 1024
         except (OSError, KeyError, ValueError):
-            return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+            return _memory()
 
     def release(self) -> None:
-        """Collect cycles, so that tensors in them are gone before the next measurement."""
+        """Collect cycles, so that tensors in them are freed before the next measurement."""
         gc.collect()
 
     def describe(self) -> dict[str, Any]:
-        """Return the processor's name and the machine's memory."""
-        total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-        return {"device": "cpu", "name": _processor(), "memory": total}
+        """Return the processor's name and the machine's memory, bytes."""
+        return {"device": "cpu", "name": _processor(), "memory": _memory()}
+
+
+def _memory() -> int:
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 def _processor() -> str:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import gc
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
+from nodebudget.profiling.cuda_allocator.allocator import allocator_settings
 from nodebudget.profiling.probe import Peak
 
 
@@ -19,10 +19,10 @@ class Counters:
 
     Attributes:
         requested: Bytes of live tensors as they were asked for.
-        requested_peak: The most of them.
-        allocated_peak: The most bytes in blocks with a live tensor.
-        reserved_peak: The most bytes held from the device.
-        retries: How often the cache was given back to get memory, since the start.
+        requested_peak: Peak of `requested`.
+        allocated_peak: Peak bytes in blocks with a live tensor.
+        reserved_peak: Peak bytes held from the device.
+        retries: How often the cache was emptied to get memory, since the process started.
     """
 
     requested: int
@@ -33,19 +33,19 @@ class Counters:
 
 
 def counters(index: int) -> Counters:
-    """Read the allocator's counters of a device. They live on the host: the device is not waited for."""
-    found = torch.cuda.memory_stats_as_nested_dict(index)
-    if not found:  # before the first allocation
+    """Read the allocator's counters of a device, without synchronizing: they are kept on the host."""
+    stats = torch.cuda.memory_stats_as_nested_dict(index)
+    if not stats:  # before the first allocation
         return Counters(0, 0, 0, 0, 0)
-    allocated, requested = (found[name]["all"] for name in ("allocated_bytes", "requested_bytes"))
+    allocated, requested = (stats[name]["all"] for name in ("allocated_bytes", "requested_bytes"))
     # Allocators other than PyTorch's own (cudaMallocAsync) do not count what was asked for.
     asked = requested if requested["peak"] else allocated
     return Counters(
         int(asked["current"]),
         int(asked["peak"]),
         int(allocated["peak"]),
-        int(found["reserved_bytes"]["all"]["peak"]),
-        int(found["num_alloc_retries"]),
+        int(stats["reserved_bytes"]["all"]["peak"]),
+        int(stats["num_alloc_retries"]),
     )
 
 
@@ -61,7 +61,7 @@ class CudaProbe:
         self.device = f"cuda:{index}"
 
     def measure(self, run: Callable[[], Any]) -> Peak:
-        """Run it once; wait for the device before and after."""
+        """Call it once; synchronize the device before and after."""
         torch.cuda.synchronize(self._index)
         torch.cuda.reset_peak_memory_stats(self._index)
         before = counters(self._index)
@@ -79,24 +79,23 @@ class CudaProbe:
         )
 
     def free_bytes(self) -> int:
-        """Return what the device has free, with what PyTorch holds in cache and does not use."""
+        """Return the free bytes of the device, and of PyTorch's cache."""
         free, _ = torch.cuda.mem_get_info(self._index)
         cached = torch.cuda.memory_reserved(self._index) - torch.cuda.memory_allocated(self._index)
         return free + cached
 
     def release(self) -> None:
-        """Collect cycles and give the cache back to the device."""
+        """Collect cycles and return the cache to the device."""
         gc.collect()
         torch.cuda.empty_cache()
 
     def describe(self) -> dict[str, Any]:
-        """Return the device's name and memory, the CUDA version and the allocator's settings."""
+        """Return the device's name and memory in bytes, the CUDA version and the allocator's settings."""
         properties = torch.cuda.get_device_properties(self._index)
-        settings = os.environ.get("PYTORCH_ALLOC_CONF") or os.environ.get("PYTORCH_CUDA_ALLOC_CONF")
         return {
             "device": self.device,
             "name": properties.name,
             "memory": properties.total_memory,
             "cuda": torch.version.cuda,
-            "allocator": settings or "default",
+            "allocator": allocator_settings(),
         }

@@ -1,4 +1,4 @@
-"""Choose the probe for a device."""
+"""The probe of a device."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ def open_probe(device: str) -> Probe:
     """Return a probe for "cpu" or "cuda:N".
 
     Raises:
-        InputError: No such kind of device.
-        MissingError: There is no CUDA, or no device of that number.
+        InputError: Another kind of device.
+        MissingError: CUDA is not available, or there is no device of that number.
     """
     kind, _, number = device.partition(":")
     if kind == "cpu" and not number:
         return CpuProbe()
     if kind != "cuda" or not (number == "" or number.isdecimal()):
         raise InputError(
-            f"{device!r} is no device that can be calibrated",
+            f"unsupported device {device!r}",
             limit="cpu or cuda:N",
             hint="give --device cpu or --gpu 0",
         )

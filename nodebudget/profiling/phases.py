@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
-from typing import Any, Protocol
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 from torch.profiler import record_function
 
-from nodebudget.profiling.cpu_trace import Integers, event_trees, memory_profiler
-from nodebudget.workloads.protocol import Workload
+from nodebudget.profiling.cpu_trace import Integers, allocations, memory_profiler, recorded_events
+from nodebudget.workloads.protocol import Workload, resident_storages
 
-#: What is named by the mark of a phase; "between" is all that is none of the others.
+#: Phases of a step; "between" is what belongs to none of the others.
 PHASES = ("batch", "zero_grad", "forward", "loss", "backward", "optimizer", "between")
 
 _MARK = "nodebudget::mark"
@@ -27,7 +27,7 @@ class Mark:
     Attributes:
         phase: One of `PHASES`.
         place: How many events came before it.
-        held: Address → "parameters", "gradients", "optimizer state": what the workload holds at that moment.
+        held: Address → "parameters", "gradients" or "optimizer state": the storages of the workload at that time.
     """
 
     phase: str
@@ -42,11 +42,11 @@ class Recording:
     Attributes:
         blocks: Addresses, shape (events,).
         nbytes: Bytes, positive for an allocation and negative for a release, shape (events,).
-        marks: Beginnings of phases, in order; the first is of the batch.
-        resident: Address → bytes of what the workload held at the start.
-        beside: Bytes that were live at the start and that the workload does not hold (workspaces); 0 on the CPU,
-            which can't tell.
-        counted: Highest live bytes by the device's own counters; None on the CPU.
+        marks: Where the phases begin, in order; the first is of the batch.
+        resident: Address → bytes of the workload's storages at the start.
+        beside: Bytes that were live at the start and do not belong to the workload (workspaces); 0 on the CPU, where
+            they are not known.
+        counted: Peak of live bytes by the device's own counters; None on the CPU.
     """
 
     blocks: Integers
@@ -57,79 +57,37 @@ class Recording:
     counted: int | None = None
 
 
-class _Recorder(Protocol):
-    """Keeps events while it is entered."""
-
-    def __enter__(self) -> _Recorder: ...
-    def __exit__(self, *error: object) -> None: ...
-    def mark(self) -> None:
-        """Remember this moment."""
-
-    def events(self) -> tuple[Integers, list[int]]:
-        """Return address and bytes of each event, shape (events, 2), and how many came before each mark."""
-
-
-@dataclass
-class _Marks:
-    """What was marked, and what the workload held then."""
-
-    workload: Workload
-    recorder: _Recorder
-    found: list[tuple[str, dict[int, str]]] = field(default_factory=list)
-
-    def __call__(self, phase: str) -> None:
-        self.recorder.mark()
-        self.found.append((phase, {address: kind for address, (kind, _) in held_by(self.workload).items()}))
-
-
 def record_step(workload: Workload, samples: Sequence[Any], device: str) -> Recording:
-    """Make a batch, train on it, and return what was allocated when.
+    """Make a batch, train on it, and return each allocation with the phase that it belongs to.
 
-    The phases are found by hooks: before and after the model's forward pass and the optimizer's step, and around
+    The phases are found with hooks: before and after the model's forward pass and the optimizer's step, and around
     `torch.autograd.backward` and the optimizer's `zero_grad`, so that a user's own `step` needs no change.
 
     Args:
-        workload: Had a step before, so that what stays between steps is there.
+        workload: Has run a step before, so that its optimizer state exists.
         samples: What `workload.batch` takes.
         device: "cpu" or "cuda:N".
     """
-    cuda = None if device == "cpu" else torch.device(device)
-    resident = {address: size for address, (_, size) in held_by(workload).items()}
-    recorder: Any = _CpuRecorder() if cuda is None else _CudaRecorder(cuda)
-    marks = _Marks(workload, recorder)
+    resident = {address: nbytes for address, (_, nbytes) in resident_storages(workload).items()}
+    recorder = _CpuRecorder() if device == "cpu" else _CudaRecorder(torch.device(device))
+    marks: list[tuple[str, dict[int, str]]] = []
+
+    def mark(phase: str) -> None:
+        recorder.mark()
+        marks.append((phase, {address: kind for address, (kind, _) in resident_storages(workload).items()}))
+
     with recorder:
-        marks("batch")
+        mark("batch")
         batch = workload.batch(samples)
-        marks("between")
-        with _hooks(workload, marks):
+        mark("between")
+        with _hooks(workload, mark):
             workload.step(batch)
-        marks("between")
+        mark("between")
         del batch
     table, places = recorder.events()
-    beside = 0 if cuda is None else max(recorder.before - sum(resident.values()), 0)
-    named = tuple(Mark(phase, place, held) for (phase, held), place in zip(marks.found, places, strict=True))
-    return Recording(table[:, 0], table[:, 1], named, resident, beside, None if cuda is None else recorder.peak)
-
-
-def held_by(workload: Workload) -> dict[int, tuple[str, int]]:
-    """Return address → kind and bytes of the storages that a workload holds: shared ones once."""
-    found: dict[int, tuple[str, int]] = {}
-
-    def add(kind: str, tensor: Any) -> None:
-        if isinstance(tensor, torch.Tensor):
-            storage = tensor.untyped_storage()
-            found.setdefault(storage.data_ptr(), (kind, storage.nbytes()))
-
-    for parameter in workload.model.parameters():
-        add("parameters", parameter)
-    for buffer in workload.model.buffers():
-        add("parameters", buffer)
-    for parameter in workload.model.parameters():
-        add("gradients", parameter.grad)
-    for state in workload.optimizer.state.values():
-        for value in state.values():
-            add("optimizer state", value)
-    return found
+    named = tuple(Mark(phase, place, held) for (phase, held), place in zip(marks, places, strict=True))
+    beside = 0 if recorder.before is None else max(recorder.before - sum(resident.values()), 0)
+    return Recording(table[:, 0], table[:, 1], named, resident, beside, recorder.peak)
 
 
 @contextmanager
@@ -152,7 +110,7 @@ def _hooks(workload: Workload, mark: Callable[[str], None]) -> Iterator[None]:
 @contextmanager
 def _around(owner: Any, name: str, phase: str, mark: Callable[[str], None]) -> Iterator[None]:
     """Mark before and after each call of an attribute."""
-    inner, own = getattr(owner, name), name in vars(owner)
+    inner, is_own = getattr(owner, name), name in vars(owner)
 
     def call(*arguments: Any, **options: Any) -> Any:
         mark(phase)
@@ -165,7 +123,7 @@ def _around(owner: Any, name: str, phase: str, mark: Callable[[str], None]) -> I
     try:
         yield
     finally:
-        if own:
+        if is_own:
             setattr(owner, name, inner)
         else:
             delattr(owner, name)
@@ -173,6 +131,9 @@ def _around(owner: Any, name: str, phase: str, mark: Callable[[str], None]) -> I
 
 class _CpuRecorder:
     """PyTorch's CPU profiler; marks are empty ranges of it."""
+
+    before: int | None = None
+    peak: int | None = None
 
     def __enter__(self) -> _CpuRecorder:
         self._profiler = memory_profiler()
@@ -187,19 +148,11 @@ class _CpuRecorder:
             pass
 
     def events(self) -> tuple[Integers, list[int]]:
-        memory: list[tuple[int, int, int]] = []
-        times = []
-        waiting = event_trees(self._profiler)
-        while waiting:
-            event = waiting.pop()
-            waiting.extend(event.children)
-            if event.name == _MARK:
-                times.append(event.start_time_ns)
-            elif event.name == "[memory]" and event.extra_fields.device.type == "cpu":
-                memory.append((event.start_time_ns, event.extra_fields.ptr, event.extra_fields.alloc_size))
-        memory.sort(key=lambda entry: entry[0])
-        table = np.array(memory, dtype=np.int64).reshape(-1, 3)
-        return table[:, 1:], np.searchsorted(table[:, 0], sorted(times)).tolist()
+        """Return address and bytes of each event, shape (events, 2), and how many came before each mark."""
+        events = [event for event, _ in recorded_events(self._profiler)]
+        times, table = allocations(events)
+        marked = sorted(event.start_time_ns for event in events if event.name == _MARK)
+        return table, np.searchsorted(times, marked).tolist()
 
 
 class _CudaRecorder:
@@ -208,7 +161,8 @@ class _CudaRecorder:
     def __init__(self, device: torch.device) -> None:
         self._device, self._index = device, device.index or 0
         self._places: list[int] = []
-        self.before = self.peak = 0
+        self.before: int | None = None
+        self.peak: int | None = None
 
     def __enter__(self) -> _CudaRecorder:
         torch.cuda.synchronize(self._device)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from rich.table import Table
 
-from nodebudget.calibration.memory_model import SURE, Calibration, coefficient_name
+from nodebudget.calibration.memory_model import CONFIDENCE, Calibration, coefficient_name
 from nodebudget.errors import printable
 from nodebudget.report.console import PlainConsole
 from nodebudget.utils.byte_units import format_bytes
@@ -61,8 +61,9 @@ def calibration_text(
     noise = calibration.context.get("noise")
     if noise is not None:
         text.append(f"The same step measured twice differs by {noise:.2%}.")
-    sure = float(calibration.bound.margin(0.0, SURE))
-    text.append(f"Budgets add {sure:.2%} to be {SURE:.0%} sure, more beyond {format_bytes(calibration.bound.reach)}.")
+    bound = calibration.bound
+    margin, largest = float(bound.margin(0.0, CONFIDENCE)), format_bytes(bound.max_measured)
+    text.append(f"Budgets add {margin:.2%} to be {CONFIDENCE:.0%} sure, more beyond {largest}.")
     if weak:
         text.append(
             f"Not told apart by this data: {', '.join(weak)}. Their part is in the others: right for data like this."

@@ -125,7 +125,7 @@ class Budget:
     def _room(self, fixed: float) -> int:
         assert self.calibration is not None
         assert self.memory is not None
-        mean = self.calibration.room(self.memory)
+        mean = self.calibration.max_prediction(self.memory)
         if mean < self.memory:
             # Quantiles differ in their last digits between versions of scipy: down to a millionth of the memory.
             mean -= mean % (self.memory * 2.0**-20)
@@ -142,7 +142,7 @@ class Budget:
     def to_dict(self) -> dict[str, Any]:
         """Return plain values for JSON and fingerprints; the calibration by its coefficients."""
         known = self.calibration
-        coefficients = None if known is None else [dict(piece) for piece in known.affine]
+        coefficients = None if known is None else [dict(piece) for piece in known.segments]
         return {
             "caps": dict(self.caps),
             "max_graphs": self.max_graphs,
@@ -192,7 +192,7 @@ class Budget:
         """
         found: dict[str, tuple[npt.NDArray[np.int64], int | None]] = {}
         if self.calibration is not None and self.memory is not None:
-            for place, piece in enumerate(self.calibration.affine):
+            for place, piece in enumerate(self.calibration.segments):
                 # Each affine piece is a cap of its own: their maximum keeps to the memory when each of them does.
                 room = self._room(piece["fixed"])
                 found[_piece_name(place)] = (_whole_bytes(self.calibration.graph_bytes(sizes, place), room), room)
@@ -211,7 +211,7 @@ class Budget:
 
     def names(self, balanced: str) -> tuple[str, ...]:
         """Return the names of the columns that are packed, the balanced one first."""
-        pieces = 0 if self.calibration is None or self.memory is None else len(self.calibration.affine)
+        pieces = 0 if self.calibration is None or self.memory is None else len(self.calibration.segments)
         capped = (*map(_piece_name, range(pieces)), *self.caps)
         return (balanced, *(name for name in capped if name != balanced))
 
@@ -275,7 +275,7 @@ def _memory(calibration: Calibration | None, memory: int | str | None) -> int | 
     if calibration is None or memory is None:
         return None
     room = parse_bytes(memory)
-    least = max(calibration.floor, *(piece["fixed"] for piece in calibration.affine))
+    least = max(calibration.floor, *(piece["fixed"] for piece in calibration.segments))
     if room <= least:
         raise DoesNotFitError(
             f"a training step takes {format_bytes(least)} without any graph",

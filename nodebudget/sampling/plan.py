@@ -115,7 +115,7 @@ class Plan:
             return None
         sums = [
             self.loads(known.graph_bytes(self.sizes, place)) + piece["fixed"]
-            for place, piece in enumerate(known.affine)
+            for place, piece in enumerate(known.segments)
         ]
         return np.asarray(np.maximum(np.max(sums, axis=0), known.floor), dtype=np.float64)
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch.utils.data import Sampler
 
-from nodebudget.calibration.compatibility import graphs_of
+from nodebudget.calibration.compatibility import graph_settings_of
 from nodebudget.datasets.measure import measure_dataset
 from nodebudget.datasets.size_table import SizeTable
 from nodebudget.errors import InputError, RecordError
@@ -120,7 +120,7 @@ class NodeBudgetSampler(Sampler[list[int]]):
         self.num_replicas, self.rank = world_and_rank(num_replicas, rank)
         known = isinstance(sizes_or_dataset, SizeTable)
         # The crystals of a calibration become the graphs that it was made on.
-        graphs = None if calibration is None else graphs_of(calibration)
+        graphs = None if calibration is None else graph_settings_of(calibration)
         sizes = sizes_or_dataset if known else measure_dataset(sizes_or_dataset, graphs=graphs)
         if (balance == "time") != (time_model is not None):
             raise InputError("balance='time' and a time_model go together", hint="make one with 'nodebudget tune'")

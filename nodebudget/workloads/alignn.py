@@ -1,4 +1,4 @@
-"""Real ALIGNN on DGL graphs, with the settings that it is usually trained with."""
+"""ALIGNN of the package alignn on DGL graphs."""
 
 from __future__ import annotations
 
@@ -9,28 +9,25 @@ import torch
 
 from nodebudget.datasets.counting.alignn_builder import dgl_graphs
 from nodebudget.datasets.graph_settings import GraphSettings
-from nodebudget.errors import InputError
 from nodebudget.utils.optional_imports import check_dgl_on, load_dgl, require
-from nodebudget.workloads.crystal_samples import Sample, make_sample, other_graphs
-from nodebudget.workloads.edge_subsampling import thinned_variants
+from nodebudget.workloads.crystal_samples import SHAPE, CrystalWorkload, Sample, graph_settings_variants
+from nodebudget.workloads.edge_subsampling import edge_subsampled_variants
 
 
-class AlignnWorkload:
-    """One AdamW training step of `alignn.models.alignn.ALIGNN`.
+class AlignnWorkload(CrystalWorkload):
+    """One AdamW training step of `alignn.models.alignn.ALIGNN` on the mean squared error.
 
     Args:
         device: Where the model goes.
-        alignn_layers: ALIGNN layers (crystal graph and line graph).
-        gcn_layers: Layers on the crystal graph alone.
-        hidden_features: Width of the hidden layers.
         learning_rate: AdamW's learning rate.
-        target: Key of the regression target in a JARVIS dict; 0 where it is missing, since the value of a
-            target does not change what a step needs.
+        target: Key of the regression target in a JARVIS dict. A missing target is 0: its value does not change the
+            memory of a step.
         graphs: Graph settings: an object of `GraphSettings`, or a table of its arguments.
-        **model: Further arguments of `ALIGNNConfig`.
+        **model: Arguments of alignn's `ALIGNNConfig`; `alignn_layers` and `gcn_layers` are 4 by default,
+            `hidden_features` is 256.
 
     Raises:
-        MissingError: alignn or DGL is not there or does not import, or DGL can't use the device.
+        MissingError: alignn or DGL is not installed or does not import, or DGL can't use the device.
     """
 
     name = "alignn.models.alignn.ALIGNN"
@@ -39,30 +36,17 @@ class AlignnWorkload:
         self,
         device: torch.device | str = "cpu",
         *,
-        alignn_layers: int = 4,
-        gcn_layers: int = 4,
-        hidden_features: int = 256,
         learning_rate: float = 1e-3,
         target: str = "target",
         graphs: GraphSettings | Mapping[str, Any] | None = None,
         **model: Any,
     ) -> None:
-        self.device = torch.device(device)
-        if self.device.type == "cuda":
-            check_dgl_on(str(self.device))
+        if torch.device(device).type == "cuda":
+            check_dgl_on(str(device))
         module = require("alignn.models.alignn")
-        self.target = target
-        self.graphs = graphs if isinstance(graphs, GraphSettings) else GraphSettings(**(graphs or {}))
-        config = module.ALIGNNConfig(
-            name="alignn",
-            alignn_layers=alignn_layers,
-            gcn_layers=gcn_layers,
-            hidden_features=hidden_features,
-            **model,
-        )
-        self.config = config.model_dump()
-        self.model = module.ALIGNN(config).to(self.device)
-        self.optimizer: torch.optim.Optimizer = torch.optim.AdamW(self.model.parameters(), lr=learning_rate)
+        config = module.ALIGNNConfig(name="alignn", **{**SHAPE, **model})
+        settings = graphs if isinstance(graphs, GraphSettings) else GraphSettings(**(graphs or {}))
+        super().__init__(device, module.ALIGNN, config, learning_rate, target, settings)
 
     def sample(self, item: Any) -> Sample:
         """Turn a JARVIS dict (or a tuple that starts with a graph) into (g, lg, lattice[3, 3], target[])."""
@@ -70,41 +54,28 @@ class AlignnWorkload:
             return self.from_crystal(item, self.graphs)
         graph, *rest = item if isinstance(item, (tuple, list)) else (item,)
         line_graph = rest[0] if rest and hasattr(rest[0], "num_edges") else _line_graph(graph)
-        # ALIGNN takes the lattice and does not use it: what is not known stands as the unit cell.
+        # ALIGNN takes the lattice and does not use it: the unit cell stands for one that is unknown.
         return graph, line_graph, torch.eye(3), torch.zeros(())
 
     def variants(self, item: Any) -> list[Any]:
-        """Return other neighbour counts for crystals, thinned edges for graphs."""
-        if not isinstance(item, Mapping):
-            return thinned_variants(self, [item])
-        return other_graphs(self)
-
-    def from_crystal(self, item: Mapping[str, Any], graphs: GraphSettings) -> Sample:
-        """Turn a JARVIS dict into a sample, with these graph settings."""
-        return make_sample(item, self.target, lambda atoms: build_graphs(atoms, graphs))
-
-    def batch(self, samples: Sequence[Any]) -> tuple[Any, ...]:
-        """Collate samples as alignn does: (g, lg, lattice[B, 3, 3], target[B]) on the device."""
-        dgl = load_dgl()
-        if not samples:
-            raise InputError("a batch of no samples", hint="give at least one")
-        graphs, line_graphs, lattices, targets = zip(*samples, strict=True)
-        parts = (dgl.batch(graphs), dgl.batch(line_graphs), torch.stack(lattices), torch.stack(targets))
-        return tuple(part.to(self.device) for part in parts)
+        """Return variants with other numbers of neighbors for crystals, with subsampled edges for graphs."""
+        return graph_settings_variants(self) if isinstance(item, Mapping) else edge_subsampled_variants(self, [item])
 
     def step(self, batch: Sequence[Any]) -> None:
-        """Run one full training step on the mean squared error."""
-        graph, line_graph, lattice, target = batch
+        """Run one full training step."""
+        *inputs, target = batch
         self.optimizer.zero_grad()
-        predicted = self.model((graph, line_graph, lattice)).reshape(-1)
+        predicted = self.model(tuple(inputs)).reshape(-1)
         loss = torch.nn.functional.mse_loss(predicted, target)
         loss.backward()  # type: ignore[no-untyped-call]
         self.optimizer.step()
 
+    def _build(self, atoms: Any, graphs: GraphSettings) -> tuple[Any, Any]:
+        return dgl_graphs(atoms, graphs, "cgcnn", line_graph=True)  # type: ignore[no-any-return]
 
-def build_graphs(atoms: Any, graphs: GraphSettings) -> tuple[Any, Any]:
-    """Build alignn's crystal graph and line graph of jarvis `Atoms`."""
-    return dgl_graphs(atoms, graphs, "cgcnn", line_graph=True)  # type: ignore[no-any-return]
+    def _join(self, graphs: Sequence[Any], line_graphs: Sequence[Any]) -> tuple[Any, Any]:
+        dgl = load_dgl()
+        return dgl.batch(graphs), dgl.batch(line_graphs)
 
 
 def _line_graph(graph: Any) -> Any:

@@ -13,83 +13,77 @@ from nodebudget.datasets.size_table import SizeTable
 from nodebudget.utils.optional_imports import load_dgl
 from nodebudget.workloads.protocol import Variant, Workload, to_sample
 
-#: Shares of the edges that stay.
-_KEEP = (0.8, 0.5)
+#: Shares of the edges in the variants.
+_SHARES = (0.8, 0.5)
 
 
 class EdgeSubsampled:
-    """Samples of a workload with a part of their edges, and the same nodes.
+    """Samples of a workload with a share of their edges, and the same nodes."""
 
-    Args:
-        workload: Whose samples they are.
-        keep: Share of the edges that stays.
-    """
-
-    def __init__(self, workload: Workload, keep: float) -> None:
-        self._workload, self._keep = workload, keep
+    def __init__(self, workload: Workload, share: float) -> None:
+        self._workload, self._share = workload, share
 
     def sizes(self, items: Sequence[Any]) -> SizeTable:
-        """Count the thinned graphs."""
+        """Count the subsampled graphs."""
         return measure_dataset([self.sample(item) for item in items])
 
     def sample(self, item: Any) -> Any:
-        """Make a thinned sample of an item."""
-        return thin(to_sample(self._workload, item), self._keep)
+        """Make a sample with a share of its edges."""
+        return subsample_edges(to_sample(self._workload, item), self._share)
 
 
-def can_be_thinned(sample: Any) -> bool:
-    """Whether a sample is a graph of DGL or PyTorch Geometric, or a tuple that starts with one of DGL."""
+def can_subsample_edges(sample: Any) -> bool:
+    """Return whether a sample is a graph of DGL or PyTorch Geometric, or a tuple that starts with one of DGL."""
     return _is_dgl(_first(sample)) or hasattr(sample, "edge_subgraph")
 
 
-def thin(sample: Any, keep: float) -> Any:
-    """Return a sample with a part of its edges; features stay with the nodes and edges that stay.
+def subsample_edges(sample: Any, share: float) -> Any:
+    """Return a sample with a share of its edges, and the features of the nodes and edges that remain.
 
     Args:
         sample: A DGL graph, a PyG `Data`, or a tuple `(g, …)` or `(g, lg, …)` of DGL graphs.
-        keep: Share of the edges that stays.
+        share: Share of the edges, between 0 and 1.
     """
     if not _is_dgl(_first(sample)):
-        return sample.edge_subgraph(torch.from_numpy(_stays(sample.num_nodes, sample.num_edges, keep)))
+        return sample.edge_subgraph(torch.from_numpy(_mask(sample.num_nodes, sample.num_edges, share)))
     dgl, graph = load_dgl(), _first(sample)
-    stays = torch.from_numpy(np.flatnonzero(_stays(graph.num_nodes(), graph.num_edges(), keep))).to(graph.idtype)
-    thinned = dgl.edge_subgraph(graph, stays, relabel_nodes=False, store_ids=False)
+    edges = torch.from_numpy(np.flatnonzero(_mask(graph.num_nodes(), graph.num_edges(), share))).to(graph.idtype)
+    subgraph = dgl.edge_subgraph(graph, edges, relabel_nodes=False, store_ids=False)
     if not isinstance(sample, (tuple, list)):
-        return thinned
+        return subgraph
     rest = list(sample[1:])
     if rest and _is_dgl(rest[0]) and rest[0].num_nodes() == graph.num_edges():
         # The nodes of the line graph are the edges of the graph.
-        rest[0] = dgl.node_subgraph(rest[0], stays.to(rest[0].idtype), store_ids=False)
-    return (thinned, *rest)
+        rest[0] = dgl.node_subgraph(rest[0], edges.to(rest[0].idtype), store_ids=False)
+    return (subgraph, *rest)
 
 
-def thinned_variants(workload: Workload, items: Sequence[Any]) -> list[Variant]:
+def edge_subsampled_variants(workload: Workload, items: Sequence[Any]) -> list[Variant]:
     """Return variants with fewer edges, for a workload that names none of its own.
 
-    None where its samples are no graphs that can be thinned, or where its step does not take thinned ones: it is
-    tried on the items.
+    Runs one step per variant on the items. The list is empty if the samples are not graphs, or if a step raises.
 
     Args:
-        workload: Its optimizer makes up to two steps.
-        items: A few small ones of the data, at least one.
+        workload: The training step.
+        items: A few small items of the dataset, at least one.
     """
-    if not can_be_thinned(to_sample(workload, items[0])):
+    if not can_subsample_edges(to_sample(workload, items[0])):
         return []
-    variants = [EdgeSubsampled(workload, keep) for keep in _KEEP]
+    variants: list[Variant] = [EdgeSubsampled(workload, share) for share in _SHARES]
     try:
         for variant in variants:
             workload.step(workload.batch([variant.sample(item) for item in items]))
-    except Exception:  # the user's code may refuse such graphs in any way; what it says of its own data is told later
+    except Exception:  # the user's code may need all edges; errors on the original data are reported by the probes
         return []
     finally:
         workload.optimizer.zero_grad(set_to_none=True)
-    return list(variants)
+    return variants
 
 
 def variants_of(workload: Workload, items: Sequence[Any]) -> list[Variant]:
-    """Return the variants that a workload names for items like these, or thinned ones where it names none."""
-    own = getattr(workload, "variants", None)
-    return thinned_variants(workload, items) if own is None else list(own(items[0]))
+    """Return the workload's own variants for items like these, or edge-subsampled ones if it has no `variants`."""
+    variants = getattr(workload, "variants", None)
+    return edge_subsampled_variants(workload, items) if variants is None else list(variants(items[0]))
 
 
 def _first(sample: Any) -> Any:
@@ -100,6 +94,6 @@ def _is_dgl(graph: Any) -> bool:
     return hasattr(graph, "in_degrees") and hasattr(graph, "idtype")
 
 
-def _stays(nodes: int, edges: int, keep: float) -> Any:
-    # Depends on the graph alone, so that it is the same when it is measured and when it is run.
-    return np.random.default_rng([nodes, edges]).random(edges) < keep
+def _mask(nodes: int, edges: int, share: float) -> Any:
+    # Seeded by the graph alone, so that measuring it and running it give the same edges.
+    return np.random.default_rng([nodes, edges]).random(edges) < share

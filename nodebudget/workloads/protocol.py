@@ -2,24 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from typing import Any, Protocol, runtime_checkable
-
-import torch
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from nodebudget.datasets.size_table import SizeTable
+
+if TYPE_CHECKING:
+    import torch  # on first use only: reading a calibration needs no torch
 
 
 @runtime_checkable
 class Workload(Protocol):
     """A model, its optimizer, and how a list of samples becomes one training step.
 
-    Made by a callable that takes the device: `Mine(device=torch.device("cuda:0"), **arguments)`.
+    It is created by a callable that takes the device: `Mine(device=torch.device("cuda:0"), **arguments)`.
 
-    A workload may also have `sample(item)`, which turns an item of the data (a JARVIS dict, a DGL graph) into
-    what `batch` takes; `graphs`, the `GraphSettings` that `sample` builds graphs with; `size_of(item)`, further sizes
-    of an item, such as {"tokens": 312}; `variants(item)`, other ways to make samples of such items, which help to tell
-    the sizes apart (without it, graphs of DGL and PyTorch Geometric are thinned); and `name`.
+    Optional attributes:
+
+    - `name`: name of the model in records and messages.
+    - `sample(item)`: turns an item of the dataset (a JARVIS dict, a DGL graph) into what `batch` takes.
+    - `graphs`: the `GraphSettings` that `sample` builds graphs with.
+    - `size_of(item)`: further sizes of an item, such as {"tokens": 312}.
+    - `variants(item)`: a list of `Variant`, other ways to make samples of such items, with other ratios of sizes, which
+      make the coefficients identifiable. Without it, edges of DGL and PyTorch Geometric graphs are subsampled.
     """
 
     model: torch.nn.Module
@@ -30,7 +35,7 @@ class Workload(Protocol):
         ...
 
     def step(self, batch: Any) -> Any:
-        """Run one full training step: gradients zeroed, forward, backward, optimizer."""
+        """Run one full training step: zero the gradients, forward, backward, optimizer."""
         ...
 
 
@@ -47,13 +52,13 @@ class Variant(Protocol):
 
 
 def to_sample(workload: Workload, item: Any) -> Any:
-    """Return what `workload.batch` takes for an item of the data."""
+    """Return what `workload.batch` takes for an item of the dataset."""
     convert = getattr(workload, "sample", None)
     return item if convert is None else convert(item)
 
 
 def collate(workload: Workload, items: Sequence[Any]) -> Any:
-    """Return the batch on the device that items of the data make."""
+    """Return the batch on the device that items of the dataset make."""
     return workload.batch([to_sample(workload, item) for item in items])
 
 
@@ -71,20 +76,26 @@ def dtype_of(workload: Workload) -> str:
     return max(counts, key=counts.__getitem__) if counts else "none"
 
 
-def resident_bytes(workload: Workload) -> int:
-    """Return the bytes that stay between steps: parameters, buffers, gradients and optimizer state.
+def resident_storages(workload: Workload) -> dict[int, tuple[str, int]]:
+    """Return the storages that stay between steps, as address → (kind, bytes).
 
-    Storages shared by several tensors count once.
+    Kinds are "parameters" (buffers too), "gradients" and "optimizer state". A storage that several tensors share comes
+    once.
     """
-    seen = {tensor.untyped_storage().data_ptr(): tensor.untyped_storage().nbytes() for tensor in _held(workload)}
-    return sum(seen.values())
+    import torch
 
-
-def _held(workload: Workload) -> Iterator[torch.Tensor]:
-    for parameter in workload.model.parameters():
-        yield parameter
-        if parameter.grad is not None:
-            yield parameter.grad
-    yield from workload.model.buffers()
+    parameters = list(workload.model.parameters())
+    tensors = [("parameters", tensor) for tensor in [*parameters, *workload.model.buffers()]]
+    tensors += [("gradients", parameter.grad) for parameter in parameters if parameter.grad is not None]
     for state in workload.optimizer.state.values():
-        yield from (value for value in state.values() if isinstance(value, torch.Tensor))
+        tensors += [("optimizer state", value) for value in state.values() if isinstance(value, torch.Tensor)]
+    storages: dict[int, tuple[str, int]] = {}
+    for kind, tensor in tensors:
+        storage = tensor.untyped_storage()
+        storages.setdefault(storage.data_ptr(), (kind, storage.nbytes()))
+    return storages
+
+
+def resident_bytes(workload: Workload) -> int:
+    """Return the bytes that stay between steps: parameters, buffers, gradients and optimizer state."""
+    return sum(nbytes for _, nbytes in resident_storages(workload).values())

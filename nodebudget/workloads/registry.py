@@ -9,10 +9,11 @@ from typing import Any
 
 import torch
 
-from nodebudget.errors import DoesNotFitError, InputError, NodeBudgetError, WorkloadError
+from nodebudget.errors import InputError, NodeBudgetError, first_line
 from nodebudget.utils.files import read_text
 from nodebudget.utils.optional_imports import check_torch
 from nodebudget.workloads.protocol import Workload
+from nodebudget.workloads.run_step import run_step
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -29,42 +30,33 @@ _HINT = "name it as module:attribute, as a TOML file such as configs/alignn.toml
 
 
 def load_workload(spec: str, device: str | torch.device = "cpu", **arguments: Any) -> Workload:
-    """Make a workload on a device.
+    """Create a workload on a device.
 
     Args:
-        spec: `module:attribute` (the module is also looked for in the current folder), a TOML file with
-            `workload = "module:attribute"` and a table `[arguments]`, or a built-in name ("alignn", or
-            "alignn-pure" for ALIGNN without DGL).
-        device: Where the model goes.
-        **arguments: Passed to the attribute, over those of the TOML file.
+        spec: `module:attribute` (also found in the current folder), a TOML file with
+            `workload = "module:attribute"` and a table `[arguments]`, or a built-in name: "alignn", or
+            "alignn-pure" for ALIGNN without DGL.
+        device: Where the model goes, such as "cpu" or "cuda:0".
+        **arguments: Passed to the attribute; they replace those of the TOML file.
+
+    Returns:
+        An object with `model`, `optimizer`, `batch` and `step`: see `nodebudget.workloads.protocol.Workload`.
 
     Raises:
-        InputError: There is no such workload, or it is none.
-        MissingError: It needs a package that is not there, or torch is too old.
+        InputError: `spec` names no workload, or the object lacks one of these attributes.
+        MissingError: A package is not installed, or torch is too old.
         DoesNotFitError: The model does not fit into the device's memory.
-        WorkloadError: Making it raised.
+        WorkloadError: Its constructor raised.
     """
     check_torch()
-    target, given = _resolve(spec)
-    make = _find(target, spec)
-    try:
-        workload = make(device=torch.device(device), **{**given, **arguments})
-    except NodeBudgetError:
-        raise
-    except torch.cuda.OutOfMemoryError as error:
-        raise DoesNotFitError(
-            f"the model of the workload {spec!r} does not fit into the memory of {device}",
-            limit=_first_line(error),
-            hint="free memory there, or make the model smaller",
-        ) from error
-    except Exception as error:
-        raise WorkloadError(
-            f"making the workload {spec!r} raised {type(error).__name__}: {_first_line(error)}",
-            hint="call it in Python with the same arguments to see where",
-        ) from error
-    if not isinstance(workload, Workload):
-        lacking = [name for name in ("model", "optimizer", "batch", "step") if not hasattr(workload, name)]
-        raise InputError(f"{spec!r} is no workload: it has no {', '.join(lacking)}", hint="see the README")
+    target, defaults = _resolve(spec)
+    make = _import_attribute(target, spec)
+    workload: Any = run_step(
+        lambda: make(device=torch.device(device), **{**defaults, **arguments}), f"making the workload {spec!r}"
+    )
+    missing = [name for name in ("model", "optimizer", "batch", "step") if not hasattr(workload, name)]
+    if missing:
+        raise InputError(f"{spec!r} is not a workload: it has no {', '.join(missing)}", hint="see the README")
     if not isinstance(workload.model, torch.nn.Module) or not isinstance(workload.optimizer, torch.optim.Optimizer):
         kinds = f"{type(workload.model).__name__} and {type(workload.optimizer).__name__}"
         raise InputError(
@@ -72,21 +64,19 @@ def load_workload(spec: str, device: str | torch.device = "cpu", **arguments: An
             limit="a torch.nn.Module and a torch.optim.Optimizer",
             hint="put several models into a torch.nn.ModuleList, and their parameters into one optimizer",
         )
-    return workload
+    return workload  # type: ignore[no-any-return]
 
 
 def _resolve(spec: str) -> tuple[str, dict[str, Any]]:
+    """Return `module:attribute` and the arguments of the TOML file."""
     if not spec.endswith(".toml"):
         return BUILT_IN.get(spec, spec), {}
-    path = Path(spec)
-    if not path.is_file():
-        raise InputError(f"there is no workload file {spec!r}", hint=_HINT)
     try:
-        table = tomllib.loads(read_text(path, most=2**20))
+        table = tomllib.loads(read_text(spec, most=2**20))
     except OSError as error:
-        raise InputError(f"{spec!r} can't be read: {error.strerror}", hint="check the path") from error
+        raise InputError(f"the workload file {spec!r} can't be read: {error.strerror}", hint=_HINT) from error
     except (ValueError, RecursionError) as error:
-        raise InputError(f"{spec!r} is not TOML: {_first_line(error)}", hint="mend that line") from error
+        raise InputError(f"{spec!r} is not TOML: {first_line(error)}", hint="correct that line") from error
     target, arguments = table.get("workload"), table.get("arguments", {})
     if not isinstance(target, str) or not isinstance(arguments, dict):
         raise InputError(
@@ -97,26 +87,22 @@ def _resolve(spec: str) -> tuple[str, dict[str, Any]]:
     return BUILT_IN.get(target, target), arguments
 
 
-def _find(target: str, spec: str) -> Any:
-    module, colon, attribute = target.partition(":")
-    if not colon or not module or not attribute:
-        raise InputError(f"{spec!r} is no workload", hint=_HINT)
-    # A user's own file lies where they call from; console scripts do not look there by themselves.
+def _import_attribute(target: str, spec: str) -> Any:
+    module, _, attribute = target.partition(":")
+    if not module or not attribute:
+        raise InputError(f"{spec!r} is not a workload", hint=_HINT)
+    # Console scripts do not have the current folder, with the user's own module, on the path.
     if str(Path.cwd()) not in sys.path:
         sys.path.insert(0, str(Path.cwd()))
     try:
-        found = importlib.import_module(module)
+        value = getattr(importlib.import_module(module), attribute, None)
     except NodeBudgetError:
         raise
     except Exception as error:
         raise InputError(
-            f"the workload's module {module!r} does not import: {type(error).__name__}: {_first_line(error)}",
+            f"the workload's module {module!r} does not import: {type(error).__name__}: {first_line(error)}",
             hint=_HINT,
         ) from error
-    if not callable(getattr(found, attribute, None)):
+    if not callable(value):
         raise InputError(f"module {module!r} has no callable {attribute!r}", hint=_HINT)
-    return getattr(found, attribute)
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [""])[0][:200]
+    return value

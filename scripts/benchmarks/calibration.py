@@ -81,8 +81,8 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     data = open_data(options.data) if options.data else prototypes["large cells"]
     workload, probe = load_workload("alignn", hidden_features=options.hidden), open_probe("cpu")
     sizes = measure_dataset(data)
-    effort = CalibrationConfig(probes=options.probes, largest=options.graphs)
-    calibration = calibrate(workload, data, sizes, probe, effort=effort, progress=say)
+    config = CalibrationConfig(probes=options.probes, max_graphs=options.graphs)
+    calibration = calibrate(workload, data, sizes, probe, config=config, progress=say)
     checked = {"held out": [entry for entry in calibration.observations if entry.role == "holdout"]}
     for place, (name, settings) in enumerate(OTHERS.items()):
         other = load_workload("alignn", hidden_features=8, graphs=GraphSettings(**settings))

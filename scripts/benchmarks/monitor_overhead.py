@@ -24,7 +24,7 @@ import torch
 
 from nodebudget import MemoryMonitor
 from nodebudget.calibration.memory_model import Calibration, ErrorSummary
-from nodebudget.calibration.prediction_interval import Bound
+from nodebudget.calibration.prediction_interval import PredictionBound
 from nodebudget.datasets.example_crystals import example_datasets
 from nodebudget.workloads.alignn import AlignnWorkload
 
@@ -36,7 +36,7 @@ CALIBRATION = Calibration(
     resident=1e8,
     holdout=ErrorSummary(0.0, 0.0, 8),
     fit=ErrorSummary(0.0, 0.0, 16),
-    bound=Bound(0.01, 8, 1e12),
+    bound=PredictionBound(0.01, 8, 1e12),
 )
 
 

@@ -87,7 +87,7 @@ class CrystalsFirst(torch.nn.Module):
             return self.model(graph, line_graph, texts)
 
 
-def calibrated(page: Any, data: list[Any], way: Way, effort: CalibrationConfig) -> Calibration:
+def calibrated(page: Any, data: list[Any], way: Way, config: CalibrationConfig) -> Calibration:
     """Calibrate one way to pad."""
     _, padded, multiple, sizes, special = way
     torch.manual_seed(0)
@@ -102,7 +102,7 @@ def calibrated(page: Any, data: list[Any], way: Way, effort: CalibrationConfig) 
         workload.model = CrystalsFirst(workload.model)
     count = TokenCounter(text.tokenizer, multiple=multiple, pairs=sizes == "tokens and pairs")
     table = measure_dataset(data, size_of=None if sizes == "none" else count)
-    return calibrate(workload, data, table, open_probe("cpu"), effort=effort)
+    return calibrate(workload, data, table, open_probe("cpu"), config=config)
 
 
 def row(way: Way, found: Calibration) -> dict[str, Any]:
@@ -121,7 +121,7 @@ def main() -> None:
     parser.add_argument("--max-graphs", type=int, default=24)
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
-    effort = CalibrationConfig(probes=options.probes, largest=options.max_graphs)
+    config = CalibrationConfig(probes=options.probes, max_graphs=options.max_graphs)
     warnings.simplefilter("ignore")
     with tempfile.TemporaryDirectory() as folder:
         os.chdir(folder)
@@ -129,7 +129,7 @@ def main() -> None:
         Path("texts.json").write_text(json.dumps(items))
         page = the_page()
         data = [page.Multimodal(torch.device("cpu")).sample(item) for item in items]
-        rows = [row(way, calibrated(page, data, way, effort)) for way in WAYS]
+        rows = [row(way, calibrated(page, data, way, config)) for way in WAYS]
         os.chdir("/")
     if options.json:
         print(json.dumps(rows))

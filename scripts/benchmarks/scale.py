@@ -21,7 +21,7 @@ import numpy as np
 
 from nodebudget import NodeBudgetSampler, SizeTable
 from nodebudget.calibration.memory_model import Calibration, ErrorSummary
-from nodebudget.calibration.prediction_interval import Bound
+from nodebudget.calibration.prediction_interval import PredictionBound
 from nodebudget.calibration.time_model import TimeModel
 
 #: Processes start with the libraries loaded, and with nothing else.
@@ -35,7 +35,7 @@ TIMES = TimeModel({"fixed": 0.02, "per_graph": 1e-5, "per_node": 2e-6, "per_edge
 def calibration() -> Calibration:
     exact = ErrorSummary(0.0, 0.0, 8)
     return Calibration(
-        COSTS, ("graphs", "nodes", "edges", "line_edges"), 0.0, 1e8, exact, exact, bound=Bound(0.0, 8, 1e15)
+        COSTS, ("graphs", "nodes", "edges", "line_edges"), 0.0, 1e8, exact, exact, bound=PredictionBound(0.0, 8, 1e15)
     )
 
 

@@ -70,8 +70,8 @@ class Bench:
 
     def calibration(self) -> Calibration:
         """Measure what a step takes."""
-        effort = CalibrationConfig(probes=24, largest=BATCH)
-        found = calibrate(self.make(), self.items, self.sizes, open_probe("cuda:0"), effort=effort)
+        config = CalibrationConfig(probes=24, max_graphs=BATCH)
+        found = calibrate(self.make(), self.items, self.sizes, open_probe("cuda:0"), config=config)
         clear()
         found = with_overheads(found, self.make(), self.items, self.sizes, "cuda:0")
         clear()

@@ -14,6 +14,7 @@ from crystals import entries
 from hypothesis import given
 from hypothesis import strategies as st
 from paths import GOLDEN
+from scripted_probe import ScriptedProbe
 
 from nodebudget import SizeTable
 from nodebudget.analysis.breakdown import Breakdown, Check, break_down, check_counts, choose_batches
@@ -22,9 +23,9 @@ from nodebudget.datasets.measure import measure_dataset
 from nodebudget.errors import DoesNotFitError, InputError, WorkloadError
 from nodebudget.profiling.attribution import PARTS, attribute
 from nodebudget.profiling.open import open_probe
-from nodebudget.profiling.phases import Mark, Recording, held_by, record_step
-from nodebudget.profiling.probe import ScriptedProbe
+from nodebudget.profiling.phases import Mark, Recording, record_step
 from nodebudget.report.breakdown import breakdown_text, draw_breakdown
+from nodebudget.workloads.protocol import resident_storages
 from nodebudget.workloads.registry import load_workload
 
 MIB = 2**20
@@ -147,7 +148,7 @@ def test_nothing_of_the_hooks_stays():
 def test_shared_storages_count_once():
     workload = Dense()
     workload.model.tied = workload.model[0].weight
-    assert sum(nbytes for _, nbytes in held_by(workload).values()) == PARAMETERS
+    assert sum(nbytes for _, nbytes in resident_storages(workload).values()) == PARAMETERS
 
 
 @st.composite
@@ -217,7 +218,7 @@ def test_wrong_input(sizes, batch_size, words):
         (
             ValueError("no label\nand more"),
             WorkloadError,
-            "in a step on the typical batch: no label;",
+            "a step on the typical batch of 2 graphs raised ValueError: no label;",
         ),
         (
             torch.cuda.OutOfMemoryError("tried to allocate"),
@@ -235,7 +236,7 @@ def test_a_step_that_is_not_expected_to_fit_is_not_tried():
     class Small(ScriptedProbe):
         device = "cpu"
 
-    probe = Small([10 * MIB] * 2, free=30 * MIB)
+    probe = Small(lambda: 10 * MIB, free=30 * MIB)
     with pytest.raises(DoesNotFitError, match="expected to take"):
         break_down(Dense(), NODES, SIZES, probe, {"typical": [0], "worst": [3, 7, 11]})
 

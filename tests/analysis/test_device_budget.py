@@ -69,7 +69,7 @@ def test_a_planned_stretch_of_real_alignn_is_replayed():
     sizes = measure_dataset(crystals)
     settings = {"hidden_features": 16, "alignn_layers": 1, "gcn_layers": 1}
     workload = load_workload("alignn", **settings)
-    calibration = calibrate(workload, crystals, sizes, open_probe("cpu"), effort=CalibrationConfig(12, 8))
+    calibration = calibrate(workload, crystals, sizes, open_probe("cpu"), config=CalibrationConfig(12, 8))
     pool = ProbeCandidates(workload, crystals, sizes, np.random.default_rng(0))
     batches = stretch(pool, calibration)
     loads = [calibration.graph_bytes(sizes)[batch].sum() for batch in batches]

@@ -112,7 +112,7 @@ def two_pieces():
     """A calibration whose peak is a maximum over two moments of the step."""
     one = fitted()
     other = {name: value * (0.2 if name == "fixed" else 1.05) for name, value in one.coefficients.items()}
-    return replace(one, pieces=(other,))
+    return replace(one, further_segments=(other,))
 
 
 @pytest.mark.parametrize("calibration", [fitted(), two_pieces()], ids=["one piece", "two pieces"])
@@ -121,7 +121,7 @@ def test_the_largest_safe_batch_size_fits_in_fresh_epochs_and_a_larger_one_does_
     assert risk.confirmed
     assert risk.trial.passed
     assert risk.trial.upper <= 0.01
-    graphs, room = GraphBytes.of(calibration, HEAVY), calibration.room(2 * 2**30)
+    graphs, room = GraphBytes.of(calibration, HEAVY), calibration.max_prediction(2 * 2**30)
 
     def failures(batch_size):
         seen = simulate_max(graphs.values, batch_size, 2000, np.random.default_rng(7))
@@ -144,7 +144,7 @@ def test_equal_graphs_are_safe_up_to_what_fits():
     sizes = SizeTable.from_counts([20] * 500, [240] * 500, [2880] * 500)
     risk = largest_safe_batch_size(sizes, calibration, "1GiB")
     each = calibration.graph_bytes(sizes)[0]
-    assert risk.batch_size == int((calibration.room(2**30) - calibration.fixed) // each)
+    assert risk.batch_size == int((calibration.max_prediction(2**30) - calibration.fixed) // each)
     assert risk.trial.failures == 0
 
 

@@ -11,6 +11,7 @@ from calibrations import fitted
 from click.testing import CliRunner
 from crystals import entries
 from paths import FIXTURES
+from scripted_probe import ScriptedProbe
 from workloads import Linear
 
 from nodebudget import SizeTable
@@ -23,7 +24,6 @@ from nodebudget.cli import main
 from nodebudget.datasets.measure import measure_dataset
 from nodebudget.errors import DoesNotFitError, InputError, WorkloadError
 from nodebudget.profiling.open import open_probe
-from nodebudget.profiling.probe import ScriptedProbe
 from nodebudget.report.curves import curve_text, draw_curve, format_seconds
 
 CRYSTALS = entries(most=8, count=40)
@@ -156,7 +156,7 @@ def calibration():
 
 def tuned(calibration, workload=None, sizes=SIZES, **options):
     workload = workload or Linear(torch.device("cpu"), width=4096)
-    probe = ScriptedProbe([], free=2**30)
+    probe = ScriptedProbe(lambda: 0, free=2**30)
     return tune.tune(workload, CRYSTALS, sizes, probe, calibration, **options)
 
 
@@ -197,7 +197,7 @@ def test_a_step_that_takes_too_long_ends_the_climb(calibration, monkeypatch):
 def test_sizes_of_another_dataset_and_steps_that_raise(calibration):
     with pytest.raises(InputError, match="3 sizes for a dataset of 40"):
         tuned(calibration, sizes=SIZES.take([0, 1, 2]))
-    with pytest.raises(WorkloadError, match="raised ValueError in a training step: the label is missing;"):
+    with pytest.raises(WorkloadError, match="a training step raised ValueError: the label is missing;"):
         tuned(calibration, Linear(torch.device("cpu"), fail_over=5))
 
 
@@ -282,4 +282,4 @@ def test_a_calibration_of_another_model_is_refused_or_noted(files, monkeypatch):
     assert "the calibration is of another model: model parameters was 8192, is 16" in result.stderr
     allowed = invoke(files, *QUICK, "--allow-mismatch", workload="workloads:Linear")
     assert allowed.exit_code == 0, allowed.output
-    assert "nodebudget: the calibration was made elsewhere: model parameters was 8192" in allowed.stderr
+    assert "nodebudget: the calibration was made with another setup: model parameters was 8192" in allowed.stderr

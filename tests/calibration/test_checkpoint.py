@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from scripted_probe import CRYSTALS, EFFORT, SIZES, scripted
+from scripted_probe import CONFIG, CRYSTALS, SIZES, scripted
 
 from nodebudget.calibration.calibrate import CalibrationConfig, calibrate
 from nodebudget.errors import RecordError, WorkloadError
@@ -21,7 +21,7 @@ def interrupted_after(count, path):
             raise StopError
 
     with pytest.raises(StopError):
-        calibrate(workload, CRYSTALS, SIZES, probe, effort=EFFORT, journal=path, progress=stop)
+        calibrate(workload, CRYSTALS, SIZES, probe, config=CONFIG, checkpoint=path, progress=stop)
     return probe
 
 
@@ -31,10 +31,10 @@ def test_what_was_measured_is_not_measured_again(tmp_path, count):
     interrupted_after(count, path)
     assert len(path.read_text().splitlines()) == 1 + count
     workload, probe = scripted()
-    resumed = calibrate(workload, CRYSTALS, SIZES, probe, effort=EFFORT, journal=path, resume=True)
+    resumed = calibrate(workload, CRYSTALS, SIZES, probe, config=CONFIG, checkpoint=path, resume=True)
     assert len(probe.tried) == 2 + 12 - count
     workload, probe = scripted()
-    whole = calibrate(workload, CRYSTALS, SIZES, probe, effort=EFFORT)
+    whole = calibrate(workload, CRYSTALS, SIZES, probe, config=CONFIG)
     assert resumed.coefficients == whole.coefficients
 
 
@@ -43,7 +43,7 @@ def test_half_a_last_line_is_left_out(tmp_path):
     interrupted_after(5, path)
     path.write_text(path.read_text()[:-20])
     workload, probe = scripted()
-    calibrate(workload, CRYSTALS, SIZES, probe, effort=EFFORT, journal=path, resume=True)
+    calibrate(workload, CRYSTALS, SIZES, probe, config=CONFIG, checkpoint=path, resume=True)
     assert len(probe.tried) == 2 + 12 - 4
 
 
@@ -51,7 +51,7 @@ def test_without_resume_it_starts_anew(tmp_path):
     path = tmp_path / "probes.jsonl"
     interrupted_after(5, path)
     workload, probe = scripted()
-    calibrate(workload, CRYSTALS, SIZES, probe, effort=EFFORT, journal=path)
+    calibrate(workload, CRYSTALS, SIZES, probe, config=CONFIG, checkpoint=path)
     assert len(probe.tried) == 2 + 12
 
 
@@ -59,11 +59,12 @@ def test_another_calibration_is_refused(tmp_path):
     path = tmp_path / "probes.jsonl"
     interrupted_after(5, path)
     workload, probe = scripted()
-    with pytest.raises(RecordError, match=r"belongs to another calibration \(different effort\)"):
-        calibrate(workload, CRYSTALS, SIZES, probe, effort=CalibrationConfig(12, 8, seed=1), journal=path, resume=True)
+    other = CalibrationConfig(12, 8, seed=1)
+    with pytest.raises(RecordError, match=r"belongs to another calibration \(different config\)"):
+        calibrate(workload, CRYSTALS, SIZES, probe, config=other, checkpoint=path, resume=True)
     path.write_text(json.dumps([]) + "\n")
     with pytest.raises(RecordError, match="is not the file of a calibration"):
-        calibrate(workload, CRYSTALS, SIZES, probe, effort=EFFORT, journal=path, resume=True)
+        calibrate(workload, CRYSTALS, SIZES, probe, config=CONFIG, checkpoint=path, resume=True)
 
 
 def test_a_calibration_that_saw_nothing_leaves_nothing(tmp_path):
@@ -75,5 +76,5 @@ def test_a_calibration_that_saw_nothing_leaves_nothing(tmp_path):
 
     workload.batch = fails
     with pytest.raises(WorkloadError, match="at once"):
-        calibrate(workload, CRYSTALS, SIZES, probe, effort=EFFORT, journal=path)
+        calibrate(workload, CRYSTALS, SIZES, probe, config=CONFIG, checkpoint=path)
     assert not path.exists()

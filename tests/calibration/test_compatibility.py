@@ -9,13 +9,18 @@ import pytest
 import torch
 from click.testing import CliRunner
 from paths import FIXTURES, GOLDEN
-from scripted_probe import CRYSTALS, EFFORT, SIZES, scripted
+from scripted_probe import CONFIG, CRYSTALS, SIZES, scripted
 from workloads import Linear
 
 from nodebudget import Calibration, NodeBudgetSampler, SizeTable
 from nodebudget.analysis.device_budget import device_budget
 from nodebudget.calibration.calibrate import calibrate
-from nodebudget.calibration.compatibility import check_applicable, differences, graphs_of, other_graphs
+from nodebudget.calibration.compatibility import (
+    check_applicable,
+    differences,
+    different_graph_settings,
+    graph_settings_of,
+)
 from nodebudget.calibration.memory_model import SCHEMA_VERSION
 from nodebudget.cli import main
 from nodebudget.datasets.graph_settings import GraphSettings
@@ -26,7 +31,7 @@ from nodebudget.errors import RecordError
 @pytest.fixture(scope="module")
 def made():
     workload, probe = scripted()
-    return calibrate(workload, CRYSTALS, SIZES, probe, effort=EFFORT), workload, probe
+    return calibrate(workload, CRYSTALS, SIZES, probe, config=CONFIG), workload, probe
 
 
 def changed(calibration, section, **values):
@@ -96,7 +101,7 @@ def test_a_plan_by_a_calibration_of_another_model(planned, tmp_path):
     assert "the calibration is of another model: model parameters was 16, is 18" in refused.stderr
     allowed = call(*planned, "--workload", wider, "--allow-mismatch", "--json")
     assert allowed.exit_code == 0, allowed.stderr
-    assert "nodebudget: the calibration was made elsewhere: model parameters was 16, is 18" in allowed.stderr
+    assert "nodebudget: the calibration was made with another setup: model parameters was 16, is 18" in allowed.stderr
 
 
 RECORDS = {path.stem.rpartition("_v")[2]: path for path in (GOLDEN).glob("calibration_v*")}
@@ -130,19 +135,19 @@ def of_four(made):
 
 
 def test_the_graphs_of_a_calibration(made, of_four):
-    assert graphs_of(made[0]) == GraphSettings()
-    assert graphs_of(of_four) == FOUR
+    assert graph_settings_of(made[0]) == GraphSettings()
+    assert graph_settings_of(of_four) == FOUR
     for wrong in (None, 3, {"neighbors": 0}, {"neighbours": 4}):
-        assert graphs_of(changed(made[0], "data", settings={"graphs": wrong})) is None
-    assert graphs_of(dataclasses.replace(made[0], context={})) is None
-    assert graphs_of(dataclasses.replace(made[0], context={"data": [1]})) is None
+        assert graph_settings_of(changed(made[0], "data", settings={"graphs": wrong})) is None
+    assert graph_settings_of(dataclasses.replace(made[0], context={})) is None
+    assert graph_settings_of(dataclasses.replace(made[0], context={"data": [1]})) is None
 
 
 def test_how_measured_graphs_differ_is_said():
-    assert other_graphs(SIZES, GraphSettings()) == ""
-    assert other_graphs(SIZES, FOUR) == "neighbors 12 instead of 4"
-    assert other_graphs(SIZES, None) == ""
-    assert other_graphs(SizeTable.from_counts([1, 2]), FOUR) == ""
+    assert different_graph_settings(SIZES, GraphSettings()) == ""
+    assert different_graph_settings(SIZES, FOUR) == "neighbors 12 instead of 4"
+    assert different_graph_settings(SIZES, None) == ""
+    assert different_graph_settings(SizeTable.from_counts([1, 2]), FOUR) == ""
 
 
 def test_crystals_become_the_graphs_that_the_calibration_was_made_on(of_four, tmp_path):

@@ -15,7 +15,7 @@ from nodebudget.profiling.open import open_probe
 from nodebudget.workloads.protocol import resident_bytes
 from nodebudget.workloads.registry import load_workload
 
-EFFORT = CalibrationConfig(probes=15, largest=16)
+CONFIG = CalibrationConfig(probes=15, max_graphs=16)
 
 # Goals for all but plain ALIGNN, which has its own test with tighter ones.
 MEAN, UNDER = 0.01, 0.02
@@ -28,7 +28,7 @@ def calibrated(kind, **options):
     """Calibrate a workload of a kind on graphs of its kind."""
     torch.manual_seed(0)
     samples = [(pyg_graph if kind is Pyg else crystal_graphs)(index) for index in CHOSEN]
-    return calibrate(kind(**options), samples, measure_dataset(samples), open_probe("cpu"), effort=EFFORT)
+    return calibrate(kind(**options), samples, measure_dataset(samples), open_probe("cpu"), config=CONFIG)
 
 
 def held(calibration):
@@ -120,8 +120,8 @@ def dense():
     """ALIGNN, and its calibration on small, dense crystals with 12 neighbours an atom and more."""
     torch.manual_seed(0)
     workload, crystals = load_workload("alignn", **SHAPE), entries(most=8, count=60)
-    effort = CalibrationConfig(probes=21, largest=10)
-    return workload, calibrate(workload, crystals, measure_dataset(crystals), open_probe("cpu"), effort=effort)
+    config = CalibrationConfig(probes=21, max_graphs=10)
+    return workload, calibrate(workload, crystals, measure_dataset(crystals), open_probe("cpu"), config=config)
 
 
 @pytest.mark.parametrize(

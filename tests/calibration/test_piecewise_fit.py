@@ -9,7 +9,7 @@ from calibrations import RESIDENT, batches
 from nodebudget import Calibration, NodeBudgetSampler, SizeTable
 from nodebudget.calibration.fit import fit_calibration
 from nodebudget.calibration.memory_model import Observation
-from nodebudget.calibration.piecewise_fit import fit_two
+from nodebudget.calibration.piecewise_fit import fit_two_segments
 
 NAMES = ("graphs", "nodes", "edges", "line_edges")
 # Two moments of a step: one holds what belongs to nodes and edges, the other what belongs to the line graph.
@@ -35,7 +35,7 @@ def bent(seed=0):
 
 def test_two_moments_are_found_where_one_line_does_not_do():
     calibration = bent()
-    assert len(calibration.pieces) == 1
+    assert len(calibration.further_segments) == 1
     assert calibration.holdout.mape < 1e-3
     for entry in steps(50, 7, "holdout"):
         assert calibration.predict_bytes(**entry.sizes) == pytest.approx(entry.peak, rel=5e-3)
@@ -47,12 +47,12 @@ def test_the_simpler_model_wins_ties():
         for role in ("fit", "holdout")
         for entry in steps(24, len(role), role)
     ]
-    assert fit_calibration(straight, NAMES).pieces == ()
+    assert fit_calibration(straight, NAMES).further_segments == ()
 
 
 def test_few_steps_make_one_piece():
     rng = np.random.default_rng(0)
-    assert fit_two(np.ones((8, 5)), np.ones(8), rng) is None
+    assert fit_two_segments(np.ones((8, 5)), np.ones(8), rng) is None
 
 
 def test_pieces_come_back_from_disk(tmp_path):

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from nodebudget.calibration.fit import fit_calibration
 from nodebudget.calibration.memory_model import Observation
-from nodebudget.calibration.prediction_interval import Bound, determine
+from nodebudget.calibration.prediction_interval import PredictionBound, determine
 from nodebudget.errors import InputError
 
 NAMES = ("graphs", "nodes", "edges", "line_edges")
@@ -22,14 +22,14 @@ def noisy(seed, spread, role="fit", count=16):
 
 @given(st.floats(1e6, 1e13), st.floats(0, 0.05), st.integers(1, 30), st.floats(1e6, 1e12), st.floats(0.5, 0.999))
 def test_room_is_the_largest_prediction_whose_bound_fits(memory, spread, n, reach, quantile):
-    bound = Bound(spread, n, reach)
-    room = bound.room(memory, quantile)
+    bound = PredictionBound(spread, n, reach)
+    room = bound.max_prediction(memory, quantile)
     assert room * (1 + bound.margin(room, quantile)) == pytest.approx(memory, rel=1e-6)
     assert room <= memory * (1 + 1e-12)
 
 
 def test_the_bound_widens_beyond_the_largest_probe():
-    bound = Bound(0.01, 8, 1e9)
+    bound = PredictionBound(0.01, 8, 1e9)
     inside, at, beyond = bound.margin(np.array([1e6, 1e9, 4e9]), 0.99)
     assert inside == at
     assert beyond == pytest.approx(4 * at)

@@ -19,7 +19,7 @@ from rich.console import Console
 
 from nodebudget import MemoryMonitor, SizeTable
 from nodebudget.calibration.memory_model import Calibration, ErrorSummary
-from nodebudget.calibration.prediction_interval import Bound
+from nodebudget.calibration.prediction_interval import PredictionBound
 from nodebudget.cli import main
 from nodebudget.monitor.log_reader import read_run
 from nodebudget.monitor.summary import summarize
@@ -33,7 +33,7 @@ CALIBRATION = Calibration(
     resident=2.0**20,
     holdout=ErrorSummary(0.01, 0.01, 8),
     fit=ErrorSummary(0.01, 0.01, 16),
-    bound=Bound(0.01, 8, 2.0**30),
+    bound=PredictionBound(0.01, 8, 2.0**30),
 )
 
 

@@ -72,7 +72,7 @@ CASES = {
         "calibrate --device cpu --workload workloads:raising --data good.json -o out.json",
         2,
         "raised ValueError",
-        "run that step by itself",
+        "run it by itself",
     ),
     "no such workload": (
         "calibrate --device cpu --workload workloads:Nothing --data good.json -o out.json",

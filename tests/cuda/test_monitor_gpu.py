@@ -39,7 +39,7 @@ def only(megabytes):
 
 def test_peaks_are_the_allocators_and_are_as_predicted(tmp_path):
     workload = LineGraphWorkload(DEVICE)
-    cal = calibrate(workload, ITEMS, SIZES, open_probe("cuda:0"), effort=CalibrationConfig(probes=18, largest=16))
+    cal = calibrate(workload, ITEMS, SIZES, open_probe("cuda:0"), config=CalibrationConfig(probes=18, max_graphs=16))
     how = {"calibration": cal, "model": workload.model, "optimizer": workload.optimizer, "sizes": SIZES}
     with MemoryMonitor(tmp_path / "run.jsonl", **how) as monitor:
         for places, batch in batches(workload, 12):

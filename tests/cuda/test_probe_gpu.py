@@ -18,7 +18,7 @@ from nodebudget.profiling.open import open_probe
 DEVICE = torch.device("cuda:0")
 ITEMS = random_sizes(80)
 SIZES = SizeTable.from_counts(*(list(column) for column in zip(*ITEMS, strict=True)))
-EFFORT = CalibrationConfig(probes=18, largest=16)
+CONFIG = CalibrationConfig(probes=18, max_graphs=16)
 
 
 def megabytes(count):
@@ -84,7 +84,7 @@ def test_a_number_beyond_the_devices():
 
 def test_after_each_probe_only_what_is_resident_is_left():
     workload, probe = LineGraphWorkload(DEVICE), Watching()
-    calibration = calibrate(workload, ITEMS, SIZES, probe, effort=EFFORT)
+    calibration = calibrate(workload, ITEMS, SIZES, probe, config=CONFIG)
     assert len(probe.left) == len(calibration.observations) == 18
     assert len({allocated for allocated, _ in probe.left}) == 1
     # Beside the live tensors only the rests of their segments.
@@ -96,7 +96,7 @@ def test_out_of_memory_is_an_observation_and_nothing_of_that_step_stays():
     # Of all that the device has free, this process gets little, which the probe does not know beforehand.
     share = 200 * MIB / torch.cuda.mem_get_info(0)[1]
     torch.cuda.set_per_process_memory_fraction(share)
-    calibration = calibrate(workload, ITEMS, SIZES, probe, effort=EFFORT)
+    calibration = calibrate(workload, ITEMS, SIZES, probe, config=CONFIG)
     roles = [entry.role for entry in calibration.observations]
     assert roles.count("out-of-memory") == 1
     lost = next(entry for entry in calibration.observations if entry.role == "out-of-memory")
@@ -112,6 +112,6 @@ def test_out_of_memory_is_an_observation_and_nothing_of_that_step_stays():
 def test_another_error_names_the_batch_and_lets_go_of_it():
     workload, probe = LineGraphWorkload(DEVICE, fail_over=150), Watching()
     with pytest.raises(WorkloadError, match="raised ValueError in a training step on crystals") as caught:
-        calibrate(workload, ITEMS, SIZES, probe, effort=EFFORT)
+        calibrate(workload, ITEMS, SIZES, probe, config=CONFIG)
     del caught  # it holds the frames of the step, and these its tensors
     assert live() == probe.left[-1][0]

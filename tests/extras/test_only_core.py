@@ -88,7 +88,7 @@ class Linear:
 def test_a_calibration_of_a_workload_of_ones_own(tmp_path):
     nodes = np.random.default_rng(0).integers(200, 4000, 60)
     sizes = SizeTable.from_counts(nodes)
-    found = calibrate(Linear(), nodes.tolist(), sizes, open_probe("cpu"), effort=CalibrationConfig(probes=9))
+    found = calibrate(Linear(), nodes.tolist(), sizes, open_probe("cpu"), config=CalibrationConfig(probes=9))
     # The forward pass, its square and both gradients: at least two tensors of 64 floats a node live at once.
     assert 2 * 64 * 4 <= found.coefficients["per_node"] <= 6 * 64 * 4
     assert found.holdout.mape < 0.02
@@ -109,7 +109,7 @@ def test_a_monitored_loop(tmp_path, capsys):
 
 
 def test_memory_that_runs_out_is_told_from_other_errors():
-    from nodebudget.profiling.probe import is_out_of_memory
+    from nodebudget.workloads.run_step import is_out_of_memory
 
     assert is_out_of_memory(torch.cuda.OutOfMemoryError("CUDA out of memory"))
     assert not is_out_of_memory(RuntimeError("shapes do not fit"))

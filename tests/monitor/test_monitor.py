@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader
 from nodebudget import MemoryMonitor, NodeBudgetSampler, SizeTable
 from nodebudget.calibration.calibrate import CalibrationConfig, calibrate
 from nodebudget.calibration.memory_model import Calibration, ErrorSummary
-from nodebudget.calibration.prediction_interval import Bound
+from nodebudget.calibration.prediction_interval import PredictionBound
 from nodebudget.datasets.measure import measure_dataset
 from nodebudget.errors import InputError
 from nodebudget.monitor.batch_sizes import sizes_of
@@ -52,7 +52,7 @@ def samples(workload):
 def known(workload, samples):
     """A calibration of this very workload, on this device."""
     sizes = measure_dataset(samples)
-    return calibrate(workload, samples, sizes, open_probe("cpu"), effort=CalibrationConfig(probes=12, largest=8))
+    return calibrate(workload, samples, sizes, open_probe("cpu"), config=CalibrationConfig(probes=12, max_graphs=8))
 
 
 def loader_of(workload, samples, size=4):
@@ -68,7 +68,7 @@ def scripted(**changes):
         "resident": 500.0,
         "holdout": ErrorSummary(0.01, 0.01, 8),
         "fit": ErrorSummary(0.01, 0.01, 16),
-        "bound": Bound(0.01, 8, 1e9),
+        "bound": PredictionBound(0.01, 8, 1e9),
     }
     return Calibration(**{**given, **changes})
 

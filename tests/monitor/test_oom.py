@@ -13,7 +13,7 @@ from torch import nn
 
 from nodebudget import MemoryMonitor, SizeTable
 from nodebudget.calibration.memory_model import Calibration, ErrorSummary
-from nodebudget.calibration.prediction_interval import Bound
+from nodebudget.calibration.prediction_interval import PredictionBound
 from nodebudget.errors import DoesNotFitError, InputError
 from nodebudget.monitor.log_reader import read_run
 from nodebudget.monitor.oom import oom_guard, run_with_split
@@ -31,7 +31,7 @@ def calibration(node=10.0, fixed=1000.0):
         resident=fixed,
         holdout=ErrorSummary(0.01, 0.01, 8),
         fit=ErrorSummary(0.01, 0.01, 16),
-        bound=Bound(0.0, 8, 1e12),
+        bound=PredictionBound(0.0, 8, 1e12),
     )
 
 

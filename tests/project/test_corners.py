@@ -9,7 +9,7 @@ from paths import FIXTURES
 from scripted_probe import CRYSTALS
 
 from nodebudget import NodeBudgetSampler, SizeTable
-from nodebudget.calibration.prediction_interval import Bound
+from nodebudget.calibration.prediction_interval import PredictionBound
 from nodebudget.cli import main
 from nodebudget.datasets.measure import measure_dataset
 from nodebudget.errors import InputError, RecordError
@@ -51,7 +51,7 @@ def test_names_with_a_meaning_are_no_columns(name):
 
 
 def test_errors_that_were_not_seen_are_not_taken_for_none():
-    assert Bound(0.0, 5, 1e9).margin(1e9, 0.99) > 1e-3
+    assert PredictionBound(0.0, 5, 1e9).margin(1e9, 0.99) > 1e-3
 
 
 def test_too_few_probes_are_refused_before_measuring(tmp_path, monkeypatch):

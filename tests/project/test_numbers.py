@@ -20,8 +20,8 @@ from crystals import entries
 from hypothesis import given
 from hypothesis import strategies as st
 from paths import FIXTURES
+from scripted_probe import Counting, LinearProbe
 from torch.utils.data import DataLoader
-from workloads import Linear
 
 from nodebudget import Calibration, MemoryMonitor, NodeBudgetSampler, SizeTable
 from nodebudget.calibration.calibrate import CalibrationConfig, calibrate
@@ -31,7 +31,6 @@ from nodebudget.cli import main
 from nodebudget.datasets.measure import measure_dataset
 from nodebudget.errors import DoesNotFitError, InputError, OversizedError
 from nodebudget.profiling.open import open_probe
-from nodebudget.profiling.probe import ScriptedProbe
 from nodebudget.workloads.alignn import AlignnWorkload
 
 PACKS = ("balanced", "dense", "sequential")
@@ -177,7 +176,7 @@ def test_three_probes_are_too_few(tmp_path: Path) -> None:
     three = [observation(sizes) for sizes in batches(3)]
     with pytest.raises(InputError, match="3 measured steps do not determine 5 coefficients"):
         fit_calibration(three, ("nodes", "edges", "line_edges"))
-    with pytest.raises(InputError, match="as many as coefficients, and none to check on"):
+    with pytest.raises(InputError, match="as many as coefficients, and none held out"):
         fit_calibration(three, ("nodes",))
     # With further ones to check on the error is known, however few were fitted to.
     held = [observation(sizes, "holdout") for sizes in batches(3, seed=1)]
@@ -194,37 +193,15 @@ def test_few_steps_without_others_to_check_on_are_not_sure() -> None:
     assert few.bound.margin(0.0, 0.99) > 0.05
 
 
-class Counting(Linear):
-    """Remembers how many nodes its last batch had."""
-
-    def batch(self, samples: Any) -> torch.Tensor:
-        made = super().batch(samples)
-        self.nodes = len(made)
-        return made
-
-
-class NodeProbe(ScriptedProbe):
-    """Says that a step takes so many bytes a node."""
-
-    def __init__(self, workload: Counting, a_node: int) -> None:
-        super().__init__([])
-        self.workload, self.a_node = workload, a_node
-
-    def measure(self, run: Any) -> Any:
-        run()
-        self._peaks = iter([10**6 + self.workload.nodes * self.a_node])
-        return super().measure(lambda: None)
-
-
 @pytest.mark.parametrize("crystals", [1, 2, 5])
 def test_few_crystals_are_enough_to_tell_what_a_batch_of_them_takes(crystals: int) -> None:
     data = entries(12, 60)[20 : 20 + crystals]
     sizes = measure_dataset(data)
     workload = Counting(torch.device("cpu"))
-    probe = NodeProbe(workload, 10**5)
+    probe = LinearProbe(workload, constant=10**6, per_node=10**5)
     warned = pytest.warns(UserWarning, match="all crystals are of one size")
     with warned if crystals == 1 else contextlib.nullcontext():
-        found = calibrate(workload, data, sizes, probe, effort=CalibrationConfig(16, 32))
+        found = calibrate(workload, data, sizes, probe, config=CalibrationConfig(16, 32))
     expected = 10**5 * sizes["nodes"].mean()
     assert found.graph_bytes(sizes).mean() == pytest.approx(expected, rel=0.01)
 
@@ -234,7 +211,11 @@ def test_steps_that_do_not_depend_on_the_batch_are_warned_of() -> None:
     workload = Counting(torch.device("cpu"))
     with pytest.warns(UserWarning, match="take the same memory whatever the batch"):
         found = calibrate(
-            workload, data, measure_dataset(data), NodeProbe(workload, 0), effort=CalibrationConfig(16, 32)
+            workload,
+            data,
+            measure_dataset(data),
+            LinearProbe(workload, constant=10**6, per_node=0),
+            config=CalibrationConfig(16, 32),
         )
     assert found.is_flat
 
@@ -258,9 +239,11 @@ def test_a_calibration_that_is_ten_times_off_is_noticed_on_real_alignn(factor: f
     workload = AlignnWorkload(alignn_layers=1, gcn_layers=1, hidden_features=16)
     samples = [workload.sample(entry) for entry in entries(6, 16)]
     sizes = measure_dataset(samples)
-    known = calibrate(workload, samples, sizes, open_probe("cpu"), effort=CalibrationConfig(probes=12, largest=8))
-    piece = {name: value * factor for name, value in known.coefficients.items()}
-    wrong = replace(known, coefficients=piece, pieces=(), floor=known.floor * factor, resident=known.resident)
+    known = calibrate(workload, samples, sizes, open_probe("cpu"), config=CalibrationConfig(probes=12, max_graphs=8))
+    coefficients = {name: value * factor for name, value in known.coefficients.items()}
+    wrong = replace(
+        known, coefficients=coefficients, further_segments=(), floor=known.floor * factor, resident=known.resident
+    )
     options = {"model": workload.model, "optimizer": workload.optimizer, "trace": True}
     monitor = MemoryMonitor(calibration=wrong, **options)
 

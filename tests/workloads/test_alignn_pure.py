@@ -121,7 +121,7 @@ def test_variants_have_other_ratios_of_sizes(crystals):
 def test_a_calibration_predicts_what_it_has_not_seen(crystals):
     workload = small(hidden_features=64)
     sizes = measure_dataset(crystals, graphs=workload.graphs)
-    found = calibrate(workload, crystals, sizes, open_probe("cpu"), effort=CalibrationConfig(probes=15, largest=10))
+    found = calibrate(workload, crystals, sizes, open_probe("cpu"), config=CalibrationConfig(probes=15, max_graphs=10))
     held_out = [entry for entry in found.observations if entry.role == "holdout"]
     assert held_out
     for entry in held_out:

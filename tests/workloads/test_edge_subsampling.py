@@ -6,13 +6,13 @@ import torch
 from models import Alignn, Pyg, crystal_graphs, pyg_graph
 
 from nodebudget.datasets.counting.graph import count_graph, line_edges
-from nodebudget.workloads.edge_subsampling import can_be_thinned, thin, variants_of
+from nodebudget.workloads.edge_subsampling import can_subsample_edges, subsample_edges, variants_of
 
 
 @pytest.mark.parametrize("index", [0, 5, 40])
 def test_features_stay_with_the_edges_and_pairs_of_edges_that_stay(index):
     graph, line_graph = crystal_graphs(index)
-    thinned, thinned_line, label = thin((graph, line_graph, "label"), 0.5)
+    thinned, thinned_line, label = subsample_edges((graph, line_graph, "label"), 0.5)
     assert label == "label"
     assert thinned.num_nodes() == graph.num_nodes()
     assert 0.2 * graph.num_edges() < thinned.num_edges() < 0.8 * graph.num_edges()
@@ -27,7 +27,7 @@ def test_features_stay_with_the_edges_and_pairs_of_edges_that_stay(index):
 
 def test_a_graph_of_pytorch_geometric_keeps_its_nodes_and_attributes():
     data = pyg_graph(3)
-    thinned = thin(data, 0.8)
+    thinned = subsample_edges(data, 0.8)
     assert thinned.num_nodes == data.num_nodes
     assert thinned.edge_attr.shape[0] == thinned.num_edges < data.num_edges
     assert torch.equal(thinned.y, data.y)
@@ -35,7 +35,7 @@ def test_a_graph_of_pytorch_geometric_keeps_its_nodes_and_attributes():
 
 def test_the_same_graph_is_thinned_the_same_way():
     graph, _ = crystal_graphs(7)
-    one, other = (thin(graph, 0.8).edges() for _ in range(2))
+    one, other = (subsample_edges(graph, 0.8).edges() for _ in range(2))
     assert all(map(torch.equal, one, other))
 
 
@@ -62,6 +62,6 @@ def test_a_step_that_refuses_thinned_graphs_is_calibrated_without_them():
 
 
 def test_other_samples_are_left_alone():
-    assert not can_be_thinned({"atoms": {}})
-    assert not can_be_thinned(torch.ones(3))
-    assert not can_be_thinned(())
+    assert not can_subsample_edges({"atoms": {}})
+    assert not can_subsample_edges(torch.ones(3))
+    assert not can_subsample_edges(())

@@ -82,12 +82,12 @@ def test_adamw_keeps_two_more_copies_of_the_parameters():
 @pytest.mark.parametrize(
     ("spec", "words"),
     [
-        ("nonsense", "is no workload"),
+        ("nonsense", "is not a workload"),
         ("no_such_module:Thing", "does not import"),
         ("workloads:Nothing", "has no callable 'Nothing'"),
         ("workloads:NOT_CALLABLE", "has no callable"),
         ("workloads:not_one", "it has no model, optimizer, batch, step"),
-        ("missing.toml", "no workload file"),
+        ("missing.toml", "the workload file"),
     ],
 )
 def test_what_is_no_workload_is_refused(spec, words):

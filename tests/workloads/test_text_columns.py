@@ -148,8 +148,8 @@ def test_padding_to_the_longest_is_no_sum_and_the_calibration_tells(workload, da
     text = workload.model.text
     text.padded = lambda lengths: [max(lengths)] * len(lengths)
     try:
-        effort = CalibrationConfig(probes=18, largest=16)
-        found = calibrate(workload, dataset, sizes, open_probe("cpu"), effort=effort)
+        config = CalibrationConfig(probes=18, max_graphs=16)
+        found = calibrate(workload, dataset, sizes, open_probe("cpu"), config=config)
     finally:
         del text.padded
     assert found.holdout.mape > 0.02
@@ -163,7 +163,7 @@ def test_other_graphs_of_a_crystal_have_its_tokens():
     sizes = measure_dataset(crystals, size_of=TokenCounter(str.split))
     workload = AlignnWorkload(alignn_layers=1, gcn_layers=1, hidden_features=8)
     assert workload.variants(crystals[0])
-    found = calibrate(workload, crystals, sizes, open_probe("cpu"), effort=CalibrationConfig(probes=15, largest=6))
+    found = calibrate(workload, crystals, sizes, open_probe("cpu"), config=CalibrationConfig(probes=15, max_graphs=6))
     assert "tokens" in found.columns
     assert all(entry.sizes["tokens"] > 0 for entry in found.observations)
     # The model does not read them.

@@ -8,6 +8,8 @@ pools of the user's own, and the settings that change sizes (`max_split_size_mb`
 
 from __future__ import annotations
 
+import os
+
 from nodebudget.errors import DoesNotFitError
 from nodebudget.profiling.cuda_allocator.blocks import Block, Pool
 from nodebudget.utils.byte_units import format_bytes
@@ -29,15 +31,25 @@ LARGE_SEGMENT = 20 * MIB
 #: Segments of larger requests are multiples of it (kRoundLarge).
 ROUND_LARGE = 2 * MIB
 
-#: Addresses of an expandable segment on a device whose memory is not known: more than any has.
+#: Addresses of an expandable segment on a device of unknown memory: more than any device has.
 _RANGE = 2**46
+
+
+def allocator_settings() -> str:
+    """Return the settings of PyTorch's CUDA allocator in this process's environment, or "default"."""
+    return os.environ.get("PYTORCH_ALLOC_CONF") or os.environ.get("PYTORCH_CUDA_ALLOC_CONF") or "default"
+
+
+def has_expandable_segments(settings: str) -> bool:
+    """Return whether allocator settings turn on expandable segments."""
+    return "expandable_segments:true" in settings.lower().replace(" ", "")
 
 
 class CachingAllocator:
     """Serves requests as PyTorch's allocator would, with addresses instead of memory.
 
     Args:
-        capacity: Bytes that it may hold from the device; None for as many as it asks for.
+        capacity: Maximum of the bytes held from the device; None for no limit.
         expandable: Behave as with `expandable_segments:True`.
 
     Attributes:
@@ -47,14 +59,14 @@ class CachingAllocator:
         peak_requested: Highest `requested` since the start or `reset_peaks`.
         peak_allocated: Highest `allocated` since the start or `reset_peaks`.
         peak_reserved: Highest `reserved`, likewise.
-        retries: How often the device was full and the cache had to be given back (`num_alloc_retries`).
+        retries: How often the device was full and the cache was emptied (`num_alloc_retries`).
     """
 
     def __init__(self, capacity: int | None = None, *, expandable: bool = False) -> None:
         self.capacity, self.expandable = capacity, expandable
         self.requested = self.allocated = self.reserved = self.retries = 0
         self.peak_requested = self.peak_allocated = self.peak_reserved = 0
-        self._pools = (Pool(small=True), Pool(small=False))
+        self._pools = (Pool(SMALL_SEGMENT, small=True), Pool(LARGE_SEGMENT, small=False))
         self._live: dict[int, Block] = {}
         self._next_address = 0
         self._start: dict[Pool, int] = {}
@@ -63,12 +75,12 @@ class CachingAllocator:
         """Serve a request.
 
         Args:
-            key: Names the tensor's memory until it is released. A key that is still live was released
-                unseen, and is released now.
-            nbytes: Bytes; nothing happens for none, as for an empty tensor.
+            key: Identifies the tensor's memory until it is released. A key that is still live was released without
+                being recorded, and is released now.
+            nbytes: Bytes; 0 does nothing, as for an empty tensor.
 
         Raises:
-            DoesNotFitError: The capacity is used up, after the cache was given back too.
+            DoesNotFitError: The capacity is used up, even with an empty cache.
         """
         self.free(key)
         if nbytes <= 0:
@@ -77,7 +89,11 @@ class CachingAllocator:
         pool = self._pools[size > SMALL_REQUEST]
         block = self._cached(pool, size) or self._grow(pool, size) or self._retry(pool, size)
         if block is None:
-            raise self._full(nbytes)
+            raise DoesNotFitError(
+                f"a tensor of {format_bytes(nbytes)} does not fit beside {format_bytes(self.allocated)} of others",
+                limit=f"{format_bytes(self.reserved)} of {format_bytes(self.capacity or 0)} are reserved",
+                hint="make the batches smaller",
+            )
         if self._is_split(block, size):
             pool.add(block.cut(size))
         block.allocated, block.requested = True, nbytes
@@ -88,7 +104,7 @@ class CachingAllocator:
         self.peak_allocated = max(self.peak_allocated, self.allocated)
 
     def free(self, key: int) -> None:
-        """Release a tensor's memory into the cache; keys that are not live are passed over."""
+        """Release a tensor's memory into the cache; keys that are not live are ignored."""
         block = self._live.pop(key, None)
         if block is None:
             return
@@ -99,7 +115,7 @@ class CachingAllocator:
         block.pool.add(block)
 
     def empty_cache(self) -> None:
-        """Give back to the device what no live tensor needs, as `torch.cuda.empty_cache` does."""
+        """Return to the device what no live tensor uses, as `torch.cuda.empty_cache` does."""
         for pool in self._pools:
             for block in pool.mapped():
                 if self.expandable:
@@ -109,7 +125,7 @@ class CachingAllocator:
                     self.reserved -= block.size
 
     def reset_peaks(self) -> None:
-        """Forget the peaks so far."""
+        """Set the peaks to the current values."""
         self.peak_requested, self.peak_allocated = self.requested, self.allocated
         self.peak_reserved = self.reserved
 
@@ -134,7 +150,7 @@ class CachingAllocator:
         return rest >= MIN_BLOCK if block.pool.small or self.expandable else rest > SMALL_REQUEST
 
     def _grow(self, pool: Pool, size: int) -> Block | None:
-        """Get memory from the device (alloc_block); None where it has none left."""
+        """Get memory from the device (alloc_block); None if it has none left."""
         if self.expandable:
             return self._expand(pool, size)
         wanted = segment_size(size)
@@ -157,8 +173,8 @@ class CachingAllocator:
         return True
 
     def _expand(self, pool: Pool, size: int) -> Block | None:
-        """Map pages at the lowest address that has room (try_allocate_expandable_block)."""
-        block = self._room(pool, size)
+        """Map pages at the lowest address with enough space (try_allocate_expandable_block)."""
+        block = self._find_unmapped(pool, size)
         if not block.mapped and not self._map(block, min(size, block.size)):
             return None
         while block.size < size:
@@ -169,7 +185,7 @@ class CachingAllocator:
         pool.remove(block)
         return block
 
-    def _room(self, pool: Pool, size: int) -> Block:
+    def _find_unmapped(self, pool: Pool, size: int) -> Block:
         """Find free and unmapped blocks in a row that hold `size` bytes (find_expandable_block)."""
         for unmapped in pool.unmapped():
             before = unmapped.before
@@ -178,9 +194,8 @@ class CachingAllocator:
                 return first
         # A segment has addresses for 9/8 of the device's memory. That bounds what its end counts as when the
         # best fit is looked for, so how nearly full the device is changes which block is taken.
-        page = SMALL_SEGMENT if pool.small else LARGE_SEGMENT
-        wanted = _RANGE if self.capacity is None else _round_up(self.capacity + self.capacity // 8, page)
-        block = Block(pool, self._next_address, max(wanted, _round_up(size, page)), mapped=False)
+        wanted = _RANGE if self.capacity is None else _round_up(self.capacity + self.capacity // 8, pool.page)
+        block = Block(pool, self._next_address, max(wanted, _round_up(size, pool.page)), mapped=False)
         # Two segments of a pool start a whole number of pages apart.
         self._start.setdefault(pool, self._next_address)
         self._next_address += _round_up(block.size, LARGE_SEGMENT)
@@ -188,10 +203,9 @@ class CachingAllocator:
         return block
 
     def _map(self, block: Block, size: int) -> bool:
-        """Put memory behind the start of an unmapped block and join it with free neighbours (map_block)."""
-        page = SMALL_SEGMENT if block.pool.small else LARGE_SEGMENT
+        """Map memory at the start of an unmapped block and join it with free neighbors (map_block)."""
         # Unmapped blocks start and end at the border of a page.
-        wanted = _round_up(size, page)
+        wanted = _round_up(size, block.pool.page)
         if not self._reserve(wanted):
             return False
         block.pool.remove(block)
@@ -203,9 +217,8 @@ class CachingAllocator:
         return True
 
     def _unmap(self, block: Block) -> None:
-        """Give back the whole pages of a free block (unmap_block)."""
-        pool = block.pool
-        page = SMALL_SEGMENT if pool.small else LARGE_SEGMENT
+        """Return the whole pages of a free block (unmap_block)."""
+        pool, page = block.pool, block.pool.page
         offset = block.address - self._start[pool]
         first, last = _round_up(offset, page), (offset + block.size) // page * page
         if first >= last:
@@ -220,13 +233,6 @@ class CachingAllocator:
         self.reserved -= block.size
         block.absorb()
         pool.add(block)
-
-    def _full(self, nbytes: int) -> DoesNotFitError:
-        return DoesNotFitError(
-            f"a tensor of {format_bytes(nbytes)} does not fit beside {format_bytes(self.allocated)} of others",
-            limit=f"{format_bytes(self.reserved)} of {format_bytes(self.capacity or 0)} are reserved",
-            hint="make the batches smaller",
-        )
 
 
 def segment_size(size: int) -> int:

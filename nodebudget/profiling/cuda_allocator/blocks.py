@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 
 class Block:
-    """A stretch of addresses in one segment.
+    """A range of addresses in one segment.
 
     Attributes:
         address: Where it starts.
@@ -15,7 +15,7 @@ class Block:
         pool: Where it goes when it is free.
         allocated: A tensor lives in it.
         requested: Bytes that the tensor asked for; 0 without one.
-        mapped: The device's memory is behind it; without expandable segments always so.
+        mapped: Memory of the device is mapped to it; always true without expandable segments.
         before: The block that ends where this one starts, in the same segment.
         after: The block that starts where this one ends.
     """
@@ -35,12 +35,12 @@ class Block:
 
     @property
     def reach(self) -> int:
-        """Bytes that it could grow to by mapping what lies behind it."""
-        behind = self.after
-        return self.size + (behind.size if behind is not None and not behind.mapped else 0)
+        """Bytes that it could grow to by mapping the block after it."""
+        after = self.after
+        return self.size + (after.size if after is not None and not after.mapped else 0)
 
     def cut(self, size: int) -> Block:
-        """Keep the first `size` bytes; return the rest as a block of its own, in no pool yet."""
+        """Keep the first `size` bytes; return the rest as a new block, in no pool yet."""
         rest = Block(self.pool, self.address + size, self.size - size, mapped=self.mapped)
         rest.before, rest.after = self, self.after
         if rest.after is not None:
@@ -49,7 +49,7 @@ class Block:
         return rest
 
     def absorb(self) -> None:
-        """Join with the free neighbours of its kind (mapped or not), and take them out of their pool."""
+        """Join with the free neighbors of its kind (mapped or not), and take them out of their pool."""
         for other in (self.before, self.after):
             if other is None or other.allocated or other.mapped != self.mapped:
                 continue
@@ -66,16 +66,21 @@ class Block:
 
 
 class Pool:
-    """The free blocks of small or of large requests, the mapped ones by size and the unmapped ones by address."""
+    """The free blocks of small or of large requests, the mapped ones by size and the unmapped ones by address.
 
-    def __init__(self, *, small: bool) -> None:
-        self.small = small
+    Args:
+        page: Bytes of a page of its expandable segment.
+        small: Whether it is the pool of small requests.
+    """
+
+    def __init__(self, page: int, *, small: bool) -> None:
+        self.page, self.small = page, small
         self._by_size: list[tuple[int, int]] = []
         self._unmapped: list[int] = []
         self._at: dict[int, Block] = {}
 
     def add(self, block: Block) -> None:
-        """Take in a free block."""
+        """Add a free block."""
         self._at[block.address] = block
         if block.mapped:
             insort(self._by_size, (block.size, block.address))
@@ -83,7 +88,7 @@ class Pool:
             insort(self._unmapped, block.address)
 
     def remove(self, block: Block) -> None:
-        """Give out a free block."""
+        """Remove a free block."""
         del self._at[block.address]
         if block.mapped:
             del self._by_size[bisect_left(self._by_size, (block.size, block.address))]

@@ -1,12 +1,12 @@
 """Training steps traced on the CPU, replayed through a model of the CUDA allocator.
 
-What a CPU can't tell: workspaces of libraries other than cuBLAS's (cuDNN, NCCL), temporaries of kernels that
-exist on the GPU alone (sorting, mostly), and what a graph library allocates past PyTorch.
+Not in the trace of a CPU: workspaces of libraries other than cuBLAS (cuDNN, NCCL), temporaries of kernels that exist
+only on the GPU (mostly for sorting), and what a graph library allocates without PyTorch's allocator.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -18,17 +18,17 @@ import torch
 from nodebudget.errors import DoesNotFitError
 from nodebudget.profiling.cpu_trace import BlockTrace, Integers, trace_blocks
 from nodebudget.profiling.cuda_allocator.allocator import CachingAllocator
-from nodebudget.workloads.protocol import Workload
+from nodebudget.workloads.protocol import Workload, resident_storages
 
-#: What PyTorch keeps for cuBLAS on most GPUs, bytes a thread that multiplies matrices: the one of the forward pass
-#: and the one of the backward pass. CUBLAS_WORKSPACE_CONFIG changes it (`aten/src/ATen/cuda/CublasHandlePool.cpp`).
+#: Workspaces that PyTorch keeps for cuBLAS on most GPUs, bytes: one for the thread of the forward pass, one for that of
+#: the backward pass. CUBLAS_WORKSPACE_CONFIG changes them (`aten/src/ATen/cuda/CublasHandlePool.cpp`).
 CUBLAS_WORKSPACES = (8_519_680, 8_519_680)
 
 #: The same from compute capability 9 (Hopper) on.
 CUBLAS_WORKSPACES_HOPPER = (2**25, 2**25)
 
-#: Allocations up to it, bytes, are numbers that stay on the host when tensors are on a GPU: factors of the
-#: optimizer, its step counters.
+#: Allocations up to this size, bytes, stay on the host when tensors are on a GPU: factors of the optimizer, its step
+#: counters.
 _HOST_NUMBER = 8
 
 
@@ -39,11 +39,11 @@ class Replay:
     Attributes:
         allocated: Bytes in live blocks after each event, shape (events,).
         reserved: Bytes held from the device after each event, shape (events,).
-        peak_requested: Most bytes that live tensors had asked for while it ran.
-        peak_allocated: Highest `allocated` while it ran.
-        peak_reserved: Highest `reserved` while it ran.
-        retries: How often the cache had to be given back because the device was full.
-        failure: Why memory ran out, or None where it did not; the arrays then end there.
+        peak_requested: Peak of the bytes that live tensors asked for.
+        peak_allocated: Peak of `allocated`.
+        peak_reserved: Peak of `reserved`.
+        retries: How often the cache was emptied because the device was full.
+        failure: The error if memory ran out, where the arrays end; else None.
     """
 
     allocated: Integers
@@ -56,7 +56,7 @@ class Replay:
 
 
 def replay(trace: BlockTrace, allocator: CachingAllocator) -> Replay:
-    """Feed a trace to an allocator, which goes on from the state that it is in.
+    """Feed a trace to an allocator, which continues from its current state.
 
     Args:
         trace: Allocations and releases.
@@ -67,7 +67,10 @@ def replay(trace: BlockTrace, allocator: CachingAllocator) -> Replay:
     states: list[tuple[int, int]] = []
     for block, nbytes in zip(trace.blocks.tolist(), trace.nbytes.tolist(), strict=True):
         try:
-            _serve(allocator, block, nbytes)
+            if nbytes >= 0:
+                allocator.allocate(block, nbytes)
+            else:
+                allocator.free(block)
         except DoesNotFitError as error:
             failure = error
             break
@@ -90,9 +93,8 @@ def trace_resident(workload: Workload) -> BlockTrace:
     Args:
         workload: Its model is on the CPU; gradients and optimizer state come with its first traced step.
     """
-    held = [*workload.model.parameters(), *workload.model.buffers()]
-    storages = {tensor.untyped_storage().data_ptr(): tensor.untyped_storage().nbytes() for tensor in held}
-    return _trace(storages.items())
+    storages = resident_storages(workload).items()
+    return _trace((address, nbytes) for address, (kind, nbytes) in storages if kind == "parameters")
 
 
 def trace_steps(
@@ -100,39 +102,39 @@ def trace_steps(
 ) -> Iterator[BlockTrace]:
     """Run training steps on the CPU and yield the allocations that each would make on a GPU.
 
-    Of making a batch only what remains counts, since it is made on the host and copied over; it is released
-    after its step.
+    A batch is made on the host and copied to the GPU, so only its final tensors count; they are released after the
+    step.
 
     Args:
-        workload: On the CPU, with no step done yet.
+        workload: On the CPU, before its first step.
         batches: Lists of samples that `workload.batch` takes.
-        workspaces: Bytes that are taken for good with the first product of matrices of the forward and of
-            the backward pass.
+        workspaces: Bytes that the first matrix product of the forward and of the backward pass allocates for good.
     """
     missing = dict(zip(("first_forward", "first_backward"), workspaces, strict=True))
     for samples in batches:
-        held: list[Any] = []
-        made = trace_blocks(_collate(workload, samples, held))
-        with _as_on_cuda(workload.optimizer):
-            ran = trace_blocks(_step(workload, held))
-        yield _without_host_numbers(_joined(_remaining(made), _with_workspaces(ran, missing)))
+        batch, step = _trace_step(workload, samples)
+        step = _with_workspaces(step, missing)
+        blocks, nbytes = np.append(batch.blocks, step.blocks), np.append(batch.nbytes, step.nbytes)
+        on_device = np.abs(nbytes) > _HOST_NUMBER
+        yield BlockTrace(blocks[on_device], nbytes[on_device])
 
 
-def _collate(workload: Workload, samples: Sequence[Any], held: list[Any]) -> Callable[[], None]:
-    return lambda: held.append(workload.batch(samples))
+def _trace_step(workload: Workload, samples: Sequence[Any]) -> tuple[BlockTrace, BlockTrace]:
+    """Return the final allocations of making a batch, and all of a training step on it."""
+    held: list[Any] = []
 
-
-def _step(workload: Workload, held: list[Any]) -> Callable[[], None]:
-    def run() -> None:
+    def step() -> None:
         workload.step(held[0])
         held.clear()
 
-    return run
+    batch = trace_blocks(lambda: held.append(workload.batch(samples)))
+    with _as_on_cuda(workload.optimizer):
+        return _remaining(batch), trace_blocks(step)
 
 
 @contextmanager
 def _as_on_cuda(optimizer: torch.optim.Optimizer) -> Iterator[None]:
-    """Let the optimizer work on all parameters at once: its default on a GPU, which holds more at its peak."""
+    """Let the optimizer update all parameters at once: its default on a GPU, which has a higher peak."""
     changed = [group for group in optimizer.param_groups if group.get("foreach", 0) is None and not group.get("fused")]
     for group in changed:
         group["foreach"] = True
@@ -143,43 +145,25 @@ def _as_on_cuda(optimizer: torch.optim.Optimizer) -> Iterator[None]:
             group["foreach"] = None
 
 
-def _serve(allocator: CachingAllocator, block: int, nbytes: int) -> None:
-    if nbytes >= 0:
-        allocator.allocate(block, nbytes)
-    else:
-        allocator.free(block)
-
-
 def _remaining(trace: BlockTrace) -> BlockTrace:
     """Leave out what was both allocated and released in a trace."""
-    kept: dict[int, int] = {}
+    allocated: dict[int, int] = {}
     released = []
     for block, nbytes in zip(trace.blocks.tolist(), trace.nbytes.tolist(), strict=True):
         if nbytes >= 0:
-            kept[block] = nbytes
-        elif kept.pop(block, None) is None:
+            allocated[block] = nbytes
+        elif allocated.pop(block, None) is None:
             released.append((block, nbytes))
-    return _trace([*released, *kept.items()])
+    return _trace([*released, *allocated.items()])
 
 
 def _with_workspaces(trace: BlockTrace, missing: dict[str, int]) -> BlockTrace:
-    """Put those workspaces in that are not there yet, and take them from `missing`."""
+    """Insert the workspaces that are allocated in this step, and remove them from `missing`."""
     places = {name: place for name in missing if (place := getattr(trace, name)) is not None}
-    # Negative keys, so that no address of a tensor is among them.
+    # Negative keys, so that they differ from all addresses of tensors.
     blocks = np.insert(trace.blocks, [*places.values()], [-len(name) for name in places])
     nbytes = np.insert(trace.nbytes, [*places.values()], [missing.pop(name) for name in places])
     return BlockTrace(blocks, nbytes)
-
-
-def _without_host_numbers(trace: BlockTrace) -> BlockTrace:
-    large = np.abs(trace.nbytes) > _HOST_NUMBER
-    return BlockTrace(trace.blocks[large], trace.nbytes[large])
-
-
-def _joined(*traces: BlockTrace) -> BlockTrace:
-    return BlockTrace(
-        np.concatenate([trace.blocks for trace in traces]), np.concatenate([trace.nbytes for trace in traces])
-    )
 
 
 def _trace(pairs: Iterable[tuple[int, int]]) -> BlockTrace:

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from nodebudget.calibration.memory_model import SURE, Calibration, Observation, coefficient_name
+from nodebudget.calibration.memory_model import CONFIDENCE, Calibration, Observation, coefficient_name
 from nodebudget.report.html.charts import Axis, Chart, Series
 from nodebudget.report.html.words import Advice, counted, facts_of, model_and_device, percent
 from nodebudget.utils.byte_units import format_bytes
@@ -39,14 +39,14 @@ def describe_calibration(calibration: Calibration) -> dict[str, Any]:
         "facts": facts_of(calibration.context),
         "holdout": dict(calibration.holdout.__dict__),
         "fit": dict(calibration.fit.__dict__),
-        "margin": float(calibration.bound.margin(0.0, SURE)),
-        "sure": SURE,
-        "reach": float(calibration.bound.reach),
+        "margin": float(calibration.bound.margin(0.0, CONFIDENCE)),
+        "sure": CONFIDENCE,
+        "reach": float(calibration.bound.max_measured),
         "noise": None if noise is None else float(noise),
         "condition": None if calibration.determination is None else calibration.determination.condition,
         "resident": calibration.resident,
         "floor": calibration.floor,
-        "pieces": len(calibration.affine),
+        "pieces": len(calibration.segments),
         "columns": list(calibration.columns),
         "coefficients": _coefficients(calibration, weak),
         "undetermined": [_cost_label(name, calibration) for name in weak],
@@ -64,7 +64,7 @@ def _coefficients(calibration: Calibration, weak: tuple[str, ...]) -> list[dict[
             {
                 "name": name,
                 "label": "fixed per step" if column is None else per_unit(column),
-                "bytes": [piece.get(name, 0.0) for piece in calibration.affine],
+                "bytes": [piece.get(name, 0.0) for piece in calibration.segments],
                 "standard_error": errors.get(name),
                 "share": _share(calibration, column),
                 "identifiable": name not in weak,
@@ -106,11 +106,13 @@ def _observation(calibration: Calibration, entry: Observation) -> dict[str, Any]
 
 def _bound(calibration: Calibration) -> dict[str, list[float]]:
     """Return the margin from nothing to the largest step that was measured, and to a little more."""
-    most = max([calibration.bound.reach, *(float(entry.peak) for entry in calibration.observations), 1.0])
+    most = max([calibration.bound.max_measured, *(float(entry.peak) for entry in calibration.observations), 1.0])
     places = (
-        np.array([0.0, calibration.bound.reach, 1.05 * most]) if calibration.bound.n else np.array([0, 1.05 * most])
+        np.array([0.0, calibration.bound.max_measured, 1.05 * most])
+        if calibration.bound.n
+        else np.array([0, 1.05 * most])
     )
-    return {"predicted": places.tolist(), "margin": calibration.bound.margin(places, SURE).tolist()}
+    return {"predicted": places.tolist(), "margin": calibration.bound.margin(places, CONFIDENCE).tolist()}
 
 
 def calibration_charts(values: Mapping[str, Any]) -> list[Chart]:

@@ -79,7 +79,7 @@ def _calibration(
     """Find what predicts bytes: the plan's own calibration (("", None) where that is not there), else any."""
     if limits["coefficients"] is None:
         return next(iter(calibrations), None)
-    own = [[dict(piece) for piece in known.affine] == limits["coefficients"] for _, known in calibrations]
+    own = [[dict(piece) for piece in known.segments] == limits["coefficients"] for _, known in calibrations]
     return calibrations[own.index(True)] if any(own) else ("", None)
 
 

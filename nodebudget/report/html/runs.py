@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
-from nodebudget.calibration.memory_model import SURE
-from nodebudget.calibration.prediction_interval import Bound
+from nodebudget.calibration.memory_model import CONFIDENCE
+from nodebudget.calibration.prediction_interval import PredictionBound
 from nodebudget.monitor.drift import WARM_UP
 from nodebudget.monitor.log_reader import Run
 from nodebudget.monitor.summary import summarize
@@ -48,7 +48,7 @@ def describe_run(run: Run, capacity: int | None = None) -> dict[str, Any]:
         "on_cpu": (run.header.get("device") or {}).get("device") == "cpu",
         "facts": facts_of(run.header),
         "ended": run.end is not None,
-        "margin": None if bound is None else float(Bound(**bound).margin(0.0, SURE)),
+        "margin": None if bound is None else float(PredictionBound.from_dict(bound).margin(0.0, CONFIDENCE)),
         "series": _series(run, places),
         "off": _off(run, places),
         "events": [{**_event(event), "at": at} for event, at in zip(shown, _located(shown, run, places), strict=True)],

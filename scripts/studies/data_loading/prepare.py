@@ -10,11 +10,11 @@ from typing import Any
 import torch
 
 from data_loading.text import Encoder, describe, tokenize
+from nodebudget.datasets.counting.alignn_builder import dgl_graphs
 from nodebudget.datasets.counting.rows import entry_id
 from nodebudget.datasets.graph_settings import GraphSettings
 from nodebudget.errors import CrystalError, NodeBudgetError
 from nodebudget.utils.optional_imports import load_dgl, require
-from nodebudget.workloads.alignn import build_graphs
 
 CRYSTALS, GRAPHS, TOKENS, ENCODINGS = "crystals.json", "graphs.bin", "tokens.json", "encodings.pt"
 
@@ -56,7 +56,7 @@ def prepare(crystals: Sequence[dict[str, Any]], folder: Path, progress: Progress
 def graphs_of(crystal: dict[str, Any]) -> tuple[Any, Any]:
     """Build alignn's graph and line graph of a JARVIS-style dict."""
     atoms = require("jarvis.core.atoms").Atoms.from_dict(crystal["atoms"])
-    graph, line_graph = build_graphs(atoms, GraphSettings())
+    graph, line_graph = dgl_graphs(atoms, GraphSettings(), "cgcnn", line_graph=True)
     return graph, line_graph
 
 
