@@ -19,8 +19,8 @@ _REASONS = {
     "bytes": "so that a mean batch takes the same bytes, as predicted by the calibration",
     "line_edges": "so that a mean batch has the same number of line-graph edges, which take most of the memory of "
     "ALIGNN-like models",
-    "edges": "so that a mean batch has the same number of edges; line-graph edges or a calibration would predict memory "
-    "better",
+    "edges": "so that a mean batch has the same number of edges; line-graph edges or a calibration would predict "
+    "memory better",
     "nodes": "so that a mean batch has the same number of nodes; measured sizes or a calibration would predict memory "
     "better",
 }
@@ -79,10 +79,10 @@ class LearningRate:
     def sentences(self) -> tuple[str, str]:
         """Each rule in one sentence, with its source."""
         return (
-            f"Linear rule, for SGD: multiply the learning rate by {self.linear:.3g}; if it grows, warm up over the first "
-            "epochs (Goyal et al. 2017, arXiv:1706.02677).",
-            f"Square-root rule, which keeps the variance of a step: multiply the learning rate by {self.square_root:.3g} "
-            "(Krizhevsky 2014, arXiv:1404.5997; Hoffer et al. 2017, arXiv:1705.08741).",
+            f"Linear rule, for SGD: multiply the learning rate by {self.linear:.3g}; if it grows, warm up over the "
+            "first epochs (Goyal et al. 2017, arXiv:1706.02677).",
+            f"Square-root rule, which keeps the variance of a step: multiply the learning rate by "
+            f"{self.square_root:.3g} (Krizhevsky 2014, arXiv:1404.5997; Hoffer et al. 2017, arXiv:1705.08741).",
         )
 
     def to_dict(self) -> dict[str, Any]:

@@ -17,9 +17,9 @@ _WIDTH = 120
 _LONGEST = 24
 
 _HEADS = {
-    True: "Differences that move device memory, the strongest first:",
-    False: "Differences that don't:",
-    None: "Differences of which nothing is known:",
+    True: "Differences that affect device memory, the strongest first:",
+    False: "Differences that do not affect device memory:",
+    None: "Unknown settings:",
 }
 
 
@@ -29,7 +29,7 @@ def diagnosis_text(diagnosis: Diagnosis) -> str:
         return f"{diagnosis.likely_cause} ({diagnosis.settings} of them)"
     parts = [f"A: {diagnosis.a}", f"B: {diagnosis.b}"]
     for moves, head in _HEADS.items():
-        rows = [entry for entry in diagnosis.differences if entry.moves_device_memory is moves]
+        rows = [entry for entry in diagnosis.differences if entry.affects_device_memory is moves]
         if rows:
             parts += ["", head, render(_table(rows, moves), width=_WIDTH)]
     parts.append("")

@@ -32,7 +32,7 @@ FIRST = ["nodebudget calibrate", "python"]
 SAID = {
     "nodebudget compare hse.npz dft_3d.npz --batch-size 64": ["2,240", "26,880", "322,560", "184,320", "-42.9%"],
     "nodebudget suggest --reference 35 --batch-size 64 --target 20": ["Use batch size 112"],
-    "nodebudget diagnose a.json b.json": ["None of the differences moves device memory"],
+    "nodebudget diagnose a.json b.json": ["None of the differences affects device memory"],
     "nodebudget diagnose a.json b.json --data-a large.json": ["host memory", "+"],
     "python graphs.py": ["loaded graphs are on {'cpu'}", "by a DataLoader: False"],
     "nodebudget monitor run.jsonl": ["measured peak", "predicted peak"],

@@ -1,16 +1,16 @@
-"""Bytes of device memory that one changed setting makes, all others left as in the first run."""
+"""Change of device memory, in bytes, if one setting of run A changes and all others stay."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from nodebudget.analysis.run_diff.models import count_parameters, kept_numbers, width_of
+from nodebudget.analysis.run_diff.models import bytes_per_number, count_parameters, numbers_per_parameter
+from nodebudget.analysis.run_diff.prefetch import batch_bytes, prefetch_bytes
 from nodebudget.analysis.run_diff.rules import ratio
 from nodebudget.analysis.run_diff.runs import Run
-from nodebudget.analysis.run_diff.waiting import batch_bytes, waiting_bytes
 from nodebudget.analysis.shapley import Cause, Measure, explain, mean_sizes
 from nodebudget.calibration.memory_model import Calibration
 from nodebudget.datasets.graph_settings import GraphSettings
@@ -19,165 +19,158 @@ from nodebudget.datasets.readers.open_dataset import Data
 from nodebudget.datasets.size_table import SizeTable
 from nodebudget.errors import InputError, MissingError
 
-#: Estimates that are of the whole step, where there is a calibration: they can be ranked by.
-WHOLE = ("batch", "graph", "width", "dtype")
+#: Effects whose bytes are of a whole step if there is a calibration.
+STEP_EFFECTS = ("batch", "graph", "width", "dtype")
 
-#: Estimates of what the model keeps between steps, where there is nothing to tell the activations by.
-KEPT = ("model", "width", "dtype")
-
-_NUMBER = 4
+#: Effects whose bytes are of parameters, gradients and optimizer state alone if there is no calibration.
+MODEL_EFFECTS = ("model", "width", "dtype")
 
 
 @dataclass(frozen=True)
-class Sized:
+class RunData:
     """The samples of a run.
 
     Attributes:
-        data: Where they are.
-        run: Whose they are: the graph settings and the training split are its.
+        data: The dataset.
+        run: Its graph settings and its training split apply.
     """
 
     data: Data
     run: Run
 
     def table(self, changed: Mapping[str, Any] | None = None) -> SizeTable:
-        """Measure them.
+        """Measure the samples of the training split, or all if the split can't be matched by id.
 
         Args:
-            changed: Settings in place of the run's.
+            changed: Settings that replace those of the run.
 
         Raises:
-            InputError: The data can't be measured, or a graph setting is not what alignn takes.
+            InputError: The data can't be measured, or alignn refuses a graph setting.
         """
         graphs = None
         if self.run.is_alignn and self.data.kind == "crystals":
             graphs = GraphSettings.from_alignn_config({**self.run.settings, **(changed or {})})
-        return _trained_on(measure_dataset(self.data, graphs=graphs), self.run.train_ids)
-
-
-def _trained_on(table: SizeTable, ids: tuple[str, ...] | None) -> SizeTable:
-    """Take the samples of the training split where all of them are known by name."""
-    if ids is None or table.ids is None:
-        return table
-    places = {str(name): place for place, name in enumerate(table.ids)}
-    if not ids or not all(name in places for name in ids):
-        return table
-    return table.take([places[name] for name in ids])
+        table, ids = measure_dataset(self.data, graphs=graphs), self.run.train_ids
+        if not ids or table.ids is None:
+            return table
+        rows = {str(name): row for row, name in enumerate(table.ids)}
+        return table.take([rows[name] for name in ids]) if set(ids) <= set(rows) else table
 
 
 @dataclass(frozen=True)
-class Known:
-    """What the estimates start from.
+class Baseline:
+    """Run A, from which changes are estimated.
 
     Attributes:
-        run: The first run.
-        batch_size: Its graphs a batch, or None.
-        sized: Its samples, or None.
-        calibration: Of its training step, or None.
+        run: The run.
+        batch_size: Its graphs per batch, or None.
+        data: Its samples, or None.
+        calibration: Calibration of its training step, or None.
     """
 
     run: Run
     batch_size: int | None
-    sized: Sized | None = None
+    data: RunData | None = None
     calibration: Calibration | None = None
-    _parameters: dict[str, int | None] = field(default_factory=dict)
 
     @cached_property
     def table(self) -> SizeTable | None:
         """Sizes of its samples."""
-        return None if self.sized is None else self.sized.table()
+        return None if self.data is None else self.data.table()
 
     @cached_property
-    def total(self) -> float | None:
-        """Predicted bytes of its mean batch."""
-        return None if self.batch_size is None else self.predict(self.batch_size, self.table)
+    def step_bytes(self) -> float | None:
+        """Predicted bytes of a step on a mean batch."""
+        return self.predict(self.batch_size, self.table)
 
-    def predict(self, batch_size: int, table: SizeTable | None) -> float | None:
-        """Predict the bytes of a mean batch."""
-        if self.calibration is None or table is None:
+    @cached_property
+    def model_bytes(self) -> float | None:
+        """Bytes of parameters, gradients and optimizer state."""
+        return self.changed_model_bytes({})
+
+    def predict(self, batch_size: int | None, table: SizeTable | None) -> float | None:
+        """Predict the bytes of a step on a mean batch of a dataset."""
+        if self.calibration is None or table is None or batch_size is None:
             return None
         return Measure("bytes", self.calibration)(min(batch_size, len(table)), mean_sizes(table))
 
-    def waiting(self, setting: str, a: Any, b: Any) -> int | None:
-        """Return the host memory of waiting batches that B's value of a setting adds, bytes."""
+    def prefetch_bytes(self, setting: str, a: Any, b: Any) -> int | None:
+        """Return the change in host memory of prefetched batches if a setting changes from a to b, bytes."""
         if self.batch_size is None or self.table is None:
             return None
-        return waiting_bytes(self.run, setting, a, b, batch_bytes(self.table, self.batch_size))
+        return prefetch_bytes(self.run, setting, a, b, batch_bytes(self.table, self.batch_size))
 
-    def causes(self, other: SizeTable) -> tuple[Cause, ...]:
-        """Part the difference of other samples, at this batch size, among its causes."""
+    def causes(self, other: SizeTable) -> tuple[str, tuple[Cause, ...]]:
+        """Return the size by which other samples differ most clearly, and the causes of that difference."""
         if self.table is None or self.batch_size is None:
-            return ()
-        return explain(other, self.table, self.batch_size, Measure.of([self.table, other], self.calibration))
+            return "", ()
+        measure = Measure.of([self.table, other], self.calibration)
+        return measure.name, explain(other, self.table, self.batch_size, measure)
 
-    def kept(self, changed: Mapping[str, Any] | None = None) -> float | None:
-        """Return the bytes of parameters, gradients and optimizer state, with some settings of the model changed."""
+    def changed_model_bytes(self, changed: Mapping[str, Any]) -> float | None:
+        """Return `model_bytes` with some settings of the model changed."""
         model = self.run.settings.get("model")
         if not self.run.is_alignn or not isinstance(model, Mapping):
             return None
-        values = {**model, **(changed or {})}
-        key = repr(sorted(values.items(), key=str))
-        if key not in self._parameters:
-            self._parameters[key] = count_parameters(values)
-        count = self._parameters[key]
-        width = width_of(self.run.setting("dtype")) or _NUMBER
-        return None if count is None else float(count * width * kept_numbers(self.run.setting("optimizer")))
+        count = count_parameters({**model, **changed})
+        width = bytes_per_number(self.run.setting("dtype")) or 4
+        return None if count is None else float(count * width * numbers_per_parameter(self.run.setting("optimizer")))
 
 
-def effect_of(name: str, known: Known, setting: str, a: Any, b: Any) -> int | None:
-    """Return the bytes that B's value adds to the step of run A, or None where that can't be said."""
-    found = _EFFECTS[name](known, setting, a, b) if name else None
-    return None if found is None else round(found)
+def effect_of(name: str, baseline: Baseline, setting: str, a: Any, b: Any) -> int | None:
+    """Return the bytes that value b of a setting adds to a step of run A, or None if they can't be estimated."""
+    added = _EFFECTS[name](baseline, setting, a, b) if name else None
+    return None if added is None else round(added)
 
 
-def _batch(known: Known, setting: str, a: Any, b: Any) -> float | None:
+def _batch(baseline: Baseline, setting: str, a: Any, b: Any) -> float | None:
     if ratio(a, b) is None:
         return None
-    first, second = known.predict(a, known.table), known.predict(b, known.table)
-    return None if first is None or second is None else second - first
+    return _change(baseline.predict(a, baseline.table), baseline.predict(b, baseline.table))
 
 
-def _graph(known: Known, setting: str, a: Any, b: Any) -> float | None:
-    total, sized = known.total, known.sized
-    if total is None or sized is None or sized.data.kind != "crystals" or known.batch_size is None:
+def _graph(baseline: Baseline, setting: str, a: Any, b: Any) -> float | None:
+    if baseline.step_bytes is None or baseline.data is None or baseline.data.data.kind != "crystals":
         return None
     try:
-        changed = known.predict(known.batch_size, sized.table({setting: b}))
+        return _change(baseline.step_bytes, baseline.predict(baseline.batch_size, baseline.data.table({setting: b})))
     except (InputError, MissingError):
         return None
-    return None if changed is None else changed - total
 
 
-def _model(known: Known, setting: str, a: Any, b: Any) -> float | None:
-    first, second = known.kept(), known.kept({setting.rpartition(".")[2]: b})
-    return None if first is None or second is None else second - first
+def _model(baseline: Baseline, setting: str, a: Any, b: Any) -> float | None:
+    return _change(baseline.model_bytes, baseline.changed_model_bytes({setting.rpartition(".")[2]: b}))
 
 
-def _width(known: Known, setting: str, a: Any, b: Any) -> float | None:
-    kept, scale = _model(known, setting, a, b), ratio(a, b)
-    if known.total is None or known.calibration is None or scale is None:
-        return kept
-    moving = known.total - known.calibration.fixed
-    return (kept or 0.0) + moving * (scale - 1)
+def _width(baseline: Baseline, setting: str, a: Any, b: Any) -> float | None:
+    model, scale = _model(baseline, setting, a, b), ratio(a, b)
+    if baseline.step_bytes is None or baseline.calibration is None or scale is None:
+        return model
+    return (model or 0.0) + (baseline.step_bytes - baseline.calibration.fixed) * (scale - 1)
 
 
-def _dtype(known: Known, setting: str, a: Any, b: Any) -> float | None:
-    scale = ratio(width_of(a), width_of(b))
-    total = known.kept() if known.total is None else known.total
+def _dtype(baseline: Baseline, setting: str, a: Any, b: Any) -> float | None:
+    scale = ratio(bytes_per_number(a), bytes_per_number(b))
+    total = baseline.model_bytes if baseline.step_bytes is None else baseline.step_bytes
     return None if total is None or scale is None else total * (scale - 1)
 
 
-def _optimizer(known: Known, setting: str, a: Any, b: Any) -> float | None:
-    kept = known.kept()
-    return None if kept is None else kept * (kept_numbers(b) / kept_numbers(a) - 1)
+def _optimizer(baseline: Baseline, setting: str, a: Any, b: Any) -> float | None:
+    model = baseline.model_bytes
+    return None if model is None else model * (numbers_per_parameter(b) / numbers_per_parameter(a) - 1)
 
 
-def _buckets(known: Known, setting: str, a: Any, b: Any) -> float | None:
-    kept = known.kept()
-    return None if kept is None else kept / kept_numbers(known.run.setting("optimizer")) * (bool(b) - bool(a))
+def _buckets(baseline: Baseline, setting: str, a: Any, b: Any) -> float | None:
+    model = baseline.model_bytes
+    gradients = None if model is None else model / numbers_per_parameter(baseline.run.setting("optimizer"))
+    return None if gradients is None else gradients * (bool(b) - bool(a))
 
 
-_EFFECTS: Mapping[str, Callable[[Known, str, Any, Any], float | None]] = {
+def _change(first: float | None, second: float | None) -> float | None:
+    return None if first is None or second is None else second - first
+
+
+_EFFECTS: Mapping[str, Callable[[Baseline, str, Any, Any], float | None]] = {
     "batch": _batch,
     "graph": _graph,
     "model": _model,

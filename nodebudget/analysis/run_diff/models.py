@@ -1,4 +1,4 @@
-"""What a model keeps on the device between steps, counted on alignn's own models."""
+"""Parameters of alignn's models, and the bytes that a model keeps on the device for each of them."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 from nodebudget.errors import MissingError
 from nodebudget.utils.optional_imports import require
 
-#: alignn's name of a model → its module and class; the settings are the class of that name with "Config" after it.
+#: alignn's name of a model → its module and class; the settings class has "Config" appended.
 MODELS = {
     "alignn": ("alignn.models.alignn", "ALIGNN"),
     "alignn_atomwise": ("alignn.models.alignn_atomwise", "ALIGNNAtomWise"),
@@ -17,13 +17,14 @@ MODELS = {
     "ealignn_atomwise": ("alignn.models.ealignn_atomwise", "eALIGNNAtomWise"),
 }
 
-#: Numbers that an optimizer keeps for each parameter; alignn's SGD has a momentum.
-STATES = {"adamw": 2, "adam": 2, "sgd": 1}
+#: State tensors of an optimizer for each parameter; alignn's SGD has a momentum.
+_STATES = {"adamw": 2, "adam": 2, "sgd": 1}
 
 #: Bytes of a number, by the names that configs use.
-WIDTHS = {
-    **{"float64": 8, "double": 8, "float32": 4, "float": 4},
-    **{"float16": 2, "half": 2, "bfloat16": 2, "bfloat": 2},
+_WIDTHS = {
+    **dict.fromkeys(("float64", "double"), 8),
+    **dict.fromkeys(("float32", "float"), 4),
+    **dict.fromkeys(("float16", "half", "bfloat16", "bfloat"), 2),
 }
 
 
@@ -31,10 +32,10 @@ def count_parameters(model: Mapping[str, Any]) -> int | None:
     """Build one of alignn's models and count its parameters.
 
     Args:
-        model: The part `model` of alignn's config.
+        model: The section `model` of alignn's config.
 
     Returns:
-        The count, or None where alignn is not there or takes no such settings.
+        The count, or None if alignn is not installed or refuses the settings.
     """
     if model.get("name") not in tuple(MODELS):
         return None
@@ -42,7 +43,7 @@ def count_parameters(model: Mapping[str, Any]) -> int | None:
     try:
         module, torch = require(module_name), require("torch")
         config = getattr(module, f"{class_name}Config")(**model)
-        # Building a model draws its weights: the caller's random numbers stay as they were.
+        # Building a model draws its weights; the caller's random state must not change.
         with torch.random.fork_rng(devices=[]):
             built = getattr(module, class_name)(config)
     except (MissingError, ValueError, TypeError, RuntimeError, AttributeError, ZeroDivisionError):
@@ -50,11 +51,11 @@ def count_parameters(model: Mapping[str, Any]) -> int | None:
     return sum(int(parameter.numel()) for parameter in built.parameters())
 
 
-def kept_numbers(optimizer: object) -> int:
-    """Return the numbers kept for each parameter: itself, its gradient and the optimizer's (AdamW's if unknown)."""
-    return 2 + STATES.get(str(optimizer).lower(), 2)
+def numbers_per_parameter(optimizer: object) -> int:
+    """Return how many numbers exist per parameter: itself, its gradient, and optimizer state (AdamW's if unknown)."""
+    return 2 + _STATES.get(str(optimizer).lower(), 2)
 
 
-def width_of(dtype: object) -> int | None:
-    """Return the bytes of a number of this type, or None."""
-    return WIDTHS.get(str(dtype).lower().removeprefix("torch."))
+def bytes_per_number(dtype: object) -> int | None:
+    """Return the bytes of a number of a dtype given by name, or None for an unknown one."""
+    return _WIDTHS.get(str(dtype).lower().removeprefix("torch."))

@@ -1,4 +1,4 @@
-"""What a run was started with: its config as flat settings, and which samples it trained on."""
+"""Read a run: its config as flat settings, and the ids of its training samples."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
-#: Files that hold the settings of a run, in the order in which a folder is searched for them.
+#: Config files, in the order in which a folder is searched for them.
 CONFIGS = ("config.json", "config.toml", "config.yaml", "config.yml")
 
 _IDS = "ids_train_val_test.json"
 
-#: Depth and number of values of a config. YAML can name a part of itself again and again, or from within.
-_DEEPEST, _MOST = 50, 200_000
+#: Maximum depth and number of values of a config: a YAML file can refer to a part of itself repeatedly or recursively.
+_MAX_DEPTH, _MAX_VALUES = 50, 200_000
 
-#: Bytes of a config, and of a list of samples. PyYAML reads 100 KB a second.
+#: Maximum bytes of a config, a YAML config (PyYAML reads 100 KB per second), and a list of samples.
 _CONFIG, _YAML, _SAMPLES = 2**24, 2**20, 2**29
 
-#: Settings that alignn's TrainingConfig has and hardly any other config does.
+#: Settings of alignn's TrainingConfig that are rare in other configs.
 _ALIGNN_KEYS = {"neighbor_strategy", "atom_features", "use_canonize"}
 
 
@@ -40,10 +40,10 @@ class Run:
     """One run.
 
     Attributes:
-        name: What the user calls it.
-        settings: As they were given, with alignn's defaults for what an alignn config leaves out.
-        train_ids: Names of the samples that it trained on, or None where that is not known.
-        is_alignn: Whether the settings are alignn's.
+        name: Name given by the user.
+        settings: Nested settings; missing settings of an alignn config have alignn's defaults.
+        train_ids: Ids of its training samples, or None if they are not listed.
+        is_alignn: Whether the config is alignn's.
     """
 
     name: str
@@ -57,37 +57,36 @@ class Run:
         return flatten(self.settings)
 
     def setting(self, *names: str) -> Any:
-        """Return the first of these settings that is there, at any depth, or None."""
+        """Return the first of these settings that is set, at any depth, or None."""
         flat = self.flat
-        for name in names:
-            found = [value for key, value in flat.items() if key == name or key.endswith(f".{name}")]
-            if found:
-                return found[0]
-        return None
+        values = (flat[key] for name in names for key in flat if key == name or key.endswith(f".{name}"))
+        return next(values, None)
 
 
 def read_run(path: str | os.PathLike[str]) -> Run:
     """Read a run.
 
     Args:
-        path: An output folder with a config in it, or a config: JSON, TOML or YAML by its suffix.
+        path: An output folder with a config, or a config file: JSON, TOML or YAML by its suffix.
 
     Raises:
-        InputError: There is no such thing, or it holds no settings.
-        MissingError: YAML without PyYAML.
+        InputError: The path does not exist, or has no settings.
+        MissingError: It is YAML, and PyYAML is not installed.
     """
-    place = Path(path)
-    if not place.exists():
+    source = Path(path)
+    if not source.exists():
         raise InputError(f"there is no file or folder {str(path)!r}", hint="check the path")
-    config = _config_in(place) if place.is_dir() else place
+    config = _config_in(source) if source.is_dir() else source
     values = _read(config)
-    is_alignn = _is_alignn(values)
-    ids = _train_ids(config.parent / _IDS) if place.is_dir() or config.name in CONFIGS else None
+    model = values.get("model")
+    is_alignn = bool(_ALIGNN_KEYS & set(values))
+    is_alignn |= isinstance(model, Mapping) and model.get("name") in tuple(MODELS)
+    ids = _train_ids(config.parent / _IDS) if source.is_dir() or config.name in CONFIGS else None
     return Run(str(path), _with_defaults(values) if is_alignn else values, ids, is_alignn)
 
 
 def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Return nested settings by dotted names; lists stay values."""
+    """Return nested settings by dotted names; lists are values."""
     flat: dict[str, Any] = {}
     for key, value in values.items():
         if isinstance(value, Mapping) and value:
@@ -102,7 +101,7 @@ def _config_in(folder: Path) -> Path:
         if (folder / name).is_file():
             return folder / name
     raise InputError(
-        f"the folder {str(folder)!r} has no config", limit=f"one of {', '.join(CONFIGS)}", hint="name the file itself"
+        f"the folder {str(folder)!r} has no config", limit=f"one of {', '.join(CONFIGS)}", hint="give the config file"
     )
 
 
@@ -111,30 +110,30 @@ def _read(path: Path) -> dict[str, Any]:
     kind = {".toml": "TOML", ".yaml": "YAML", ".yml": "YAML"}.get(suffix, "JSON")
     try:
         values = _parser(kind)(read_text(path, most=_YAML if kind == "YAML" else _CONFIG))
-        _refuse_endless(values)
+        _check_extent(values)
     except OSError as error:
         raise InputError(f"{str(path)!r} can't be read: {error.strerror}", hint="check the path") from error
     except MissingError:
         raise
-    except Exception as error:  # PyYAML's errors share no base class with the others.
+    except Exception as error:  # PyYAML's errors have a base class of their own
         reason = " ".join(str(error).split())[:200]
-        raise InputError(f"{str(path)!r} is not {kind}: {reason}", hint="name a run's config") from error
+        raise InputError(f"{str(path)!r} is not {kind}: {reason}", hint="give the config of a run") from error
     if not isinstance(values, dict) or not values:
-        raise InputError(f"{str(path)!r} holds no settings", limit="names and values", hint="name a run's config")
+        raise InputError(f"{str(path)!r} has no settings", limit="names and values", hint="give the config of a run")
     return values
 
 
-def _refuse_endless(values: Any) -> None:
-    level, count = [values] if isinstance(values, (dict, list)) else [], 0
-    for _ in range(_DEEPEST):
-        inner = [list(entry.values() if isinstance(entry, dict) else entry) for entry in level]
-        count += sum(map(len, inner))
-        if count > _MOST:
-            raise ValueError(f"it holds over {_MOST:,} values")
-        level = [value for entries in inner for value in entries if isinstance(value, (dict, list))]
-        if not level:
+def _check_extent(values: Any) -> None:
+    layer, count = [values] if isinstance(values, (dict, list)) else [], 0
+    for _ in range(_MAX_DEPTH):
+        children = [list(entry.values() if isinstance(entry, dict) else entry) for entry in layer]
+        count += sum(map(len, children))
+        if count > _MAX_VALUES:
+            raise ValueError(f"it has over {_MAX_VALUES:,} values")
+        layer = [value for entries in children for value in entries if isinstance(value, (dict, list))]
+        if not layer:
             return
-    raise ValueError(f"it is nested over {_DEEPEST} deep")
+    raise ValueError(f"it is nested over {_MAX_DEPTH} deep")
 
 
 def _parser(kind: str) -> Callable[[str], Any]:
@@ -142,23 +141,16 @@ def _parser(kind: str) -> Callable[[str], Any]:
         try:
             parse: Callable[[str], Any] = require("yaml").safe_load
         except MissingError as error:
-            # No extra of this package brings it.
-            raise MissingError("YAML needs PyYAML, which does not import", hint="pip install pyyaml") from error
+            raise MissingError("PyYAML, which reads YAML, does not import", hint="pip install pyyaml") from error
         return parse
     return tomllib.loads if kind == "TOML" else json.loads
 
 
-def _is_alignn(values: Mapping[str, Any]) -> bool:
-    model = values.get("model")
-    return bool(_ALIGNN_KEYS & set(values)) or (isinstance(model, Mapping) and model.get("name") in tuple(MODELS))
-
-
 def _with_defaults(values: dict[str, Any]) -> dict[str, Any]:
-    """Add what alignn itself would; without alignn, or where it refuses a value, leave all as it is."""
+    """Add alignn's defaults; change nothing if alignn is not installed or refuses a value."""
     try:
         config = require("alignn.config").TrainingConfig
-        known = {key: value for key, value in values.items() if key in config.model_fields}
-        defaults = config(**known).model_dump()
+        defaults = config(**{key: value for key, value in values.items() if key in config.model_fields}).model_dump()
     except (MissingError, ValueError, TypeError):
         return values
     merged = {**defaults, **values}
@@ -176,5 +168,5 @@ def _train_ids(path: Path) -> tuple[str, ...] | None:
         raise InputError(
             f"{str(path)!r} lists no samples: {type(error).__name__}",
             limit="a list id_train, as alignn writes it",
-            hint="mend the file or name the config alone, outside its folder",
+            hint="repair the file, or give a copy of the config outside its folder",
         ) from error
