@@ -1,0 +1,79 @@
+"""Commands that only plan or read records start without torch, DGL and the slow parts of scipy."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from calibrations import calibration
+from paths import GOLDEN, ROOT
+
+from nodebudget import SizeTable
+
+#: Runs the commands one after the other; prints after each what it has imported of the modules that are watched.
+_CODE = """
+import contextlib, io, json, sys
+from nodebudget.cli import main
+
+loaded = []
+for line in json.loads(sys.argv[1]):
+    with contextlib.redirect_stdout(io.StringIO()):
+        try:
+            main(line.split())
+        except SystemExit as end:
+            assert not end.code, line
+    loaded.append(sorted({"torch", "dgl", "scipy", "scipy.signal"} & set(sys.modules)))
+print(json.dumps(loaded))
+"""
+
+PLANNING = [
+    "suggest --reference 35 --batch-size 64 --target 20 --json",
+    "suggest --reference a.npz --batch-size 64 --target b.csv --json",
+    "plan a.npz --max-nodes 1000 -o plan.npz --json",
+    "plan b.csv --max-nodes 1000 --max-graphs 32 --json",
+    "compare a.npz b.csv --batch-size 4 --json",
+    "monitor run.jsonl --json",
+]
+READING = [
+    "suggest --reference 35 --batch-size 64 --target 20",
+    "compare a.npz b.csv --batch-size 4 --calibration cal.json",
+    "plan a.npz --calibration cal.json --memory 30MB",
+    "suggest --reference a.npz --batch-size 8 --target b.csv --calibration cal.json --memory 30MB",
+    "monitor run.jsonl",
+    "report run.jsonl cal.json a.npz plan.npz -o page.html",
+]
+
+
+@pytest.fixture(scope="module")
+def loaded(tmp_path_factory: pytest.TempPathFactory) -> dict[str, set[str]]:
+    folder: Path = tmp_path_factory.mktemp("startup")
+    nodes = range(5, 55)
+    for name, factor in (("a.npz", 1), ("b.csv", 2)):
+        counts = [[factor * times * count for count in nodes] for times in (1, 12, 150)]
+        SizeTable.from_counts(*counts).save(folder / name)
+    calibration().save(folder / "cal.json")
+    shutil.copy(GOLDEN / "run_v1.jsonl", folder / "run.jsonl")
+    done = subprocess.run(
+        [sys.executable, "-c", _CODE, json.dumps([*PLANNING, *READING])],
+        cwd=folder,
+        env={"PYTHONPATH": str(ROOT), "PATH": ""},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    modules = json.loads(done.stdout.splitlines()[-1])
+    return {line: set(names) for line, names in zip([*PLANNING, *READING], modules, strict=True)}
+
+
+@pytest.mark.parametrize("line", PLANNING)
+def test_planning_as_json_imports_only_numpy(line: str, loaded: dict[str, set[str]]) -> None:
+    assert loaded[line] == set()
+
+
+@pytest.mark.parametrize("line", READING)
+def test_planning_and_reading_records_imports_no_framework(line: str, loaded: dict[str, set[str]]) -> None:
+    assert not {"torch", "dgl", "scipy.signal"} & loaded[line]
