@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -40,7 +41,7 @@ class Row:
         causes: Causes of the change of the measure, the largest first; their shares add up to the change.
         measure: The size that the causes explain.
         sizes: The sizes of its graphs.
-        drawn: Totals of random batches of the size that all datasets have, shape (batches,).
+        draw: Returns totals of random batches of the size that all datasets have, shape (batches,).
     """
 
     name: str
@@ -51,7 +52,12 @@ class Row:
     causes: tuple[Cause, ...]
     measure: str
     sizes: SizeTable
-    drawn: Floats
+    draw: Callable[[], Floats]
+
+    @cached_property
+    def drawn(self) -> Floats:
+        """Totals of random batches of the size that all datasets have, shape (batches,)."""
+        return self.draw()
 
     @property
     def sentence(self) -> str:
@@ -145,11 +151,13 @@ def _row(
     totals = describe_totals(columns, batch_size, seed=seed)
     graphs = None if calibration is None else GraphBytes.of(calibration, table)
     measure = Measure.of([first, table], calibration)
-    rng = np.random.default_rng(seed)
-    if graphs is None:
-        drawn = draw_totals(table[common].astype(np.float64)[:, None], batch_size, _DRAWN, rng)[:, 0]
-    else:
-        drawn = graphs.peaks(draw_totals(graphs.values, batch_size, _DRAWN, rng))
+
+    def draw() -> Floats:
+        rng = np.random.default_rng(seed)
+        if graphs is None:
+            return draw_totals(table[common].astype(np.float64)[:, None], batch_size, _DRAWN, rng)[:, 0]
+        return graphs.peaks(draw_totals(graphs.values, batch_size, _DRAWN, rng))
+
     return Row(
         name,
         table.statistics(),
@@ -159,7 +167,7 @@ def _row(
         () if table is first else explain(table, first, batch_size, measure),
         measure.name,
         table,
-        drawn,
+        draw,
     )
 
 
