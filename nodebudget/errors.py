@@ -1,31 +1,31 @@
 """Every error that nodebudget raises on purpose, on one page.
 
-As a tree, with their exit codes::
+The tree, with exit codes of the command line::
 
-    NodeBudgetError                exit code 2
-    ├── InputError                 2  a file, an option or an array that can't be used
+    NodeBudgetError                2
+    ├── InputError (ValueError)    2  a file, an option or an array that can't be used
     │   ├── RecordError            2  a record of another kind, schema version, device or model
     │   └── CrystalError           2  one crystal of a dataset that can't be read
     ├── WorkloadError              2  the user's training step raised
     ├── DoesNotFitError            1  the budget can't hold what was asked
-    │   └── OversizedError         1  single graphs over a cap
-    └── MissingError               3  a package or a device that is not there
+    │   └── OversizedError         1  single graphs over the budget
+    └── MissingError               3  a package or a device that is missing
 
-Each says what was wrong, the value, the limit and the next step, in one sentence each.
+Each says what was wrong, the value, the limit and the next step.
 """
 
 from __future__ import annotations
 
 
 def printable(text: str) -> str:
-    """Return a text with what a terminal would obey (line ends, escapes, reversed writing) written out as escapes."""
+    """Return a text with characters that control a terminal (line ends, escapes, reversed writing) as escapes."""
     return "".join(
         letter if letter.isprintable() else letter.encode("unicode_escape").decode("ascii") for letter in text
     )
 
 
 def printable_lines(text: str) -> str:
-    """Return a text of several lines with all else that a terminal would obey written out as escapes."""
+    """Do the same to a text of several lines, whose line ends stay."""
     return "\n".join(map(printable, text.split("\n")))
 
 
@@ -38,9 +38,9 @@ class NodeBudgetError(Exception):
     """Base of all errors raised on purpose.
 
     Args:
-        what: What was wrong, with the offending value in it, without a full stop.
+        what: What was wrong, with the value in it, without a full stop.
         limit: What would have been right.
-        hint: What to do next. Every error has one.
+        hint: What to do next.
     """
 
     exit_code = 2
@@ -54,7 +54,7 @@ class NodeBudgetError(Exception):
         return printable(f"{head}; {self.hint}")
 
     def __reduce__(self) -> tuple[object, ...]:
-        # Exceptions cross process borders (worker pools), where the default protocol forgets keywords.
+        # For worker processes: the default protocol loses keyword arguments.
         return _rebuild, (type(self), self.what, self.limit, self.hint, self.__dict__)
 
 
@@ -67,7 +67,7 @@ def _rebuild(
     return error
 
 
-class InputError(NodeBudgetError):
+class InputError(NodeBudgetError, ValueError):
     """A file, an option or an array that can't be used."""
 
 
@@ -79,7 +79,9 @@ class CrystalError(InputError):
     """One crystal that can't be read.
 
     Attributes:
-        index: Position in the dataset, counted from 0.
+        index: Position in the dataset, from 0.
+        name: Its id, or "".
+        reason: What is wrong with it.
     """
 
     def __init__(self, index: int, name: str, reason: str) -> None:
@@ -87,12 +89,12 @@ class CrystalError(InputError):
         label = f" ({name})" if name else ""
         super().__init__(
             f"crystal {index}{label} can't be read: {reason}",
-            hint="mend or remove it, or leave such crystals out: nodebudget measure --on-error skip (on_error='skip')",
+            hint="mend or remove it, or skip such crystals: nodebudget measure --on-error skip (on_error='skip')",
         )
 
 
 class WorkloadError(NodeBudgetError):
-    """The user's model, batch maker or training step raised."""
+    """The user's model, collate function or training step raised."""
 
 
 class DoesNotFitError(NodeBudgetError):
@@ -102,10 +104,10 @@ class DoesNotFitError(NodeBudgetError):
 
 
 class OversizedError(DoesNotFitError):
-    """Single graphs are over a cap.
+    """Single graphs are over the budget.
 
     Attributes:
-        indices: Positions of all oversized graphs, ascending.
+        indices: Positions of all oversized graphs in the dataset, ascending.
     """
 
     def __init__(self, what: str, *, indices: list[int], limit: str = "", hint: str) -> None:
@@ -114,6 +116,6 @@ class OversizedError(DoesNotFitError):
 
 
 class MissingError(NodeBudgetError):
-    """A package or a device that is not there."""
+    """A package or a device that is missing."""
 
     exit_code = 3

@@ -21,6 +21,7 @@ from nodebudget.datasets.readers.source import Source
 from nodebudget.datasets.size_table import SUFFIXES, SizeTable
 from nodebudget.datasets.workers import measure_chunks
 from nodebudget.errors import CrystalError, InputError, NodeBudgetError
+from nodebudget.utils.checks import check_choice, check_count
 from nodebudget.utils.files import check_output
 from nodebudget.utils.optional_imports import installed, require
 
@@ -63,12 +64,8 @@ def check_how(workers: int, on_error: str) -> None:
     Raises:
         InputError: It is none.
     """
-    if on_error not in ("raise", "skip"):
-        raise InputError(f"on_error is {on_error!r}", limit="'raise' or 'skip'", hint="give one of them")
-    if isinstance(workers, bool) or not isinstance(workers, int) or workers < 0:
-        raise InputError(
-            f"workers is {workers!r}", limit="a number of processes, 0 for none", hint="give the number of cores, or 0"
-        )
+    check_choice("on_error", on_error, ("raise", "skip"))
+    check_count("workers", workers, 0)
 
 
 def partial_of(output: str | os.PathLike[str]) -> Path:

@@ -1,7 +1,8 @@
-"""What a batch holds, counted from the batch itself."""
+"""The sizes of a batch, counted from the batch itself, and the bytes predicted for them."""
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import fields, is_dataclass
@@ -13,13 +14,13 @@ import torch
 from nodebudget.calibration.memory_model import Calibration
 from nodebudget.datasets.counting.graph import count_graph, is_graph
 from nodebudget.datasets.size_table import SizeTable
-from nodebudget.errors import InputError
+from nodebudget.errors import InputError, first_line
 from nodebudget.utils.size_labels import count_sizes
 
 #: Batch → its sizes, `graphs` among them.
 SizeOfBatch = Callable[[Any], Mapping[str, float]]
 
-#: How deep a batch is searched for its graphs.
+#: How many containers deep graphs are searched for in a batch.
 _DEPTH = 3
 
 
@@ -30,50 +31,62 @@ def sizes_of(
     indices: Any = None,
     line_edges: bool = False,
 ) -> dict[str, float]:
-    """Count a batch of any usual kind.
+    """Count a batch.
 
     Args:
-        batch: A batched DGL graph, a PyG `Batch`, alignn's `TorchGraph`; a tuple, list or dict that holds one
+        batch: A batched DGL graph, a PyG `Batch`, alignn's `TorchGraph`; a tuple, list or dict that contains one
             (and its line graph), or an object with one among its attributes; a list of samples that are or start
             with graphs; indices of the dataset, where `sizes` is a table; a dict with `input_ids`, shape
-            (graphs, tokens), whose padded tokens count too, or a tuple that holds one.
-        sizes: A table that `indices`, or a batch of indices, are looked up in; or a function of the batch, whose
-            sizes stand over those that are counted.
-        indices: Places of the batch's graphs in the table.
+            (graphs, tokens), whose padded tokens count too, or a tuple that contains one.
+        sizes: A table in which `indices`, or a batch of indices, are looked up; or a function of the batch, whose
+            sizes take precedence over those that are counted.
+        indices: Rows of the batch's graphs in the table.
         line_edges: Count line-graph edges from the degrees where the batch has no line graph. On a GPU this waits
             for the device.
 
     Returns:
-        `graphs`, `nodes`, `edges`, `line_edges` and further ones, as far as they are known; empty where
-        nothing is.
+        `graphs`, `nodes`, `edges`, `line_edges` and further sizes, as far as they are known; empty where
+        none is.
 
     Raises:
-        InputError: Indices without a table, or outside it.
+        InputError: Indices without a table or outside it, or sizes that are not numbers from 0.
+        Exception: Whatever the batch or the function raises: use `try_sizes_of` where that must not stop the training.
     """
     if indices is not None or (isinstance(sizes, SizeTable) and _are_indices(batch)):
         return _look_up(sizes, batch if indices is None else indices)
-    found = _count(batch, line_edges)
+    counts = _count(batch, line_edges)
     if callable(sizes):
-        found |= {str(name): _number(value) for name, value in sizes(batch).items()}
-    return found
+        counts |= {str(name): _number(name, value) for name, value in sizes(batch).items()}
+    return counts
 
 
-def _number(value: Any) -> float:
-    return value.item() if hasattr(value, "item") else value  # type: ignore[no-any-return]
+def try_sizes_of(batch: Any, sizes: SizeTable | SizeOfBatch | None = None, **how: Any) -> tuple[dict[str, float], str]:
+    """Return what `sizes_of` returns and "", or no sizes and the reason why the batch can't be counted."""
+    try:
+        return sizes_of(batch, sizes, **how), ""
+    except Exception as error:  # from any code of the user's: attributes of the batch, the function of sizes
+        return {}, f"{type(error).__name__}: {first_line(error)}"
+
+
+def _number(name: object, value: Any) -> float:
+    number: float = value.item() if hasattr(value, "item") else value
+    if not (math.isfinite(number) and number >= 0):
+        raise InputError(f"{name} of a batch is {number}", limit="a finite number, 0 or more", hint="check sizes=…")
+    return number
 
 
 def _look_up(sizes: SizeTable | SizeOfBatch | None, indices: Any) -> dict[str, float]:
     if not isinstance(sizes, SizeTable):
         raise InputError("indices of a batch without a table of sizes", hint="pass sizes=SizeTable… to the monitor")
-    places = np.asarray(indices, dtype=np.int64)
-    outside = places[(places < 0) | (places >= len(sizes))]
+    rows = np.asarray(indices, dtype=np.int64)
+    outside = rows[(rows < 0) | (rows >= len(sizes))]
     if len(outside):
         raise InputError(
             f"index {outside[0]} of a batch is not in the table",
-            limit=f"it has {len(sizes)} graphs",
-            hint="give the sizes of the dataset that is trained on",
+            limit=f"the table has {len(sizes)} graphs",
+            hint="pass the sizes of the dataset that is trained on",
         )
-    return sizes.totals(places)
+    return sizes.totals(rows)
 
 
 def _are_indices(batch: Any) -> bool:
@@ -85,16 +98,16 @@ def _are_indices(batch: Any) -> bool:
 
 
 def _count(batch: Any, line_edges: bool) -> dict[str, float]:
-    found = _of_graphs(_graphs(batch, _DEPTH), line_edges)
+    counts = _count_graphs(_graphs(batch, _DEPTH), line_edges)
     tokens = _tokens(batch)
-    return found if tokens is None else {"graphs": len(tokens), **found, "tokens": tokens.numel()}
+    return counts if tokens is None else {"graphs": len(tokens), **counts, "tokens": tokens.numel()}
 
 
 def _tokens(batch: Any) -> torch.Tensor | None:
-    """Find the tokens of a batch that is a dict with `input_ids`, or a tuple that holds one."""
+    """Find the tokens of a batch that is a dict with `input_ids`, or a tuple that contains one."""
     parts = batch if isinstance(batch, (list, tuple)) else [batch]
-    found = next((part["input_ids"] for part in parts if isinstance(part, Mapping) and "input_ids" in part), None)
-    return found if isinstance(found, torch.Tensor) and found.ndim == 2 else None
+    tokens = next((part["input_ids"] for part in parts if isinstance(part, Mapping) and "input_ids" in part), None)
+    return tokens if isinstance(tokens, torch.Tensor) and tokens.ndim == 2 else None
 
 
 def _graphs(batch: Any, depth: int) -> Iterator[Any]:
@@ -107,40 +120,41 @@ def _graphs(batch: Any, depth: int) -> Iterator[Any]:
 
 
 def _parts(batch: Any) -> Iterable[Any]:
-    """Return what a batch holds: entries, values or attributes, in order."""
+    """Return the entries, values or attributes of a batch, in order."""
     if isinstance(batch, Mapping):
         return batch.values()
     if isinstance(batch, (list, tuple)):
         return batch
     if is_dataclass(batch):
-        return [getattr(batch, field.name) for field in fields(batch)]
+        # A field may be set later, or never.
+        return [getattr(batch, field.name, None) for field in fields(batch)]
     return () if isinstance(batch, torch.nn.Module) else getattr(batch, "__dict__", {}).values()
 
 
-def _of_graphs(graphs: Iterator[Any], line_edges: bool) -> dict[str, float]:
+def _count_graphs(graphs: Iterator[Any], line_edges: bool) -> dict[str, float]:
     """Add up graphs, each followed by its line graph where there is one."""
-    found: list[dict[str, float]] = []
+    counts: list[dict[str, float]] = []
     waiting = deque(graphs)
     while waiting:
         graph = waiting.popleft()
-        is_line = bool(waiting) and _read(waiting[0], "num_nodes") == _read(graph, "num_edges") > 0
-        found.append(_of_one(graph, waiting.popleft() if is_line else None, line_edges))
-    # What is not known of one graph is not known of the batch.
-    names = [name for name in found[0] if all(name in entry for entry in found)] if found else []
-    return {name: sum(entry[name] for entry in found) for name in names}
+        has_line_graph = bool(waiting) and _read(waiting[0], "num_nodes") == _read(graph, "num_edges") > 0
+        counts.append(_count_one(graph, waiting.popleft() if has_line_graph else None, line_edges))
+    # A size that one graph lacks is not known of the batch.
+    names = [name for name in counts[0] if all(name in entry for entry in counts)] if counts else []
+    return {name: sum(entry[name] for entry in counts) for name in names}
 
 
-def _of_one(graph: Any, line_graph: Any, line_edges: bool) -> dict[str, float]:
-    found: dict[str, float] = {
+def _count_one(graph: Any, line_graph: Any, line_edges: bool) -> dict[str, float]:
+    counts: dict[str, float] = {
         "graphs": _graph_count(graph),
         "nodes": _read(graph, "num_nodes"),
         "edges": _read(graph, "num_edges"),
     }
     if line_graph is not None:
-        found["line_edges"] = _read(line_graph, "num_edges")
+        counts["line_edges"] = _read(line_graph, "num_edges")
     elif line_edges:
-        found["line_edges"] = count_graph(graph)["line_edges"]
-    return found
+        counts["line_edges"] = count_graph(graph)["line_edges"]
+    return counts
 
 
 def _read(graph: Any, name: str) -> int:
@@ -150,19 +164,17 @@ def _read(graph: Any, name: str) -> int:
 
 
 def _graph_count(graph: Any) -> int:
-    # A PyG `Data` of a neighbour sampler has a batch_size too, of seeds.
+    # A PyG `Data` of a neighbour sampler has a batch_size too: its number of seed nodes.
     name = "num_graphs" if hasattr(graph, "edge_index") else "batch_size"
     value = getattr(graph, name, 1)
     return value if isinstance(value, int) else 1
 
 
 def needs_line_edges(calibration: Calibration | None) -> bool:
-    """Say whether a calibration can't do without line-graph edges."""
+    """Say whether a calibration can't predict without line-graph edges."""
     if calibration is None:
         return False
-    known = dict.fromkeys(calibration.columns, 1.0)
-    known.pop("line_edges", None)
-    return predict(calibration, known) is None
+    return predict(calibration, {name: 1.0 for name in calibration.columns if name != "line_edges"}) is None
 
 
 def predict(calibration: Calibration | None, sizes: Mapping[str, float]) -> float | None:
@@ -175,13 +187,13 @@ def predict(calibration: Calibration | None, sizes: Mapping[str, float]) -> floa
         return None
 
 
-def name_sample(samples: Sequence[Any], place: int) -> str:
-    """Name a sample by its place, its id and its sizes."""
-    sample = samples[place]
-    named = (
-        next((str(sample[key]) for key in ("jid", "id") if key in sample), "") if isinstance(sample, Mapping) else ""
-    )
-    sizes = _count(sample, line_edges=False)
+def name_sample(samples: Sequence[Any], index: int) -> str:
+    """Name a sample by its index, its id and its sizes."""
+    sample = samples[index]
+    name = ""
+    if isinstance(sample, Mapping):
+        name = next((str(sample[key]) for key in ("jid", "id") if key in sample), "")
+    sizes, _ = try_sizes_of(sample)
     sizes.pop("graphs", None)
-    known = [part for part in (named, count_sizes(sizes)) if part]
-    return f"sample {place}" + (f" ({': '.join(known)})" if known else "")
+    details = ": ".join(part for part in (name, count_sizes(sizes)) if part)
+    return f"sample {index}" + (f" ({details})" if details else "")

@@ -1,4 +1,4 @@
-"""Whether a run still does what was predicted: drift, leaks, fragmentation, each told once."""
+"""Warnings about a run: drift from the predictions, leaks, fragmentation."""
 
 from __future__ import annotations
 
@@ -13,34 +13,30 @@ from nodebudget.utils.byte_units import format_bytes
 if TYPE_CHECKING:
     from nodebudget.monitor.meters import Reading
 
-#: Steps that allocate what stays (gradients, optimizer state, workspaces) are not held against anything.
+#: Steps that are not checked: they allocate memory that is never freed (gradients, optimizer state, workspaces).
 WARM_UP = 2
 
-#: One step in a hundred is outside the bound by its making; half of so many in a row are not.
+#: Steps whose median is compared with the bound: of single steps one in a hundred is outside it.
 _WINDOW = 8
 
-#: Differences below this share are of no account, however sure the calibration is.
-_LEAST_DRIFT = 0.01
+#: Relative differences below this are ignored, whatever the bound of the calibration.
+_MIN_DRIFT = 0.01
 
-#: Memory between steps is looked at in windows of so many steps at first.
+#: Steps in the first windows of memory between steps.
 _LEAK_WINDOW = 16
 
-#: The least of a window must grow this often in a row.
+#: How often in a row the minimum of a window must grow.
 _LEAK_TIMES = 4
 
-#: Of so many windows pairs become one, so that a slow leak stands out in the end.
+#: Number of windows at which neighbours are merged in pairs, so that slow leaks are found too.
 _LEAK_WINDOWS = 12
 
-#: Bytes that it must grow by in all: of live tensors, and of the process, whose heap grows and rests by itself.
+#: Bytes by which memory must grow: live tensors; and the process, whose heap also grows without a leak.
 _LEAK_BYTES, _LEAK_RSS = 2**20, 2**25
 
 
 class DriftWatch:
-    """Holds measured peaks against predicted ones.
-
-    Args:
-        calibration: What predicted them.
-    """
+    """Compares measured peaks with those that a calibration predicted."""
 
     def __init__(self, calibration: Calibration) -> None:
         self._calibration = calibration
@@ -48,48 +44,47 @@ class DriftWatch:
         self._resident: deque[int] = deque(maxlen=_WINDOW)
 
     def look(self, predicted: float, reading: Reading) -> str | None:
-        """Take in a step; return what is wrong, or None."""
+        """Add a step; return a warning, or None."""
         if reading.measured is None:
             return None
         self._over.append(reading.measured / predicted - 1)
         if reading.resident is not None:
             self._resident.append(reading.resident)
         bound = self.bound(predicted)
-        middle = median(self._over)
-        if len(self._over) < _WINDOW or abs(middle) <= bound:
+        drift = median(self._over)
+        if len(self._over) < _WINDOW or abs(drift) <= bound:
             return None
-        side = "over" if middle > 0 else "under"
         return (
-            f"steps take {abs(middle):.1%} {'more' if middle > 0 else 'less'} memory than predicted, {side} the "
-            f"calibration's bound of {bound:.1%}: {self._reason(predicted)}; calibrate again, or use what "
-            "recalibrated() returns"
+            f"steps take {abs(drift):.1%} {'more' if drift > 0 else 'less'} memory than predicted, outside the "
+            f"calibration's bound of {bound:.1%}: {self._reason(predicted)}; calibrate again, or use the calibration "
+            "that recalibrated() returns"
         )
 
     def bound(self, predicted: float) -> float:
-        """Return how far a step may be from its prediction, a fraction of it."""
-        return max(float(self._calibration.bound.margin(predicted, CONFIDENCE)), _LEAST_DRIFT)
+        """Return the half-width of the prediction interval as a fraction of the prediction."""
+        return max(float(self._calibration.bound.margin(predicted, CONFIDENCE)), _MIN_DRIFT)
 
     def _reason(self, predicted: float) -> str:
-        then, now = self._calibration.resident, median(self._resident) if self._resident else None
-        if now is not None and abs(now - then) > _LEAST_DRIFT * predicted:
+        before, now = self._calibration.resident, median(self._resident) if self._resident else None
+        if now is not None and abs(now - before) > _MIN_DRIFT * predicted:
             return (
-                f"{format_bytes(now)} live between steps, {format_bytes(then)} when it was calibrated, so the model, "
-                "the optimizer or something else on the device is another"
+                f"{format_bytes(now)} are allocated between steps, {format_bytes(before)} at the calibration, so the "
+                "model, the optimizer or something else on the device is different"
             )
         return (
-            "what lives between steps is as it was, so a graph, a node or an edge costs another amount (precision, "
-            "layers, graph settings)"
+            "memory between steps is the same as at the calibration, so the bytes per graph, node or edge are "
+            "different (precision, layers, graph settings)"
         )
 
 
 class LeakWatch:
-    """Looks for memory that lives between steps and grows.
+    """Looks for growth of the memory that is allocated between steps.
 
-    It grows when the least of each window is over that of the window before, several times in a row, and when the
-    least of the last is over the most of the first: batches that live between steps come and go.
+    It is a leak when the minimum of each window is over that of the window before, several times in a row, and the
+    minimum of the last is over the maximum of the first: batches that are allocated between steps come and go.
 
     Args:
-        of_process: What is watched is the resident set of the process, not live tensors.
+        of_process: The memory is the resident set of the process, not live tensors.
     """
 
     def __init__(self, *, of_process: bool) -> None:
@@ -97,42 +92,43 @@ class LeakWatch:
         self._window: list[int] = []
         self._ranges: list[tuple[int, int]] = []
 
-    def look(self, held: int) -> str | None:
-        """Take in the bytes held between two steps; return what is wrong, or None."""
-        self._window.append(held)
+    def look(self, allocated: int) -> str | None:
+        """Add the bytes allocated between two steps; return a warning, or None."""
+        self._window.append(allocated)
         if len(self._window) < self._length:
             return None
         self._ranges.append((min(self._window), max(self._window)))
         self._window.clear()
-        found = self._growth(self._ranges[-_LEAK_TIMES - 1 :])
+        warning = self._growth(self._ranges[-_LEAK_TIMES - 1 :])
         if len(self._ranges) == _LEAK_WINDOWS:
             pairs = zip(self._ranges[::2], self._ranges[1::2], strict=True)
             self._ranges = [(min(a[0], b[0]), max(a[1], b[1])) for a, b in pairs]
             self._length *= 2
-        return found
+        return warning
 
     def _growth(self, ranges: list[tuple[int, int]]) -> str | None:
-        least = [low for low, _ in ranges]
-        if len(least) <= _LEAK_TIMES or any(b <= a for a, b in itertools.pairwise(least)):
+        minima = [low for low, _ in ranges]
+        if len(minima) <= _LEAK_TIMES or any(b <= a for a, b in itertools.pairwise(minima)):
             return None
-        grown = least[-1] - least[0]
-        if least[-1] <= ranges[0][1] or grown < (_LEAK_RSS if self._of_process else _LEAK_BYTES):
+        growth = minima[-1] - minima[0]
+        if minima[-1] <= ranges[0][1] or growth < (_LEAK_RSS if self._of_process else _LEAK_BYTES):
             return None
         steps = self._length * _LEAK_TIMES
-        what = "the resident set of this process" if self._of_process else "memory that lives between steps"
+        memory = "the resident set of this process" if self._of_process else "memory allocated between steps"
         return (
-            f"a leak: {what} grew by {format_bytes(grown)} over {steps} steps, {format_bytes(grown / steps)} a step; "
-            "often a loss is summed, or an output kept, without .item() or .detach()"
+            f"possible leak: {memory} grew by {format_bytes(growth)} over {steps} steps "
+            f"({format_bytes(growth / steps)} per step); a common cause is a loss or an output that is stored without "
+            ".item() or .detach()"
         )
 
 
 def fragmentation(reading: Reading) -> str | None:
-    """Say what retries of the allocator mean, or None where there were none."""
+    """Return a warning where the allocator had to retry, or None."""
     if not reading.retries or reading.measured is None or reading.reserved is None:
         return None
     idle = reading.reserved - reading.measured
     return (
-        f"the allocator gave its cache back to find memory ({reading.retries} times in one step, "
-        f"{format_bytes(idle)} reserved and not in use): steps are slowed and near the end of the memory; "
-        "PYTORCH_ALLOC_CONF=expandable_segments:True and a smaller budget help"
+        f"PyTorch's allocator freed its cache to find memory ({reading.retries} times in one step, "
+        f"{format_bytes(idle)} reserved but unused): steps are slower and may run out of memory; "
+        "set PYTORCH_ALLOC_CONF=expandable_segments:True, or use a smaller budget"
     )

@@ -42,9 +42,10 @@ class RunWriter:
             )
         self.path = check_output(path, force=True)
         self._lines = JsonLines(path, sync_seconds=_SYNC_SECONDS)
+        if existing == "append" and self.path.exists():
+            self._lines.check_header({"kind": KIND}, "monitored run", "choose another name")
         self._lines.open(overwrite=existing == "overwrite")
         if existing == "append":
-            self._lines.check_header({"kind": KIND}, "monitored run", "choose another name")
             self._lines.drop_torn_line()
         # A forked worker has this object too, and must not write to the log.
         self._owner, self._is_open = os.getpid(), True

@@ -1,4 +1,4 @@
-"""The first line of a log: where the run came from."""
+"""The header of a log: device, model, calibration, versions and rank of the run."""
 
 from __future__ import annotations
 
@@ -16,19 +16,18 @@ from nodebudget.profiling.probe import Probe
 from nodebudget.utils.distributed import world_and_rank
 from nodebudget.utils.records import provenance
 
-_NO_PEAK = "the CPU's allocator keeps no peak: rss is the resident set of the process; trace=True measures peaks"
+_NO_PEAK = "the CPU's allocator counts no peak: rss is the resident set of the process; trace=True measures peaks"
 
 
 def header_of(
     probe: Probe,
-    model: Mapping[str, Any] | None,
+    model: torch.nn.Module | None,
+    optimizer: torch.optim.Optimizer | None,
     calibration: Calibration | None,
-    *,
     method: str | None,
-    every: int,
-    batches: int | None,
+    **further: Any,
 ) -> dict[str, Any]:
-    """Return what identifies a run: plain values for JSON."""
+    """Return the header as plain values for JSON, with the values of `further`."""
     world, rank = world_and_rank(None, None)
     return {
         "kind": KIND,
@@ -41,14 +40,13 @@ def header_of(
         "device": {**probe.describe(), "uuid": _uuid(probe.device)},
         "measured_by": method,
         "note": _NO_PEAK if method is None else None,
-        "model": model,
-        "calibration": None if calibration is None else _short(calibration),
-        "every": every,
-        "batches": batches,
+        "model": None if model is None else _model_facts(model, optimizer),
+        "calibration": None if calibration is None else _calibration_facts(calibration),
+        **further,
     }
 
 
-def _short(calibration: Calibration) -> dict[str, Any]:
+def _calibration_facts(calibration: Calibration) -> dict[str, Any]:
     return {
         "coefficients": dict(calibration.coefficients),
         "floor": calibration.floor,
@@ -65,10 +63,7 @@ def _uuid(device: str) -> str | None:
     return str(getattr(torch.cuda.get_device_properties(device), "uuid", "")) or None
 
 
-def facts_of_model(model: torch.nn.Module | None, optimizer: torch.optim.Optimizer | None) -> dict[str, Any] | None:
-    """Return name, number of parameters and optimizer, or None without a model."""
-    if model is None:
-        return None
+def _model_facts(model: torch.nn.Module, optimizer: torch.optim.Optimizer | None) -> Mapping[str, Any]:
     return {
         "name": type(model).__qualname__,
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
@@ -77,7 +72,7 @@ def facts_of_model(model: torch.nn.Module | None, optimizer: torch.optim.Optimiz
 
 
 def path_of_rank(path: str | os.PathLike[str]) -> Path:
-    """Return where this rank's log goes: the first rank's is `path`, the others' have their rank before the suffix."""
+    """Return the path of this rank's log: `path` for rank 0, for the others with the rank before the suffix."""
     _, rank = world_and_rank(None, None)
-    target = Path(path)
-    return target if rank == 0 else target.with_name(f"{target.stem}.rank{rank}{target.suffix}")
+    path = Path(path)
+    return path if rank == 0 else path.with_name(f"{path.stem}.rank{rank}{path.suffix}")

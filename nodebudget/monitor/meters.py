@@ -1,4 +1,4 @@
-"""What a device tells about a stretch of code, at next to no cost."""
+"""Memory counters of a device, read before and after a step."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import resource
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 
@@ -17,17 +17,17 @@ from nodebudget.profiling.cuda import counters
 
 @dataclass(frozen=True)
 class Reading:
-    """What a step took.
+    """Memory of a step, bytes.
 
     Attributes:
-        measured: Highest bytes of live tensors, resident ones included, as they were asked for: what is predicted; None
-            where the device can't tell.
-        resident: Bytes of live tensors before the step; None where that is not known.
-        allocated: Bytes in blocks of PyTorch's allocator at the highest (`torch.cuda.max_memory_allocated`): with
-            what it rounds up and leaves unsplit; None on the CPU.
-        reserved: Bytes that PyTorch's allocator held from the device at the highest; None on the CPU.
-        retries: How often the allocator had to give its cache back to get memory; None on the CPU.
-        rss: Resident set of this process after the step, bytes: tensors, libraries and all.
+        measured: Peak of the requested bytes of live tensors, those allocated before the step included: what a
+            calibration predicts; None where the device does not count it.
+        resident: Requested bytes of live tensors before the step; None where that is not known.
+        allocated: `torch.cuda.max_memory_allocated`: requested bytes as PyTorch's allocator rounds them up; None on the
+            CPU.
+        reserved: `torch.cuda.max_memory_reserved`; None on the CPU.
+        retries: How often the allocator freed its cache to find memory; None on the CPU.
+        rss: Resident set of this process after the step: tensors, libraries and all else.
     """
 
     measured: int | None = None
@@ -38,25 +38,25 @@ class Reading:
     rss: int | None = None
 
 
-class Meter(Protocol):
-    """Reads a device before and after a step."""
+class Meter:
+    """Reads the resident set of the process alone: the CPU's allocator does not count a peak.
 
-    @property
-    def method(self) -> str | None:
-        """How peaks are measured, for the log; None where they are not."""
-        ...
+    Attributes:
+        method: How peaks are measured, for the log; None where they are not.
+    """
+
+    method: str | None = None
 
     def start(self) -> None:
         """Begin a step."""
-        ...
 
     def stop(self) -> Reading:
         """End it."""
-        ...
+        return Reading(rss=resident_set())
 
 
-class CudaMeter:
-    """Reads the counters of PyTorch's CUDA allocator. They live on the host: the device is not waited for.
+class CudaMeter(Meter):
+    """Reads the counters of PyTorch's CUDA allocator, which are on the host: it does not wait for the device.
 
     Args:
         index: Number of the device.
@@ -69,44 +69,31 @@ class CudaMeter:
         self._retries = self._before.retries
 
     def start(self) -> None:
-        """Set the peaks back."""
+        """Reset the peaks."""
         torch.cuda.reset_peak_memory_stats(self._index)
         self._before = counters(self._index)
 
     def stop(self) -> Reading:
         """Read the peaks."""
-        found = counters(self._index)
-        # Those between two steps count with the later one.
-        before, self._retries = self._retries, found.retries
+        after = counters(self._index)
+        # Retries between two steps count for the later one.
+        before, self._retries = self._retries, after.retries
         return Reading(
-            measured=found.requested_peak,
+            measured=after.requested_peak,
             resident=self._before.requested,
-            allocated=found.allocated_peak,
-            reserved=found.reserved_peak,
-            retries=found.retries - before,
+            allocated=after.allocated_peak,
+            reserved=after.reserved_peak,
+            retries=after.retries - before,
             rss=resident_set(),
         )
 
 
-class HostMeter:
-    """The CPU's allocator keeps no peak: only the resident set of the process is read."""
-
-    method = None
-
-    def start(self) -> None:
-        """Do nothing."""
-
-    def stop(self) -> Reading:
-        """Read the resident set."""
-        return Reading(rss=resident_set())
-
-
-class TraceMeter:
-    """Counts live tensors on the CPU with PyTorch's profiler, which slows a step down.
+class TraceMeter(Meter):
+    """Adds up allocations on the CPU with PyTorch's profiler, which makes a step slower.
 
     Args:
-        resident: Returns the bytes that live between steps; None where that is not known, and then neither
-            is the peak.
+        resident: Returns the bytes allocated between steps; None where they are not known, and then neither is the
+            peak.
     """
 
     method = "trace"
@@ -122,7 +109,7 @@ class TraceMeter:
         self._profiler.start()
 
     def stop(self) -> Reading:
-        """Stop it and add up what it saw."""
+        """Stop it and add up the allocations."""
         self._profiler.stop()
         trace = read_blocks(self._profiler).nbytes
         self._profiler, resident = None, self._at_start
@@ -131,7 +118,7 @@ class TraceMeter:
 
 
 def resident_set() -> int:
-    """Return the resident set of this process, bytes; where the system does not tell, its highest so far."""
+    """Return the resident set of this process, bytes; outside Linux, its peak so far."""
     try:
         with Path("/proc/self/statm").open("rb", buffering=0) as file:
             return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")

@@ -1,4 +1,4 @@
-"""The batches that a monitor measured, as observations to fit a calibration to."""
+"""A sample of the measured batches of a run, to fit a calibration to."""
 
 from __future__ import annotations
 
@@ -12,55 +12,52 @@ from nodebudget.calibration.memory_model import Calibration, Observation
 from nodebudget.errors import InputError
 from nodebudget.monitor.meters import Reading
 
-#: A longer run is represented by so many of its batches, drawn evenly.
-_MOST = 4096
+#: Number of batches that are stored.
+_CAPACITY = 4096
 
-#: Every so many batches one is held out.
+#: One of so many batches is held out.
 _HELD_OUT = 3
 
 
 class ObservationReservoir:
-    """An even sample of the measured batches of a run."""
+    """A uniform random sample of the measured batches of a run."""
 
     def __init__(self) -> None:
-        self._kept: list[Observation] = []
-        self._count, self._chance = 0, random.Random(0)
+        self._sample: list[Observation] = []
+        self._count, self._random = 0, random.Random(0)
 
     def add(self, sizes: Mapping[str, float], reading: Reading, seconds: float) -> None:
-        """Take in a batch; one without a measured peak or sizes says nothing."""
+        """Add a batch; it is ignored without a measured peak or sizes."""
         if reading.measured is None or reading.resident is None or not sizes:
             return
-        seen = Observation(
-            dict(sizes),
-            reading.measured,
-            reading.resident,
-            "fit",
-            allocated=reading.allocated,
-            reserved=reading.reserved,
-            retries=reading.retries,
-            seconds=seconds,
-        )
+        counts = {"allocated": reading.allocated, "reserved": reading.reserved, "retries": reading.retries}
+        observation = Observation(dict(sizes), reading.measured, reading.resident, "fit", **counts, seconds=seconds)
         self._count += 1
         # Algorithm R (Vitter, Random sampling with a reservoir, 1985).
-        if len(self._kept) < _MOST:
-            self._kept.append(seen)
-        elif (place := self._chance.randrange(self._count)) < _MOST:
-            self._kept[place] = seen
+        if len(self._sample) < _CAPACITY:
+            self._sample.append(observation)
+        elif (index := self._random.randrange(self._count)) < _CAPACITY:
+            self._sample[index] = observation
 
     def fit(self, context: Mapping[str, Any], method: str | None) -> Calibration:
         """Fit a calibration.
 
+        Args:
+            context: Further facts for its record.
+            method: How peaks are measured; None where they are not.
+
         Raises:
             InputError: Too few batches, or none that were measured.
         """
-        if not self._kept:
+        if not self._sample:
             raise InputError(
-                "no batch was measured" + ("" if method else ": the CPU's allocator keeps no peak"),
+                "no batch was measured" + ("" if method else ": the CPU's allocator counts no peak"),
                 hint="train a few batches first" if method else "make the monitor with trace=True and model=…",
             )
-        names = [name for name in self._kept[0].sizes if all(name in seen.sizes for seen in self._kept)]
-        dealt = [
-            replace(seen, role="holdout" if place % _HELD_OUT == _HELD_OUT - 1 else "fit")
-            for place, seen in enumerate(self._kept)
+        common = set.intersection(*(set(observation.sizes) for observation in self._sample)) - {"graphs"}
+        observations = [
+            replace(observation, role="holdout" if index % _HELD_OUT == _HELD_OUT - 1 else "fit")
+            for index, observation in enumerate(self._sample)
         ]
-        return fit_calibration(dealt, [name for name in names if name != "graphs"], context=context)
+        columns = [name for name in self._sample[0].sizes if name in common]
+        return fit_calibration(observations, columns, context=context)

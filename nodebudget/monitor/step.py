@@ -1,44 +1,44 @@
-"""One step under measurement."""
+"""One step of the training loop, between `with` and its end."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
 from types import TracebackType
+from typing import Any
 
-from nodebudget.monitor.meters import Meter, Reading
 from nodebudget.workloads.run_step import is_out_of_memory
 
-#: (step, what it took, seconds, status).
-Record = Callable[["Step", Reading, float, str], None]
+
+def _ignore(*_: Any) -> None:
+    """Stand in for the callbacks of a step that is not measured."""
 
 
 class Step:
-    """Measures from `with` to its end, or to `finish`.
+    """Calls the monitor at the start and, once, at the end of a step.
 
     Args:
-        meter: Reads the device; None measures nothing.
-        sizes: The batch.
-        predicted: Bytes; None where nothing predicts them.
+        start: Called at the start.
+        end: Called at the end, with this step, its seconds and how it ended.
+        sizes: Sizes of the batch.
+        predicted: Predicted bytes; None where nothing predicts them.
         waited: Seconds that the loop waited for the batch.
-        record: Called once, at the end.
     """
 
     def __init__(
         self,
-        meter: Meter | None,
+        start: Callable[[], None] = _ignore,
+        end: Callable[[Step, float, str], None] = _ignore,
         sizes: Mapping[str, float] | None = None,
         predicted: float | None = None,
         waited: float | None = None,
-        record: Record | None = None,
     ) -> None:
-        self._meter, self._record = meter, record
+        self._start, self._end = start, end
         self.sizes, self.predicted, self.waited = sizes or {}, predicted, waited
         self._started = 0.0
 
     def __enter__(self) -> Step:
-        if self._meter is not None:
-            self._meter.start()
+        self._start()
         self._started = time.perf_counter()
         return self
 
@@ -49,9 +49,7 @@ class Step:
         self.finish("done" if error is None else failed)
 
     def finish(self, status: str) -> None:
-        """End it as "done", "left", "failed" or "out of memory"; nothing where it was ended."""
-        meter, self._meter = self._meter, None
-        if meter is None or self._record is None:
-            return
-        seconds = time.perf_counter() - self._started
-        self._record(self, meter.stop(), seconds, status)
+        """End the step as "done", "left", "failed" or "out of memory"; do nothing where it has ended."""
+        seconds, end = time.perf_counter() - self._started, self._end
+        self._end = _ignore
+        end(self, seconds, status)

@@ -1,20 +1,19 @@
-"""A run in some figures."""
+"""Statistics of a run."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from nodebudget.monitor.drift import WARM_UP
 from nodebudget.monitor.log_reader import Run
 
-#: So many of the slowest steps are shown.
+#: Number of slowest steps in the summary.
 _SLOWEST = 5
 
-#: Speed and the time left go by so many of the newest steps.
+#: Number of newest steps that speed and the time left are estimated from.
 _RECENT = 20
 
 
@@ -22,18 +21,18 @@ def summarize(run: Run, capacity: int | None = None) -> dict[str, Any]:
     """Sum up a run.
 
     Args:
-        run: What was read of its log.
-        capacity: Bytes of the device; by default what the header says of it.
+        run: Its log.
+        capacity: Bytes of the device; by default those in the header.
 
     Returns:
-        `status`, `batches`, `of` (batches of the whole run, or None), `epochs`, `restarts`, `seconds`; `measured`,
-        `predicted`, `reserved`, `rss`, `step_seconds` and in `sizes` each size (`mean max min cv`, or None);
-        `drift` (median of measured over predicted, less 1), `retries`, `graphs_per_second`, `waited_share` (of the
-        time, spent on waiting for batches), `slowest`, `warnings`, `out_of_memory`, `splits`, `capacity`,
+        `status`, `batches`, `of` (batches of the whole run, or None), `epochs`, `restarts`, `damaged_lines`, `seconds`;
+        `measured`, `predicted`, `reserved`, `rss`, `step_seconds` and in `sizes` each size (`mean max min cv`, or
+        None); `drift` (median of measured / predicted - 1), `retries`, `graphs_per_second`, `waited_share` (share of
+        the time spent on waiting for batches), `slowest`, `warnings`, `out_of_memory`, `splits`, `capacity`,
         `seconds_left`, `device`, `model`, `measured_by` and `note`.
     """
     whole = [step for step in run.steps if step["status"] == "done"]
-    seconds = float(sum(step["seconds"] + (step["waited"] or 0.0) for step in run.steps))
+    seconds = _seconds(run.steps)
     names = dict.fromkeys(name for step in whole for name in step["sizes"])
     return {
         "status": status_of(run),
@@ -64,30 +63,28 @@ def summarize(run: Run, capacity: int | None = None) -> dict[str, Any]:
 
 
 def status_of(run: Run) -> str:
-    """Say how a run ended, as far as its log tells."""
-    return "no end in the log: running, or killed" if run.end is None else str(run.end.get("status", "done"))
+    """Return how a run ended."""
+    return "running, or killed (no end in the log)" if run.end is None else str(run.end.get("status", "done"))
 
 
 def speed(run: Run) -> float | None:
-    """Return graphs a second over the newest steps, or None where graphs or time are not known."""
+    """Return graphs per second over the newest steps, or None where graphs or time are not known."""
     recent = run.steps[-_RECENT:]
-    seconds = sum(step["seconds"] + (step["waited"] or 0.0) for step in recent)
-    graphs = sum(step["sizes"].get("graphs", 0) for step in recent)
+    seconds, graphs = _seconds(recent), sum(step["sizes"].get("graphs", 0) for step in recent)
     return float(graphs / seconds) if graphs and seconds else None
 
 
 def seconds_left(run: Run) -> float | None:
-    """Return the time that the rest of the run, or of its epoch, takes; None where that is not known."""
+    """Return the time left of the run, or of its epoch; None where the number of batches is not known."""
     total, done = progress_of(run)
     if run.end is not None or total is None or not run.steps:
         return None
     recent = run.steps[-_RECENT:]
-    seconds = sum(step["seconds"] + (step["waited"] or 0.0) for step in recent)
-    return float(max(total - done, 0) * seconds / len(recent))
+    return max(total - done, 0) * _seconds(recent) / len(recent)
 
 
 def progress_of(run: Run) -> tuple[int | None, int]:
-    """Return the number of batches of the run, or where that is not known of its epoch, and how many are done."""
+    """Return the number of batches of the run, or of its epoch where that is not known, and how many are done."""
     done = run.steps[-1]["step"] if run.steps else 0
     if run.header.get("batches"):
         return int(run.header["batches"]), done
@@ -95,6 +92,11 @@ def progress_of(run: Run) -> tuple[int | None, int]:
     if epoch is None or epoch["batches"] is None:
         return None, done
     return int(epoch["batches"]), done - int(epoch["step"])
+
+
+def _seconds(steps: Sequence[dict[str, Any]]) -> float:
+    """Return the time of steps and of waiting for their batches."""
+    return float(sum(step["seconds"] + (step["waited"] or 0.0) for step in steps))
 
 
 def _drift(steps: Sequence[dict[str, Any]]) -> float | None:
@@ -107,13 +109,12 @@ def _drift(steps: Sequence[dict[str, Any]]) -> float | None:
 
 
 def _spread(values: Sequence[float | None]) -> dict[str, float] | None:
-    known = np.array([value for value in values if value is not None], dtype=np.float64)
-    if not len(known):
+    array = np.array([value for value in values if value is not None], dtype=np.float64)
+    if not len(array):
         return None
-    mean = float(known.mean())
-    measures: dict[str, Callable[[npt.NDArray[np.float64]], Any]] = {"mean": np.mean, "min": np.min, "max": np.max}
-    found = {name: float(measure(known)) for name, measure in measures.items()}
-    return {**found, "cv": float(known.std() / mean) if mean else 0.0}
+    mean = float(array.mean())
+    cv = float(array.std() / mean) if mean else 0.0
+    return {"mean": mean, "min": float(array.min()), "max": float(array.max()), "cv": cv}
 
 
 def _short(step: dict[str, Any]) -> dict[str, Any]:

@@ -54,6 +54,8 @@ def read_plan(path: str | os.PathLike[str]) -> SavedPlan:
     try:
         plan = read(path)
         _check(plan)
+    except RecordError:
+        raise
     except OSError as error:
         reason = error.strerror or str(error)
         raise RecordError(f"{str(path)!r} can't be read: {reason}", hint="check the path") from error
@@ -65,7 +67,7 @@ def read_plan(path: str | os.PathLike[str]) -> SavedPlan:
 
 
 def _read_json(path: str | os.PathLike[str]) -> SavedPlan:
-    record = read_record(path, KIND, SCHEMA_VERSION, most=TEXT)
+    record = read_record(path, KIND, SCHEMA_VERSION, max_bytes=TEXT)
     batches = record.pop("plan")
     indices = np.array([graph for batch in batches for graph in batch], dtype=np.int64)
     return SavedPlan(record, indices, np.cumsum([0, *map(len, batches)]))

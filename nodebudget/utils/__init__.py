@@ -1,1 +1,1 @@
-"""What every room needs and none owns: files, records, units, checks, optional imports, ranks."""
+"""What every other folder may use: files, records, JSON lines, units, labels, checks, optional imports, ranks."""

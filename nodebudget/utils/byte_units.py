@@ -1,4 +1,4 @@
-"""Amounts of memory as people write them."""
+"""Amounts of memory as text: "40GiB" to bytes and back."""
 
 from __future__ import annotations
 
@@ -12,29 +12,26 @@ _PATTERN = re.compile(r"\s*([0-9]+(?:\.[0-9]*)?|\.[0-9]+)\s*([KMGT]?)(I?)(B?)\s*
 
 
 def parse_bytes(text: str | int | float) -> int:
-    """Read an amount of memory.
+    """Return an amount of memory in bytes, rounded down.
 
     Args:
         text: A number of bytes, or a text such as "40GiB" (powers of 1024), "40GB" (powers of 1000),
-            or "40G" (as GiB: what GPU tools mean by it).
-
-    Returns:
-        Bytes, rounded down.
+            or "40G" (the same as GiB, as GPU tools use it).
 
     Raises:
-        InputError: The text is no amount of memory, or the amount is not positive and finite.
+        InputError: The text is not an amount of memory, or the amount is not positive and finite.
     """
     if isinstance(text, bool):
         raise _refuse(text)
     if isinstance(text, (int, float)):
         return _positive(text, text)
-    found = _PATTERN.fullmatch(text)
-    if not found:
+    match = _PATTERN.fullmatch(text)
+    if not match:
         raise _refuse(text)
-    number, prefix, binary, unit = (part.upper() for part in found.groups())
+    number, prefix, binary, unit = (part.upper() for part in match.groups())
     base = 1000 if unit and prefix and not binary else 1024
     scale = base ** _POWERS[prefix]
-    # Integers stay integers, so that a count of bytes is never rounded by a float.
+    # Integers stay integers, so that floats do not round a number of bytes.
     return _positive(int(number) * scale if number.isdigit() else float(number) * scale, text)
 
 
@@ -53,7 +50,7 @@ def _refuse(shown: object) -> InputError:
 
 
 def format_bytes(count: float) -> str:
-    """Write bytes for people: three significant digits with a binary unit, such as "3.10 GiB"."""
+    """Return bytes as text: three significant digits with a binary unit, such as "3.10 GiB"."""
     size = float(count)
     units = ["B", "KiB", "MiB", "GiB", "TiB"]
     while abs(size) >= 999.5 and len(units) > 1:

@@ -1,4 +1,4 @@
-"""Arguments checked alike everywhere."""
+"""Checks of arguments that many functions take."""
 
 from __future__ import annotations
 
@@ -9,17 +9,26 @@ from nodebudget.errors import InputError
 
 
 def check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
-    """Refuse a value that is none of the choices."""
+    """Refuse a value that is not one of the choices.
+
+    Raises:
+        InputError: It is not.
+    """
     if value not in choices:
-        raise InputError(f"{name} is {value!r}", limit=f"one of {', '.join(choices)}", hint="give one of them")
+        raise InputError(f"{name} is {value!r}", limit=f"one of {', '.join(choices)}", hint="choose one of them")
 
 
-def check_count(name: str, value: Any, least: int) -> int:
-    """Return a whole number, or refuse it."""
+def check_count(name: str, value: Any, minimum: int, maximum: int | None = None) -> int:
+    """Return an integer of Python or numpy as an int.
+
+    Raises:
+        InputError: It is not an integer, or out of range.
+    """
     try:
         number = operator.index(value)
     except TypeError:
-        number = least - 1
-    if isinstance(value, bool) or number < least:
-        raise InputError(f"{name} is {value!r}", limit=f"a whole number, {least} or more", hint="give such a number")
+        number = minimum - 1
+    if isinstance(value, bool) or number < minimum or (maximum is not None and number > maximum):
+        limit = f"an integer, {minimum:,} " + ("or more" if maximum is None else f"to {maximum:,}")
+        raise InputError(f"{name} is {value!r}", limit=limit, hint="choose a number in this range")
     return number

@@ -1,4 +1,4 @@
-"""Files are written whole or not at all."""
+"""Reading files of bounded size, and writing files whole or not at all."""
 
 from __future__ import annotations
 
@@ -14,53 +14,40 @@ from typing import BinaryIO
 from nodebudget.errors import InputError
 from nodebudget.utils.byte_units import format_bytes
 
-#: What readers raise on files that are cut, altered or of another kind; numpy reads an array's header as Python source.
+#: What readers raise on files that are cut, altered or of another format; numpy parses an array's header as Python.
 DAMAGE = (
-    *(OSError, ValueError, KeyError, TypeError, EOFError, OverflowError, MemoryError, csv.Error),
-    *(
-        zipfile.BadZipFile,
-        zlib.error,
-        NotImplementedError,
-        RuntimeError,
-        AttributeError,
-        SyntaxError,
-        tokenize.TokenError,
-    ),
+    *(OSError, ValueError, KeyError, TypeError, EOFError, OverflowError, MemoryError, csv.Error, zipfile.BadZipFile),
+    *(zlib.error, NotImplementedError, RuntimeError, AttributeError, SyntaxError, tokenize.TokenError),
 )
 
 #: Bytes that any archive of arrays may unpack to, and how many times its own size a larger one may.
-_FREE, _TIMES = 2**30, 200
+_MAX_UNPACKED, _MAX_RATIO = 2**30, 200
 
-#: Bytes of a text that is read as a whole; parsed, JSON can take twenty times as much.
+#: Bytes of a text file that is read as a whole; parsed JSON can take twenty times as much.
 TEXT = 64 * 2**20
 
 
-def read_text(path: str | os.PathLike[str], *, most: int = TEXT, errors: str = "strict") -> str:
-    """Read a text of bounded length.
-
-    Args:
-        path: The file.
-        most: Bytes that it may have.
-        errors: What becomes of bytes that are no UTF-8, as `bytes.decode` takes it.
+def read_text(path: str | os.PathLike[str], *, max_bytes: int = TEXT) -> str:
+    """Read a UTF-8 text of up to `max_bytes` bytes.
 
     Raises:
         OSError: It can't be read.
-        ValueError: It is larger, or no UTF-8 (UnicodeDecodeError).
+        ValueError: It is larger, or not UTF-8 (UnicodeDecodeError).
     """
     with Path(path).open("rb") as file:
-        content = file.read(most + 1)
-    if len(content) > most:
-        raise ValueError(f"it has over {format_bytes(most)}, which is more than such a file takes")
-    return content.decode("utf-8", errors)
+        content = file.read(max_bytes + 1)
+    if len(content) > max_bytes:
+        raise ValueError(f"it has over {format_bytes(max_bytes)}, more than such a file takes")
+    return content.decode("utf-8")
 
 
 def check_archive(file: BinaryIO) -> None:
-    """Refuse what is no .npz archive, and one that unpacks to far more than it is; leave the file at its start.
+    """Refuse a file that is not an .npz archive or unpacks to far more than its size; leave the file at its start.
 
-    What members say of their size is what is read of them at most, so that it bounds the memory that they take.
+    Readers take no more bytes of a member than its header says, so the sizes in the headers bound the memory.
 
     Raises:
-        ValueError: It is no archive, or unpacks to too much.
+        ValueError: It is not an archive, or unpacks to too much.
     """
     if not zipfile.is_zipfile(file):
         raise ValueError("not an .npz archive")
@@ -75,10 +62,10 @@ def check_archive(file: BinaryIO) -> None:
 def check_members(archive: zipfile.ZipFile) -> None:
     """Refuse an archive whose members have comments, which numpy does not write.
 
-    Where the length of one is damaged, it holds the entries after it, and their arrays would silently be missing.
+    A comment with a damaged length spans the members after it, whose arrays would silently be missing.
 
     Raises:
-        ValueError: A member has one.
+        ValueError: A member has a comment.
     """
     for member in archive.infolist():
         if member.comment:
@@ -86,21 +73,22 @@ def check_members(archive: zipfile.ZipFile) -> None:
 
 
 def check_unpacked(size: int, packed: int) -> None:
-    """Refuse a file of `packed` bytes that takes `size` bytes of memory, where that is far more.
+    """Refuse a file of `packed` bytes that unpacks to far more, `size` bytes.
 
     Raises:
-        ValueError: It is.
+        ValueError: It does.
     """
-    if size > max(_FREE, _TIMES * packed):
-        raise ValueError(f"it unpacks to {format_bytes(size)}, over {format_bytes(_FREE)} and {_TIMES} times its size")
+    if size > max(_MAX_UNPACKED, _MAX_RATIO * packed):
+        limit = f"{format_bytes(_MAX_UNPACKED)} and {_MAX_RATIO} times its size"
+        raise ValueError(f"it unpacks to {format_bytes(size)}, over {limit}")
 
 
 def check_output(path: str | os.PathLike[str], *, force: bool) -> Path:
-    """Make sure, before the work starts, that a result can be written there.
+    """Return the path of an output; refuse it, before the work starts, where it can't be written.
 
     Raises:
         InputError: The file exists and `force` is not set, it is a folder, or its folder is missing or
-            can't be written.
+            read-only.
     """
     target = Path(path)
     if target.is_dir():
@@ -115,7 +103,7 @@ def check_output(path: str | os.PathLike[str], *, force: bool) -> Path:
 
 
 def write_whole(path: str | os.PathLike[str], write: Callable[[BinaryIO], object], *, force: bool) -> Path:
-    """Write a file beside its final place, then move it there in one step.
+    """Write a temporary file in the same folder, then rename it, so that the file is whole or does not change.
 
     Args:
         path: Where the file goes.
@@ -126,7 +114,7 @@ def write_whole(path: str | os.PathLike[str], write: Callable[[BinaryIO], object
         The path.
 
     Raises:
-        InputError: See `check_output`; also when the disk is full or the folder can't be written.
+        InputError: See `check_output`; also when the disk is full.
     """
     import secrets  # imports OpenSSL, which commands that write nothing do without
 

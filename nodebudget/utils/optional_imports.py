@@ -1,4 +1,4 @@
-"""The one place where heavy packages are imported, each on first use, with a clear word when it can't be."""
+"""Imports of optional packages on first use; a missing one is an error that names the extra to install."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import os
 import warnings
 from typing import Any
 
-from nodebudget.errors import MissingError
+from nodebudget.errors import MissingError, first_line
 
 _EXTRAS = {
     "jarvis": ("jarvis-tools", "structures"),
@@ -28,10 +28,10 @@ _EXTRAS = {
     "transformers": ("transformers", "transformers"),
 }
 
-#: What of alignn is plain PyTorch and works where there is no DGL.
+#: Modules of alignn that are plain PyTorch and import without DGL.
 _ALIGNN_WITHOUT_DGL = ("alignn.torch_graph_builder", "alignn.models.alignn_atomwise_pure")
 
-#: The first number of the oldest PyTorch whose training steps can be measured.
+#: Major version of the oldest PyTorch whose training steps can be measured.
 OLDEST_TORCH = 2
 
 
@@ -42,7 +42,7 @@ def require(module: str) -> Any:
         module: Dotted name, such as "jarvis.core.atoms".
 
     Raises:
-        MissingError: The package is not installed or does not import; says which extra brings it.
+        MissingError: The package is not installed or does not import; the message names the extra to install.
     """
     root = module.partition(".")[0]
     if root == "dgl":
@@ -56,7 +56,7 @@ def require(module: str) -> Any:
         return _import(module)
     except ImportError as error:
         raise MissingError(
-            f"{package} is needed for this and does not import: {_one_line(error)}",
+            f"{package} is needed for this and does not import: {first_line(error)}",
             hint=f"pip install 'nodebudget[{extra}]'",
         ) from error
 
@@ -65,21 +65,21 @@ def load_dgl() -> Any:
     """Import DGL with its PyTorch backend.
 
     Raises:
-        MissingError: DGL is not there, or does not fit the installed torch.
+        MissingError: DGL is not installed, or does not import with the installed torch.
     """
     choose_backend()
     try:
         return _import("dgl")
     except (ImportError, OSError, AttributeError, RuntimeError) as error:
-        # DGL loads compiled parts at import: a misfit shows as any of these.
-        found, torch = installed("dgl"), installed("torch")
-        if found is None:
+        # DGL loads compiled libraries when it is imported: a mismatch shows as any of these.
+        version, torch = installed("dgl"), installed("torch")
+        if version is None:
             raise MissingError(
                 "DGL is not installed",
                 hint="pip install 'nodebudget[dgl]' -c constraints.txt (dgl 1.1.3 was tested with torch 2.13)",
             ) from error
         raise MissingError(
-            f"DGL {found} does not import with torch {torch}: {_one_line(error)}",
+            f"DGL {version} does not import with torch {torch}: {first_line(error)}",
             limit="dgl 1.1.3 works with torch 2.13 on the CPU; "
             "dgl 2.1 and newer only with the torch that they were built for",
             hint="pip install dgl==1.1.3 packaging setuptools, or DGL's own CUDA wheel for your torch",
@@ -87,55 +87,48 @@ def load_dgl() -> Any:
 
 
 def check_dgl_on(device: str) -> None:
-    """Refuse a DGL that can't put a graph on a device.
-
-    Args:
-        device: Such as "cuda:0".
+    """Refuse a DGL that can't use a device such as "cuda:0".
 
     Raises:
-        MissingError: DGL is not there, is built without CUDA, or can't use the device.
+        MissingError: DGL is not installed, is built without CUDA, or can't use the device.
     """
     dgl = load_dgl()
     try:
         dgl.graph(([0], [0])).to(device)
-    except Exception as error:  # DGL's own error type is where DGL is
-        without = "is not enabled" in str(error)
-        wrong = "is built without CUDA" if without else f"puts no graph on {device}: {_one_line(error)}"
+    except Exception as error:  # DGL's error type can't be imported without DGL
+        no_cuda = "is not enabled" in str(error)
+        reason = "is built without CUDA" if no_cuda else f"can't use {device}: {first_line(error)}"
         raise MissingError(
-            f"DGL {dgl.__version__} {wrong}",
+            f"DGL {dgl.__version__} {reason}",
             hint="install DGL's own CUDA wheel for your torch; alignn trains without DGL too: --workload alignn-pure",
         ) from error
 
 
 def choose_backend() -> None:
-    """Have DGL use PyTorch, wherever it is first imported.
-
-    Without it DGL's first import prints a notice and writes ~/.dgl/config.json.
-    """
+    """Set DGL's backend to PyTorch: otherwise its first import prints a notice and writes ~/.dgl/config.json."""
     os.environ.setdefault("DGLBACKEND", "pytorch")
 
 
 def _import(module: str) -> Any:
     with warnings.catch_warnings():
-        # Deprecations inside other packages are not the user's to mend.
-        warnings.simplefilter("ignore")
-        found = importlib.import_module(module)
-    if "." not in module and getattr(found, "__file__", None) is None:
-        # Python takes a folder of data beside the script for a package: one named lmdb, say.
-        raise ImportError(f"{next(iter(found.__path__))!r} is a folder without code")
-    return found
+        warnings.simplefilter("ignore")  # deprecations inside other packages
+        loaded = importlib.import_module(module)
+    if "." not in module and getattr(loaded, "__file__", None) is None:
+        # Python imports any folder beside the script as a package: a folder of data named lmdb, say.
+        raise ImportError(f"{next(iter(loaded.__path__))!r} is a folder without code")
+    return loaded
 
 
 def check_torch() -> None:
     """Refuse a PyTorch that is too old for measuring training steps.
 
     Raises:
-        MissingError: It is.
+        MissingError: It is too old.
     """
-    found = installed("torch")
-    if found is not None and int(found.partition(".")[0]) < OLDEST_TORCH:
+    version = installed("torch")
+    if version is not None and int(version.partition(".")[0]) < OLDEST_TORCH:
         raise MissingError(
-            f"torch {found} is too old", limit=f"torch {OLDEST_TORCH}.0 or newer", hint="install a newer torch"
+            f"torch {version} is too old", limit=f"torch {OLDEST_TORCH}.0 or newer", hint="install a newer torch"
         )
 
 
@@ -147,7 +140,3 @@ def installed(package: str) -> str | None:
         return metadata.version(package)
     except metadata.PackageNotFoundError:
         return None
-
-
-def _one_line(error: BaseException) -> str:
-    return f"{type(error).__name__}: {' '.join(str(error).split())}"[:200]

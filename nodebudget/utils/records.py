@@ -1,4 +1,4 @@
-"""What is written to disk: versioned JSON that says where it came from."""
+"""Versioned JSON records on disk, with the versions, date and command that made them."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ _PACKAGES = ("torch", "dgl", "alignn", "torch-geometric", "jarvis-tools", "numpy
 
 def provenance() -> dict[str, Any]:
     """Return versions, date and command of this process."""
-    found = {name: installed(name) for name in _PACKAGES}
+    versions = {name: installed(name) for name in _PACKAGES}
     return {
         "nodebudget": __version__,
         "python": platform.python_version(),
         "platform": platform.platform(),
-        "packages": {name: version for name, version in found.items() if version},
+        "packages": {name: version for name, version in versions.items() if version},
         "created": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
         "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
     }
@@ -36,7 +36,7 @@ def provenance() -> dict[str, Any]:
 def write_record(
     path: str | os.PathLike[str], kind: str, version: int, body: Mapping[str, Any], *, force: bool = False
 ) -> Path:
-    """Write a record whole.
+    """Write a record.
 
     Raises:
         InputError: See `nodebudget.utils.files.write_whole`.
@@ -46,33 +46,33 @@ def write_record(
     return write_whole(path, lambda file: file.write(text.encode()), force=force)
 
 
-def read_record(path: str | os.PathLike[str], kind: str, newest: int, *, most: int = TEXT) -> dict[str, Any]:
+def read_record(path: str | os.PathLike[str], kind: str, newest: int, *, max_bytes: int = TEXT) -> dict[str, Any]:
     """Read a record.
 
     Args:
-        path: Where it is.
-        kind: What it must be.
-        newest: The newest schema version that can be read; older ones can be.
-        most: Bytes that it may have.
+        path: The file.
+        kind: The kind that it must have.
+        newest: The newest schema version that can be read; all older ones can be read too.
+        max_bytes: Size that it may have, bytes.
 
     Raises:
-        RecordError: The file is missing, too large, no JSON, of another kind, or of a version that can't be read.
+        RecordError: The file is missing, too large, not JSON, of another kind, or of a version that can't be read.
     """
     shown = str(path)
     try:
-        text = read_text(path, most=most)
+        text = read_text(path, max_bytes=max_bytes)
     except (OSError, ValueError) as error:
         reason = "not a text" if isinstance(error, UnicodeDecodeError) else getattr(error, "strerror", None) or error
         raise RecordError(f"{shown!r} can't be read: {reason}", hint="check the path") from error
     try:
         record = json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise RecordError(f"{shown!r} is not JSON: {error}", hint="is it the right file, and whole?") from error
+        raise RecordError(f"{shown!r} is not JSON: {error}", hint="check that the file is complete") from error
     return check_record(record, shown, kind, newest)
 
 
 def check_record(record: Any, shown: str, kind: str, newest: int) -> dict[str, Any]:
-    """Return a record, or refuse it: see `read_record`; `shown` names it in errors."""
+    """Return a parsed record, or refuse its kind or version as `read_record` does; `shown` names it in errors."""
     if not isinstance(record, dict) or record.get("kind") != kind:
         other = record.get("kind") if isinstance(record, dict) else None
         raise RecordError(

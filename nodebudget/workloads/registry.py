@@ -72,7 +72,7 @@ def _resolve(spec: str) -> tuple[str, dict[str, Any]]:
     if not spec.endswith(".toml"):
         return BUILT_IN.get(spec, spec), {}
     try:
-        table = tomllib.loads(read_text(spec, most=2**20))
+        table = tomllib.loads(read_text(spec, max_bytes=2**20))
     except OSError as error:
         raise InputError(f"the workload file {spec!r} can't be read: {error.strerror}", hint=_HINT) from error
     except (ValueError, RecursionError) as error:

@@ -71,7 +71,7 @@ def test_a_summary(log):
     assert "4 of 8 batches" in done.output
     assert "predicted peak" in done.output
     assert "51.0 MiB" in done.output  # a mean of 50 nodes
-    assert "keeps no peak" in done.output
+    assert "counts no peak" in done.output
     assert "measured peak" not in done.output
 
 

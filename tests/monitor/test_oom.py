@@ -1,22 +1,20 @@
-"""Out-of-memory errors that say what would have fitted, and steps that are run in parts."""
+"""Out-of-memory errors that name the next smaller budget, and steps that are run in parts."""
 
 from __future__ import annotations
 
 import copy
 from dataclasses import replace
 
+import calibrations
 import pytest
 import torch
 from crystals import entries
 from linegraph_net import ELEMENTS, LineGraphWorkload, random_sizes
 from torch import nn
 
-from nodebudget import MemoryMonitor, SizeTable
-from nodebudget.calibration.memory_model import Calibration, ErrorSummary
+from nodebudget import MemoryMonitor, NodeBudgetSampler, SizeTable, oom_guard, read_run, run_with_split
 from nodebudget.calibration.prediction_interval import PredictionBound
 from nodebudget.errors import DoesNotFitError, InputError
-from nodebudget.monitor.log_reader import read_run
-from nodebudget.monitor.oom import oom_guard, run_with_split
 from nodebudget.workloads.alignn import AlignnWorkload
 
 OUT = "[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 64 bytes"
@@ -24,24 +22,7 @@ SIZES = random_sizes(16)
 
 
 def calibration(node=10.0, fixed=1000.0):
-    return Calibration(
-        coefficients={"fixed": fixed, "per_node": node},
-        columns=("graphs", "nodes"),
-        floor=0.0,
-        resident=fixed,
-        holdout=ErrorSummary(0.01, 0.01, 8),
-        fit=ErrorSummary(0.01, 0.01, 16),
-        bound=PredictionBound(0.0, 8, 1e12),
-    )
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    """Steps this small are faster so."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+    return replace(calibrations.calibration(fixed, per_node=node), bound=PredictionBound(0.0, 8, 1e12))
 
 
 @pytest.fixture
@@ -221,14 +202,12 @@ class TestGuard:
         cal = calibration(node=2**20, fixed=2**20)
         with pytest.raises(DoesNotFitError) as caught, oom_guard(samples, calibration=cal):
             raise MemoryError
-        from nodebudget import NodeBudgetSampler
-
         memory = str(caught.value).split("memory='")[1].split("'")[0]
         table = SizeTable.from_counts(nodes=[nodes for nodes, _, _ in SIZES])
         sampler = NodeBudgetSampler(table, calibration=cal, memory=memory)
         assert len(sampler) > 1
 
-    def test_without_a_calibration_it_is_a_cap(self, samples):
+    def test_without_a_calibration_it_is_the_largest_size(self, samples):
         lines = sum(line_edges for _, _, line_edges in SIZES)
         batch = [(graph, line_graph) for graph, line_graph in samples]
         with pytest.raises(DoesNotFitError, match=f"max_line_edges={int(0.9 * lines)} "), oom_guard(batch):
@@ -237,12 +216,12 @@ class TestGuard:
     def test_a_batch_of_one_and_one_that_can_not_be_counted(self, samples):
         with pytest.raises(DoesNotFitError, match="this single graph does not fit"), oom_guard(samples[:1]):
             raise MemoryError
-        with pytest.raises(DoesNotFitError, match="a batch of unknown size"), oom_guard(object()):
+        with pytest.raises(DoesNotFitError, match="a batch of unknown sizes"), oom_guard(object()):
             raise MemoryError
 
-    def test_a_model_that_leaves_no_room(self, samples):
+    def test_a_model_that_takes_all_memory(self, samples):
         cal = calibration(node=1e-3, fixed=1e9)
-        with pytest.raises(DoesNotFitError, match="hardly holds it"), oom_guard(samples, calibration=cal):
+        with pytest.raises(DoesNotFitError, match="nearly all of this memory"), oom_guard(samples, calibration=cal):
             raise MemoryError
 
     def test_other_errors_pass(self):
@@ -253,7 +232,7 @@ class TestGuard:
         with pytest.raises(DoesNotFitError, match="asked for"), oom_guard([0], sizes=lambda batch: {"graphs": 2}):
             torch.empty(2**62, dtype=torch.uint8)
 
-    def test_tensors_of_the_step_are_let_go(self):
+    def test_tensors_of_the_step_are_freed(self):
         import weakref
 
         alive = []

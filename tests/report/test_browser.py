@@ -205,7 +205,7 @@ def test_advice_leads_to_what_it_is_about(page_file, visit):
     assert "good" in levels
     texts = page.locator(".advice").inner_text()
     assert "ran out of memory" in texts
-    assert "A leak: memory that lives between steps grew by" in texts
+    assert "Possible leak: memory allocated between steps grew by" in texts
     page.locator(".advice li.bad a", has_text="leak.jsonl").click()
     leak = page.locator("section", has=page.locator("h2", has_text="leak.jsonl"))
     assert leak.evaluate("element => element.getBoundingClientRect().top") < 5

@@ -246,7 +246,7 @@ class TestRuns:
         assert found["series"]["measured"] is None
         assert len(found["series"]["predicted"]["at"]) == 3
         assert "resident set of the process" in page.html
-        assert "keeps no peak" in page.html
+        assert "counts no peak" in page.html
         assert "No events" in page.html
 
     def test_measured_peaks_capacity_and_drift(self, folder):

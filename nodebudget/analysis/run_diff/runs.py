@@ -109,7 +109,7 @@ def _read(path: Path) -> dict[str, Any]:
     suffix = path.suffix.lower()
     kind = {".toml": "TOML", ".yaml": "YAML", ".yml": "YAML"}.get(suffix, "JSON")
     try:
-        values = _parser(kind)(read_text(path, most=_YAML if kind == "YAML" else _CONFIG))
+        values = _parser(kind)(read_text(path, max_bytes=_YAML if kind == "YAML" else _CONFIG))
         _check_extent(values)
     except OSError as error:
         raise InputError(f"{str(path)!r} can't be read: {error.strerror}", hint="check the path") from error
@@ -163,7 +163,7 @@ def _train_ids(path: Path) -> tuple[str, ...] | None:
     if not path.is_file():
         return None
     try:
-        return tuple(str(name) for name in json.loads(read_text(path, most=_SAMPLES))["id_train"])
+        return tuple(str(name) for name in json.loads(read_text(path, max_bytes=_SAMPLES))["id_train"])
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise InputError(
             f"{str(path)!r} lists no samples: {type(error).__name__}",

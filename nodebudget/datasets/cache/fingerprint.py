@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from nodebudget.errors import InputError
+from nodebudget.utils.checks import check_choice
 
 QUICK, THOROUGH = "quick", "thorough"
 
@@ -34,8 +35,7 @@ def fingerprint(files: Sequence[Path], how: str = QUICK) -> str:
     Raises:
         InputError: A file can't be read, or `how` is something else.
     """
-    if how not in (QUICK, THOROUGH):
-        raise InputError(f"no fingerprint {how!r}", limit=f"{QUICK!r} or {THOROUGH!r}", hint="give one of them")
+    check_choice("fingerprint", how, (QUICK, THOROUGH))
     digest = hashlib.sha256(f"{how} {len(files)}".encode())
     look = len(files) < _MANY_FILES or how == THOROUGH
     for path in files:

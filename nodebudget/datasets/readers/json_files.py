@@ -110,6 +110,8 @@ def _reading(path: Path, bounds: Bounds) -> Generator[BinaryIO, None, None]:
             limit="a list of dicts with 'atoms', as JARVIS has it",
             hint="turn it into such a list, or name it .jsonl if it has an object a line",
         ) from error
+    except InputError:
+        raise
     except (*_DAMAGE, ValueError) as error:
         raise InputError(
             f"{str(path)!r} holds no JSON: {' '.join(str(error).split())[:150]}", hint="check that it is whole"

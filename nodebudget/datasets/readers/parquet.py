@@ -211,5 +211,7 @@ def _opened(path: Path, **options: Any) -> Generator[Any, None, None]:
         # Not mapped into memory: a file that is cut while it is read would end the process.
         with require("pyarrow.parquet").ParquetFile(path, memory_map=False, buffer_size=2**20, **options) as file:
             yield file
+    except InputError:
+        raise
     except (arrow.ArrowException, OSError, ValueError) as error:
         raise _refusal(path, error) from error

@@ -201,6 +201,8 @@ def _reading(path: Path, bounds: Bounds) -> Generator[_Guarded, None, None]:
             else:
                 with gzip.GzipFile(fileobj=raw) as packed, unpacked(packed, path, bounds) as file:
                     yield _Guarded(file)
+    except InputError:
+        raise
     except (tarfile.TarError, OSError, EOFError, zlib.error, ValueError, OverflowError) as error:
         raise InputError(
             f"{str(path)!r} can't be read as a tar archive: {' '.join(str(error).split())[:150]}",

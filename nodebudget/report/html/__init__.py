@@ -9,7 +9,7 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
-from nodebudget.errors import RecordError
+from nodebudget.errors import NodeBudgetError, RecordError
 from nodebudget.report.html.calibrations import calibration_advice, calibration_charts, describe_calibration
 from nodebudget.report.html.charts import Chart
 from nodebudget.report.html.datasets import datasets_advice, datasets_charts, describe_datasets
@@ -147,6 +147,8 @@ def _damaged(entry: Input) -> Iterator[None]:
             # What numpy says of sums of absurd numbers.
             warnings.simplefilter("error", RuntimeWarning)
             yield
+    except NodeBudgetError:
+        raise
     except _DAMAGE as error:
         reason = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
         raise RecordError(

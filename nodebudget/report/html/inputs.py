@@ -112,7 +112,7 @@ def _first_value(path: str) -> Any:
     try:
         with Path(path).open("rb") as file:
             line = file.readline(TEXT)
-        return _parse(line.decode()) or _parse(read_text(path, most=batches.TEXT), whole=True)
+        return _parse(line.decode()) or _parse(read_text(path, max_bytes=batches.TEXT), whole=True)
     except (ValueError, RecursionError) as error:
         reason = "it is no text" if isinstance(error, UnicodeDecodeError) else "it is no JSON"
         if not isinstance(error, (UnicodeError, json.JSONDecodeError, RecursionError)):
