@@ -1,4 +1,4 @@
-"""What the memory of a training step is made of, phase by phase, measured in a real step."""
+"""Break the memory of a real training step down by phase and by kind of tensor."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from nodebudget.workloads.run_step import run_step
 
 Ints = npt.NDArray[np.int64]
 
-#: Steps before the measured one, so that optimizer state and workspaces are there.
+#: Steps before the measured one, so that optimizer state and workspaces exist.
 _WARM_UP = 2
 
 Progress = Callable[[int, int], object]
@@ -36,17 +36,17 @@ class Breakdown:
     """The live bytes of one training step.
 
     Attributes:
-        label: Which batch: "typical", "worst" or "budget".
-        sizes: The batch: `graphs` and the sum of each size column.
-        peak: Part → bytes at the moment of the peak: `parameters` (and buffers), `optimizer state`, `gradients`,
-            `batch data`, `activations` (made in the forward pass and the loss, and kept for the backward pass),
-            `temporary` (all else that was live), `beside` (live on the device and not the workload's), `rounding` (of
-            the allocator's blocks).
-        peak_phase: In which phase that is.
-        phases: Phase → part → bytes at the highest moment of that phase, for the phases that the step has.
-        measured: Peak of the same step by the probe, bytes: what the parts should add up to.
+        label: "typical", "largest" or "budget", as `choose_batches` names its batches.
+        sizes: Size of the batch: `graphs` and the sum of each size column.
+        peak: Part → bytes at the peak: `parameters` (and buffers), `optimizer state`, `gradients`, `batch data`,
+            `activations` (made in the forward pass and the loss, and kept for the backward pass), `temporary` (all
+            other live tensors), `beside` (on the device, but not of the workload), `rounding` (of the allocator's
+            blocks).
+        peak_phase: Phase of the peak.
+        phases: Phase → part → bytes at the peak of that phase.
+        measured: Peak of the same step by the probe, bytes; the parts should add up to it.
         timeline: Live bytes after each event, shape (events, parts).
-        starts: Phase and the event that it starts at, in order.
+        starts: Phase and index of its first event, in order.
     """
 
     label: str
@@ -65,7 +65,7 @@ class Breakdown:
 
     @property
     def error(self) -> float:
-        """How far the parts are from the measured peak, as a fraction of it."""
+        """Sum of the parts minus the measured peak, as a fraction of the latter."""
         return self.total / self.measured - 1
 
     def to_dict(self) -> dict[str, Any]:
@@ -84,12 +84,12 @@ class Breakdown:
 
 @dataclass(frozen=True)
 class Check:
-    """What was measured of one part against what can be counted.
+    """The measured bytes of one part beside those that follow from the model and the optimizer.
 
     Attributes:
-        what: What is checked, and by which rule.
-        counted: Bytes by counting.
-        measured: Bytes that the step's storages hold.
+        what: The part, and the rule by which it is counted.
+        counted: Bytes by that rule.
+        measured: Bytes of the step's storages.
     """
 
     what: str
@@ -98,7 +98,7 @@ class Check:
 
     @property
     def error(self) -> float:
-        """How far they are apart, as a fraction of what was counted."""
+        """Measured minus counted bytes, as a fraction of the counted."""
         return self.measured / self.counted - 1 if self.counted else float(self.measured != 0)
 
     def to_dict(self) -> dict[str, Any]:
@@ -107,33 +107,32 @@ class Check:
 
 
 def choose_batches(sizes: SizeTable, batch_size: int, *, seed: int = 0) -> dict[str, list[int]]:
-    """Choose three batches of the data by its last standard size (line-graph edges, where they are known).
+    """Choose three batches of a dataset by its last standard size: line-graph edges, if it has them.
 
     Args:
-        sizes: One row a graph.
-        batch_size: Graphs a batch.
-        seed: Of the shuffled epoch and of the plan.
+        sizes: One row per graph.
+        batch_size: Graphs per batch.
+        seed: Random seed of the shuffled epoch and of the plan.
 
     Returns:
-        Indices of each batch. "typical" is the batch of a shuffled epoch that is nearest to the mean, "worst" its
-        largest one, "budget" the largest of a plan of batches of at most as many graphs.
+        Indices of each batch: "typical", the batch of a shuffled epoch that is nearest to the mean; "largest", the
+        largest batch of that epoch; "budget", the largest batch of a plan with the same maximum of graphs.
 
     Raises:
-        InputError: No graphs, or a batch size under 1.
+        InputError: The dataset is empty, or the batch size is under 1.
     """
     size = check_count("batch_size", batch_size, 1)
     if not len(sizes):
-        raise InputError("the dataset has no crystals", hint="give one that has")
+        raise InputError("the dataset is empty", hint="give one with crystals")
     weights = sizes[[name for name in STANDARD if name in sizes][-1]]
     order = np.random.default_rng(seed).permutation(len(sizes))
-    # The incomplete last batch is left out where there is another: it is no batch of that size.
-    whole = max(len(sizes) // size, 1)
-    fixed = [order[place * size : (place + 1) * size] for place in range(whole)]
+    # Without the incomplete last batch, unless it is the only one.
+    fixed = [order[start : start + size] for start in range(0, max(len(sizes) - size, 0) + 1, size)]
     loads = np.array([weights[batch].sum() for batch in fixed])
     plan = make_plan(sizes, Budget.make(max_graphs=size), seed=seed)
     return {
         "typical": fixed[int(np.argmin(np.abs(loads - size * weights.mean())))].tolist(),
-        "worst": fixed[int(np.argmax(loads))].tolist(),
+        "largest": fixed[int(np.argmax(loads))].tolist(),
         "budget": plan.batch(int(np.argmax(plan.loads(weights)))).tolist(),
     }
 
@@ -147,43 +146,45 @@ def break_down(
     *,
     progress: Progress | None = None,
 ) -> list[Breakdown]:
-    """Measure training steps and part their memory.
+    """Measure training steps and break their memory down.
 
     Args:
-        workload: The training step; it is trained for a few steps.
-        dataset: What the batches index.
-        sizes: One row a sample.
-        probe: Of the device that the workload is on.
+        workload: The training step; it trains for a few steps.
+        dataset: The samples.
+        sizes: One row per sample.
+        probe: Probe of the device of the workload.
         batches: Label → indices of samples.
-        progress: Called with the number of batches done and of all.
+        progress: Called with the number of batches done and of all batches.
 
     Returns:
-        One entry a batch, in that order.
+        One entry per batch, in that order.
 
     Raises:
-        DoesNotFitError: A step does not fit, or is not expected to.
-        WorkloadError: The workload raised.
+        DoesNotFitError: A step does not fit, or is predicted not to.
+        WorkloadError: The workload raised an error.
     """
-    found: list[Breakdown] = []
+    breakdowns: list[Breakdown] = []
     for label, indices in batches.items():
         samples = [to_sample(workload, dataset[int(index)]) for index in indices]
         totals = sizes.totals(indices)
-        _expect_to_fit(found, totals, probe)
+        if breakdowns:
+            _check_fits(breakdowns[-1], totals, probe)
         doing = f"a step on the {label} batch of {totals['graphs']:.0f} graphs"
-        found.append(run_step(partial(_one, workload, samples, probe, label, totals), doing, workload=workload))
+        measure = partial(_break_down_one, workload, samples, probe, label, totals)
+        breakdowns.append(run_step(measure, doing, workload=workload))
         if progress is not None:
-            progress(len(found), len(batches))
-    return found
+            progress(len(breakdowns), len(batches))
+    return breakdowns
 
 
 def check_counts(workload: Workload) -> list[Check]:
-    """Hold what the storages take against what can be counted.
+    """Compare the bytes of the workload's storages with those that follow from the model and the optimizer.
 
-    Gradients are as large as the parameters that have them; Adam and AdamW keep two moments of each (three with
-    amsgrad; Kingma and Ba, 2015), SGD one with momentum and none without.
+    Gradients are as large as the parameters that have them. The state of Adam and AdamW is twice as large (three times
+    with amsgrad; Kingma and Ba, 2015), that of SGD once with momentum and zero without.
 
     Args:
-        workload: Its last step left its gradients.
+        workload: It has run a step, and still has its gradients.
     """
     held: dict[str, int] = dict.fromkeys(PARTS, 0)
     for kind, nbytes in resident_storages(workload).values():
@@ -193,15 +194,15 @@ def check_counts(workload: Workload) -> list[Check]:
     trained = sum(_bytes(parameter) for parameter in parameters if parameter.grad is not None)
     checks = [Check("parameters and buffers: numbers × bytes", whole, held["parameters"])]
     if trained:
-        checks.append(Check("gradients: as the parameters that have one", trained, held["gradients"]))
-    moments = _moments(workload.optimizer)
-    if moments is not None and trained:
-        rule = f"optimizer state: {moments} × the trained parameters ({type(workload.optimizer).__name__})"
-        checks.append(Check(rule, moments * trained, held["optimizer state"]))
+        checks.append(Check("gradients: 1 × the trained parameters", trained, held["gradients"]))
+    states = _state_tensors(workload.optimizer)
+    if states is not None and trained:
+        rule = f"optimizer state: {states} × the trained parameters ({type(workload.optimizer).__name__})"
+        checks.append(Check(rule, states * trained, held["optimizer state"]))
     return checks
 
 
-def _moments(optimizer: torch.optim.Optimizer) -> int | None:
+def _state_tensors(optimizer: torch.optim.Optimizer) -> int | None:
     options = optimizer.param_groups[0]
     if isinstance(optimizer, (torch.optim.Adam, torch.optim.AdamW)):
         return 3 if options.get("amsgrad") else 2
@@ -214,26 +215,23 @@ def _bytes(tensor: torch.Tensor) -> int:
     return tensor.numel() * tensor.element_size()
 
 
-def _expect_to_fit(found: Sequence[Breakdown], totals: Mapping[str, float], probe: Probe) -> None:
-    """Refuse a step that the ones before say would not fit: a CPU has no error that could be caught."""
-    if not found:
-        return
+def _check_fits(last: Breakdown, totals: Mapping[str, float], probe: Probe) -> None:
+    """Refuse a step that by the last one would not fit: on a CPU running out of memory ends the process."""
     name = [column for column in STANDARD if column in totals][-1]
-    last = found[-1]
     needed = last.measured * totals[name] / max(last.sizes[name], 1)
     free = probe.free_bytes()
     if needed > SAFE_SHARE * free:
         raise DoesNotFitError(
-            f"a step on a batch of {totals['graphs']:.0f} graphs is expected to take {format_bytes(needed)}",
+            f"a step on a batch of {totals['graphs']:.0f} graphs is predicted to take {format_bytes(needed)}",
             limit=f"{format_bytes(free)} are free on {probe.device}",
-            hint="take a smaller --batch-size",
+            hint="use a smaller --batch-size",
         )
 
 
-def _one(
+def _break_down_one(
     workload: Workload, samples: Sequence[Any], probe: Probe, label: str, totals: Mapping[str, float]
 ) -> Breakdown:
-    # Recorded too: the CPU's trace knows a release only if it saw the allocation.
+    # Recorded too: the CPU's trace has a release only if it has the allocation.
     for _ in range(_WARM_UP):
         record_step(workload, samples, probe.device)
     peak = probe.measure(lambda: workload.step(workload.batch(samples)))
@@ -256,7 +254,7 @@ def _one(
 
 
 def _by_phase(timeline: Ints, starts: Sequence[tuple[str, int]]) -> tuple[dict[str, dict[str, int]], int]:
-    """Return the parts at the highest moment of each phase, and the row of the highest of all."""
+    """Return the parts at the peak of each phase, and the row of the highest peak."""
     live, tops = timeline.sum(axis=1), dict[str, int]()
     ends = [place for _, place in starts[1:]] + [len(timeline) - 1]
     for (phase, start), end in zip(starts, ends, strict=True):

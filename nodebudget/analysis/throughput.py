@@ -1,4 +1,4 @@
-"""What timed training steps say: a time model, throughput against budget, and the budget to take."""
+"""From timed training steps to throughput by budget, a time model, and a recommended budget."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from nodebudget.calibration.time_model import TimedStep, TimeModel, fit_times
 from nodebudget.errors import DoesNotFitError
 from nodebudget.utils.byte_units import format_bytes
 
-#: A budget is as good as the best one if its throughput is at least this share of the best.
+#: The smallest budget whose throughput is at least this fraction of the best is recommended.
 NEAR_BEST = 0.98
 
 
 @dataclass(frozen=True)
-class Point:
-    """A budget and the steps that were timed at it.
+class TimedBudget:
+    """A budget and its timed steps.
 
     Attributes:
         budget_bytes: The budget.
-        mean_sizes: Sizes of a batch, mean over all batches of the plan: the timed ones are too few to tell.
-        steps: The timed ones; none where they ran out of memory.
+        mean_sizes: Mean sizes of a batch over all batches of the plan, since few are timed.
+        steps: The timed steps; empty if they ran out of memory.
     """
 
     budget_bytes: int
@@ -32,16 +32,16 @@ class Point:
 
 @dataclass(frozen=True)
 class CurvePoint:
-    """What a budget brings.
+    """Throughput at a budget.
 
     Attributes:
         budget_bytes: The budget.
-        graphs_per_batch: Graphs in a batch, mean.
+        graphs_per_batch: Mean graphs per batch.
         seconds: Median seconds of a step.
-        model_seconds: What the time model says of the same batches.
-        graphs_per_second: Graphs trained on a second; likewise `edges_per_second`.
-        edges_per_second: See `graphs_per_second`.
-        scatter: How far repeats of the same step lie apart, a fraction.
+        model_seconds: Seconds of a mean batch by the time model.
+        graphs_per_second: Graphs trained per second.
+        edges_per_second: Edges trained per second.
+        scatter: Half the range of repeated steps over their median; median over the timed batches.
     """
 
     budget_bytes: int
@@ -55,14 +55,14 @@ class CurvePoint:
 
 @dataclass(frozen=True)
 class Advice:
-    """Throughput against budget, and which budget to take.
+    """Throughput by budget, and the recommended budget.
 
     Attributes:
-        curve: One point a budget, ascending.
+        curve: One point per budget, ascending.
         recommended_bytes: The smallest budget within 2% of the best throughput.
         largest_bytes: The largest budget that was timed and fits.
         time_model: Seconds as a function of sizes.
-        context: Further facts for the record.
+        context: Further entries of the record.
     """
 
     curve: tuple[CurvePoint, ...]
@@ -79,14 +79,13 @@ class Advice:
     def sentence(self) -> str:
         """The recommendation."""
         chosen, largest = self.at(self.recommended_bytes), self.at(self.largest_bytes)
-        best = max(point.graphs_per_second for point in self.curve)
-        share = chosen.graphs_per_second / best
+        share = chosen.graphs_per_second / max(point.graphs_per_second for point in self.curve)
         text = (
-            f"Give batches {format_bytes(chosen.budget_bytes)}, about {chosen.graphs_per_batch:.0f} graphs: "
-            f"{format_rate(chosen.graphs_per_second)} graphs a second, {share:.0%} of the best measured"
+            f"Use a budget of {format_bytes(chosen.budget_bytes)}, about {chosen.graphs_per_batch:.0f} graphs per "
+            f"batch: {format_rate(chosen.graphs_per_second)} graphs per second, {share:.0%} of the best measured"
         )
         if chosen is largest:
-            return f"{text}; it is the largest budget that was timed."
+            return f"{text}; it is the largest timed budget."
         change = largest.graphs_per_second / chosen.graphs_per_second - 1
         return f"{text}; the largest that fits, {format_bytes(largest.budget_bytes)}, changes it by {change:+.1%}."
 
@@ -102,46 +101,46 @@ class Advice:
         }
 
 
-def analyse(points: Sequence[Point], memory: int | None = None) -> Advice:
-    """Work out the advice from timed steps.
+def analyse(budgets: Sequence[TimedBudget], memory: int | None = None) -> Advice:
+    """Recommend a budget.
 
     Args:
-        points: Timed budgets, in any order.
-        memory: Budgets over so many bytes do not fit; None: all that were timed do.
+        budgets: Timed budgets, in any order.
+        memory: Larger budgets do not fit, bytes; None: all timed budgets fit.
 
     Raises:
         DoesNotFitError: No budget fits.
-        InputError: Fewer timed steps than the time model has coefficients.
+        InputError: There are fewer timed steps than coefficients of the time model.
     """
-    fitting = [point for point in points if point.steps and (memory is None or point.budget_bytes <= memory)]
+    fitting = [entry for entry in budgets if entry.steps and (memory is None or entry.budget_bytes <= memory)]
     if not fitting:
         raise DoesNotFitError(
-            "no budget of the ladder fits",
-            limit="" if memory is None else f"at most {format_bytes(memory)}",
+            "none of the timed budgets fits",
+            limit="" if memory is None else f"the memory is {format_bytes(memory)}",
             hint="give more memory, or train a smaller model",
         )
-    fitting.sort(key=lambda point: point.budget_bytes)
-    model = fit_times([step for point in points for step in point.steps])
-    curve = tuple(_curve_point(point, model) for point in fitting)
+    fitting.sort(key=lambda entry: entry.budget_bytes)
+    model = fit_times([step for entry in budgets for step in entry.steps])
+    curve = tuple(_curve_point(entry, model) for entry in fitting)
     best = max(point.graphs_per_second for point in curve)
     near = [point.budget_bytes for point in curve if point.graphs_per_second >= NEAR_BEST * best]
     return Advice(curve, near[0], curve[-1].budget_bytes, model)
 
 
-def _curve_point(point: Point, model: TimeModel) -> CurvePoint:
-    # The batches of a plan are alike in what they need, so that the median of some stands for all.
-    seconds = statistics.median(step.seconds for step in point.steps)
+def _curve_point(entry: TimedBudget, model: TimeModel) -> CurvePoint:
+    # The batches of a plan take the same memory, so the median of some represents all.
+    seconds = statistics.median(step.seconds for step in entry.steps)
     return CurvePoint(
-        budget_bytes=point.budget_bytes,
-        graphs_per_batch=point.mean_sizes["graphs"],
+        budget_bytes=entry.budget_bytes,
+        graphs_per_batch=entry.mean_sizes["graphs"],
         seconds=seconds,
-        model_seconds=model.predict_seconds(point.mean_sizes),
-        graphs_per_second=point.mean_sizes["graphs"] / seconds,
-        edges_per_second=point.mean_sizes.get("edges", 0.0) / seconds,
-        scatter=statistics.median(step.scatter for step in point.steps),
+        model_seconds=model.predict_seconds(entry.mean_sizes),
+        graphs_per_second=entry.mean_sizes["graphs"] / seconds,
+        edges_per_second=entry.mean_sizes.get("edges", 0.0) / seconds,
+        scatter=statistics.median(step.scatter for step in entry.steps),
     )
 
 
 def format_rate(count: float) -> str:
-    """Write a number of things a second for people."""
+    """Return a number per second as text: "1,234", "12.3"."""
     return f"{count:,.0f}" if count >= 100 else f"{count:.3g}"

@@ -1,4 +1,4 @@
-"""Time training steps on budget batches at a ladder of budgets."""
+"""Time training steps on batches of several budgets."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from nodebudget.analysis.throughput import Advice, Point, analyse
+from nodebudget.analysis.throughput import Advice, TimedBudget, analyse
 from nodebudget.calibration.memory_model import CONFIDENCE, Calibration
 from nodebudget.calibration.probe_design import size_columns
 from nodebudget.calibration.time_model import TimedStep
@@ -30,57 +30,55 @@ Progress = Callable[[int, int], None]
 
 @dataclass(frozen=True)
 class TuneConfig:
-    """How much to time.
+    """What to time.
 
     Attributes:
-        budgets: Budgets of the ladder.
-        batches: Batches at each budget.
-        repeats: How often each batch is trained on; its time is the median.
-        longest: Seconds of a step after which no larger budget is tried.
-        seed: Seed of the plans and of the choice of batches.
+        budgets: Number of budgets.
+        batches: Batches per budget.
+        repeats: Timed steps per batch; the time of the batch is their median.
+        max_step_seconds: No larger budget is tried once a step takes longer.
+        seed: Random seed of the plans and of the choice of batches.
     """
 
     budgets: int = 8
     batches: int = 3
     repeats: int = 3
-    longest: float = 60.0
+    max_step_seconds: float = 60.0
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name, least, most in (("budgets", 2, 100), ("batches", 1, 1000), ("repeats", 1, 1000)):
-            if not least <= getattr(self, name) <= most:
+        for name, minimum, maximum in (("budgets", 2, 100), ("batches", 1, 1000), ("repeats", 1, 1000)):
+            value = getattr(self, name)
+            if not minimum <= value <= maximum:
                 raise InputError(
-                    f"{name} is {getattr(self, name)}", limit=f"{least} to {most}", hint="give a number in that range"
+                    f"{name} is {value}", limit=f"{minimum} to {maximum}", hint="give a number in that range"
                 )
 
 
-def ladder(sizes: SizeTable, calibration: Calibration, memory: int, count: int) -> list[int]:
-    """Return budgets from what the largest graph needs to the memory, or to all graphs in one batch.
+def budget_grid(sizes: SizeTable, calibration: Calibration, memory: int, count: int) -> list[int]:
+    """Return budgets from the largest graph alone to the memory, or to all graphs in one batch.
 
     Args:
         sizes: The dataset.
-        calibration: What graphs need.
-        memory: Bytes of the largest budget.
-        count: How many budgets.
+        calibration: Predicts bytes.
+        memory: Largest budget, bytes.
+        count: Number of budgets.
 
     Returns:
-        Bytes, ascending; what they leave for graphs grows by the same factor from one to the next.
+        Bytes, ascending; the bytes that they leave for graphs form a geometric sequence.
 
     Raises:
         DoesNotFitError: A graph does not fit into the memory.
     """
-    # Says which graphs are too large, and by how much.
-    limits = Budget.make(calibration=calibration, memory=memory)
-    items = limits.columns(sizes)[1]
+    budget = Budget.make(calibration=calibration, memory=memory)
+    items = budget.columns(sizes)[1]
     if items.oversized().any():
-        make_plan(sizes, limits)
-    needs = items.values[0]
-    room = items.maxima[0]
-    assert room is not None
-    least, most = int(needs.max()), min(room, int(needs.sum()))
-    rooms = np.ceil(np.geomspace(least, max(most, least), count))
-    predicted = rooms + calibration.fixed
-    # The memory whose upper bound leaves so much room; a few bytes more, so that no rounding leaves less.
+        make_plan(sizes, budget)  # raises an error that names the graphs
+    cost, headroom = items.values[0], items.maxima[0]
+    assert headroom is not None
+    smallest, largest = int(cost.max()), min(headroom, int(cost.sum()))
+    predicted = np.ceil(np.geomspace(smallest, max(largest, smallest), count)) + calibration.fixed
+    # The memory whose upper bound allows that prediction; a few bytes more against rounding.
     bounds = predicted * (1 + calibration.bound.margin(predicted, CONFIDENCE)) + 16
     return sorted({min(int(bound), memory) for bound in bounds})
 
@@ -93,73 +91,74 @@ def tune(
     calibration: Calibration,
     *,
     memory: int | None = None,
-    effort: TuneConfig | None = None,
+    config: TuneConfig | None = None,
     progress: Progress | None = None,
 ) -> Advice:
-    """Time training steps on budget batches at a ladder of budgets.
+    """Time training steps at several budgets and recommend one of them.
 
-    A step is timed from a batch that is on the device to the end of the optimizer; making batches is the loader's
-    work, which goes on meanwhile.
+    The time of a step is from a batch on the device to the end of the optimizer step; a data loader makes batches
+    meanwhile.
 
     Args:
         workload: The training step.
-        dataset: Items that `workload.sample` (or, without it, `workload.batch`) takes.
+        dataset: The samples.
         sizes: Their sizes, in the same order.
-        probe: Knows the device and its free memory.
-        calibration: What a step needs.
-        memory: Bytes of the largest budget; None takes 80% of what is free.
-        effort: How much to time.
-        progress: Called with budgets done and budgets in all.
+        probe: Probe of the device.
+        calibration: Predicts bytes.
+        memory: Largest budget, bytes; None takes 80% of the free memory.
+        config: What to time.
+        progress: Called with the number of budgets done and of all budgets.
 
     Raises:
-        InputError: Dataset and sizes do not belong together, or too few steps were timed.
-        DoesNotFitError: Graphs are larger than the memory allows, or no budget fits.
-        WorkloadError: The training step raised.
+        InputError: The dataset and the sizes have different lengths, or too few steps were timed.
+        DoesNotFitError: A graph does not fit into the memory, or no budget fits.
+        WorkloadError: The training step raised an error.
     """
-    plan = effort or TuneConfig()
+    config = config or TuneConfig()
     if len(dataset) != len(sizes):
         raise InputError(f"{len(sizes)} sizes for a dataset of {len(dataset)}", hint="measure the dataset again")
-    budgets = ladder(sizes, calibration, memory or int(SAFE_SHARE * probe.free_bytes()), plan.budgets)
-    timer = _Timer(workload, dataset, sizes, probe, plan)
-    points: list[Point] = []
-    for done, budget in enumerate(budgets, start=1):
-        points.append(timer.time_budget(budget, calibration))
+    grid = budget_grid(sizes, calibration, memory or int(SAFE_SHARE * probe.free_bytes()), config.budgets)
+    timer = _Timer(workload, dataset, sizes, probe, config)
+    budgets: list[TimedBudget] = []
+    for done, bytes_ in enumerate(grid, start=1):
+        budgets.append(timer.time_budget(bytes_, calibration))
         if progress is not None:
-            progress(done, len(budgets))
-        if not points[-1].steps or max(step.seconds for step in points[-1].steps) > plan.longest:
+            progress(done, len(grid))
+        seconds = [step.seconds for step in budgets[-1].steps]
+        if not seconds or max(seconds) > config.max_step_seconds:
             break
-    return analyse(points, memory)
+    return analyse(budgets, memory)
 
 
 class _Timer:
     """Times steps of one workload on one device."""
 
-    def __init__(self, workload: Workload, dataset: Any, sizes: SizeTable, probe: Probe, effort: TuneConfig) -> None:
+    def __init__(self, workload: Workload, dataset: Any, sizes: SizeTable, probe: Probe, config: TuneConfig) -> None:
         self._workload, self._dataset, self._sizes, self._probe = workload, dataset, sizes, probe
-        self._effort, self._columns = effort, size_columns(sizes)
+        self._config, self._columns = config, size_columns(sizes)
 
-    def time_budget(self, budget: int, calibration: Calibration) -> Point:
-        """Time some batches of the plan for a budget in bytes."""
-        limits = Budget.make(calibration=calibration, memory=budget)
-        plan = make_plan(self._sizes, limits, seed=self._effort.seed)
+    def time_budget(self, budget: int, calibration: Calibration) -> TimedBudget:
+        """Time some batches of a plan for a budget in bytes."""
+        plan = make_plan(self._sizes, Budget.make(calibration=calibration, memory=budget), seed=self._config.seed)
         totals = self._sizes.totals(np.arange(len(self._sizes)))
-        return Point(budget, {name: totals[name] / len(plan) for name in self._columns}, self._time_batches(plan))
+        means = {name: totals[name] / len(plan) for name in self._columns}
+        try:
+            steps = self._time_batches(plan)
+        except DoesNotFitError:
+            steps = ()
+        self._probe.release()
+        return TimedBudget(budget, means, steps)
 
     def _time_batches(self, plan: Plan) -> tuple[TimedStep, ...]:
-        """Return nothing where memory runs out."""
-        rng = np.random.default_rng(self._effort.seed)
-        chosen = rng.choice(len(plan), size=min(self._effort.batches, len(plan)), replace=False)
-        try:
-            self._seconds(self._samples(plan.batch(int(chosen[0]))))  # warm up at this size
-            found = tuple(self._time(plan.batch(int(place))) for place in chosen)
-        except DoesNotFitError:
-            found = ()
-        self._probe.release()
-        return found
+        rng = np.random.default_rng(self._config.seed)
+        chosen = rng.choice(len(plan), size=min(self._config.batches, len(plan)), replace=False)
+        batches = [plan.batch(int(index)) for index in chosen]
+        self._seconds(self._samples(batches[0]))  # warm up at this size
+        return tuple(self._time_batch(batch) for batch in batches)
 
-    def _time(self, batch: npt.NDArray[Any]) -> TimedStep:
+    def _time_batch(self, batch: npt.NDArray[Any]) -> TimedStep:
         samples = self._samples(batch)
-        repeats = [self._seconds(samples) for _ in range(self._effort.repeats)]
+        repeats = [self._seconds(samples) for _ in range(self._config.repeats)]
         seconds = statistics.median(repeats)
         totals = self._sizes.totals(batch)
         scatter = (max(repeats) - min(repeats)) / 2 / seconds
@@ -170,7 +169,7 @@ class _Timer:
 
     def _seconds(self, samples: list[Any]) -> float:
         def step() -> float:
-            # A new one each time, since a step may leave things in its batch.
+            # A new batch each time, since a step may add to it.
             batch = self._workload.batch(samples)
             self._wait()
             started = time.perf_counter()

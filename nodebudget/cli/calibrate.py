@@ -107,7 +107,7 @@ def _with_overheads(
     calibration: Calibration, model: Any, samples: Any, sizes: SizeTable, device: str, printer: Printer
 ) -> Calibration:
     """Add what the allocator reserves; without it budgets assume what full devices were seen to need."""
-    from nodebudget.analysis.device_budget import with_overheads
+    from nodebudget.analysis.allocator_overhead import with_overheads
 
     try:
         return with_overheads(calibration, model, samples, sizes, device)

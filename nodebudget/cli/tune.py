@@ -21,10 +21,7 @@ from nodebudget.cli.printer import Printer
 @click.option("--batches", default=3, show_default=True, help="Batches to time per budget.")
 @click.option("--repeats", default=3, show_default=True, help="Timed steps per batch.")
 @click.option(
-    "--longest",
-    default=60.0,
-    show_default=True,
-    help="Try no larger budget once a step takes longer than this, in seconds.",
+    "--max-step-seconds", default=60.0, show_default=True, help="Try no larger budget once a step takes longer."
 )
 @options.seed("Random seed of the batches.")
 @options.allow_mismatch
@@ -40,7 +37,7 @@ def command(
     budgets: int,
     batches: int,
     repeats: int,
-    longest: float,
+    max_step_seconds: float,
     seed: int,
     allow_mismatch: bool,
     outputs: options.Outputs,
@@ -60,7 +57,7 @@ def command(
     from nodebudget.utils.records import provenance, write_record
     from nodebudget.workloads.registry import load_workload
 
-    config = TuneConfig(budgets, batches, repeats, longest, seed)
+    config = TuneConfig(budgets, batches, repeats, max_step_seconds, seed)
     memory_model = Calibration.load(calibration)
     probe = open_probe(device)
     with printer.steps() as steps:
@@ -74,7 +71,7 @@ def command(
             probe,
             memory_model,
             memory=memory,
-            effort=config,
+            config=config,
             progress=steps.of("timing budgets"),
         )
     where = probe.describe()

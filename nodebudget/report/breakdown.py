@@ -31,7 +31,7 @@ _LABELS = {
     "beside": "beside the workload",
     "rounding": "rounding of blocks",
     "typical": "typical batch",
-    "worst": "worst fixed batch",
+    "largest": "largest fixed batch",
     "budget": "budget batch",
 }
 

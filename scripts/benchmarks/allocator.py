@@ -25,14 +25,12 @@ import torch
 sys.path.insert(0, str(Path(__file__).parents[2] / "tests" / "fixtures"))
 from linegraph_net import LineGraphWorkload, random_sizes
 
-from nodebudget.profiling.cuda_allocator.allocator import CachingAllocator
-from nodebudget.profiling.cuda_allocator.replay import (
+from nodebudget.profiling.cuda_allocator.allocator import (
     CUBLAS_WORKSPACES,
     CUBLAS_WORKSPACES_HOPPER,
-    replay,
-    trace_resident,
-    trace_steps,
+    CachingAllocator,
 )
+from nodebudget.profiling.cuda_allocator.replay import replay, trace_resident, trace_steps
 
 SETTINGS = {"default": "expandable_segments:False", "expandable": "expandable_segments:True"}
 MIB = 2**20

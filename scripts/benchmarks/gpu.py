@@ -43,7 +43,7 @@ from survival import (
 from nodebudget import Calibration
 from nodebudget.datasets.measure import measure_dataset
 from nodebudget.datasets.readers.open_dataset import open_data
-from nodebudget.profiling.cuda_allocator.replay import CUBLAS_WORKSPACES, CUBLAS_WORKSPACES_HOPPER
+from nodebudget.profiling.cuda_allocator.allocator import CUBLAS_WORKSPACES, CUBLAS_WORKSPACES_HOPPER
 from nodebudget.workloads.protocol import to_sample
 from nodebudget.workloads.registry import load_workload
 

@@ -29,7 +29,8 @@ sys.path.insert(0, str(Path(__file__).parents[2] / "tests" / "fixtures"))
 from linegraph_net import LineGraphWorkload
 
 from nodebudget import Calibration, NodeBudgetSampler, SizeTable
-from nodebudget.analysis.device_budget import device_budget, with_overheads
+from nodebudget.analysis.allocator_overhead import with_overheads
+from nodebudget.analysis.device_budget import device_budget
 from nodebudget.calibration.calibrate import CalibrationConfig, calibrate
 from nodebudget.errors import DoesNotFitError
 from nodebudget.profiling.open import open_probe

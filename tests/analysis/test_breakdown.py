@@ -70,7 +70,7 @@ def test_the_parts_of_a_real_alignn_step_add_up_to_its_measured_peak():
     crystals = entries(most=8, count=24)
     sizes = measure_dataset(crystals)
     found = break_down(workload, crystals, sizes, open_probe("cpu"), choose_batches(sizes, 6))
-    assert [entry.label for entry in found] == ["typical", "worst", "budget"]
+    assert [entry.label for entry in found] == ["typical", "largest", "budget"]
     for entry in found:
         assert abs(entry.error) < 0.01
         assert entry.peak["activations"] > 0.5 * entry.total
@@ -201,11 +201,11 @@ def test_the_chosen_batches_are_what_they_are_called(nodes, batch_size, seed):
     batches = choose_batches(SizeTable.from_counts(nodes), batch_size, seed=seed)
     loads = {label: sum(nodes[index] for index in batch) for label, batch in batches.items()}
     assert all(len(set(batch)) == len(batch) <= batch_size for batch in batches.values())
-    assert loads["typical"] <= loads["worst"]
+    assert loads["typical"] <= loads["largest"]
 
 
 @pytest.mark.parametrize(
-    ("sizes", "batch_size", "words"), [(SIZES, 0, "batch_size is 0"), (SizeTable.from_counts([]), 4, "no crystals")]
+    ("sizes", "batch_size", "words"), [(SIZES, 0, "batch_size is 0"), (SizeTable.from_counts([]), 4, "is empty")]
 )
 def test_wrong_input(sizes, batch_size, words):
     with pytest.raises(InputError, match=words):
@@ -237,8 +237,8 @@ def test_a_step_that_is_not_expected_to_fit_is_not_tried():
         device = "cpu"
 
     probe = Small(lambda: 10 * MIB, free=30 * MIB)
-    with pytest.raises(DoesNotFitError, match="expected to take"):
-        break_down(Dense(), NODES, SIZES, probe, {"typical": [0], "worst": [3, 7, 11]})
+    with pytest.raises(DoesNotFitError, match="predicted to take"):
+        break_down(Dense(), NODES, SIZES, probe, {"typical": [0], "largest": [3, 7, 11]})
 
 
 def made_up(label, scale, **more):
@@ -263,10 +263,10 @@ def made_up(label, scale, **more):
     )
 
 
-STEPS = [made_up("typical", 5 * MIB), made_up("worst", 8 * MIB), made_up("budget", 5 * MIB)]
+STEPS = [made_up("typical", 5 * MIB), made_up("largest", 8 * MIB), made_up("budget", 5 * MIB)]
 
 
-CHECKS = [Check("gradients: as the parameters that have one", 1000, 1010), Check("optimizer state: 0 × …", 0, 0)]
+CHECKS = [Check("gradients: 1 × the trained parameters", 1000, 1010), Check("optimizer state: 0 × …", 0, 0)]
 
 
 @pytest.mark.parametrize(
@@ -301,7 +301,7 @@ def test_the_command(crystals):
     result = CliRunner().invoke(main, arguments)
     assert result.exit_code == 0, result.stderr
     found = json.loads(result.stdout)
-    assert [entry["batch"] for entry in found["batches"]] == ["typical", "worst", "budget"]
+    assert [entry["batch"] for entry in found["batches"]] == ["typical", "largest", "budget"]
     assert all(abs(entry["error"]) < 0.01 for entry in found["batches"])
     assert Path("step.png").read_bytes().startswith(b"\x89PNG")
     assert CliRunner().invoke(main, arguments).exit_code == 2

@@ -11,7 +11,8 @@ from crystals import entries
 from paths import FIXTURES
 
 from nodebudget import Calibration
-from nodebudget.analysis.device_budget import CONTEXT, LEAST, SETTINGS, device_budget, replayed_overheads, stretch
+from nodebudget.analysis.allocator_overhead import planned_batches, replayed_overheads
+from nodebudget.analysis.device_budget import ASSUMED_CONTEXT, MIN_OVERHEAD, SETTINGS, device_budget
 from nodebudget.calibration.calibrate import CalibrationConfig, calibrate
 from nodebudget.calibration.probe_candidates import ProbeCandidates
 from nodebudget.cli import main
@@ -37,7 +38,7 @@ def seen(allocated, reserved):
 def test_the_lines_add_up_to_the_device(setting, capacity):
     budget = device_budget(capacity, fitted(), setting=setting)
     assert sum(count for _, count in budget.lines) + budget.memory == capacity
-    assert budget.lines[0] == ("outside PyTorch (assumed: not measured)", CONTEXT)
+    assert budget.lines[0] == ("outside PyTorch (assumed: not measured)", ASSUMED_CONTEXT)
     assert all(count >= 0 for _, count in budget.lines)
 
 
@@ -56,7 +57,7 @@ def test_what_was_measured_goes_before_what_is_assumed():
 def test_the_overhead_is_never_under_what_a_full_device_was_seen_to_need():
     none = device_budget(40 * GIB, known(default=seen(GIB, GIB)), setting="default")
     assert none.memory == device_budget(40 * GIB, fitted(), setting="default").memory
-    assert none.lines[1][1] == pytest.approx(LEAST["default"][0] * none.memory, rel=0.01)
+    assert none.lines[1][1] == pytest.approx(MIN_OVERHEAD["default"][0] * none.memory, rel=0.01)
 
 
 def test_a_device_of_which_nothing_is_left():
@@ -71,7 +72,7 @@ def test_a_planned_stretch_of_real_alignn_is_replayed():
     workload = load_workload("alignn", **settings)
     calibration = calibrate(workload, crystals, sizes, open_probe("cpu"), config=CalibrationConfig(12, 8))
     pool = ProbeCandidates(workload, crystals, sizes, np.random.default_rng(0))
-    batches = stretch(pool, calibration)
+    batches = planned_batches(pool, calibration)
     loads = [calibration.graph_bytes(sizes)[batch].sum() for batch in batches]
     assert loads == sorted(loads, reverse=True)
     found = replayed_overheads(load_workload("alignn", **settings), pool, batches)

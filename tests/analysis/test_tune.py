@@ -16,8 +16,8 @@ from workloads import Linear
 
 from nodebudget import SizeTable
 from nodebudget.analysis import tune
-from nodebudget.analysis.throughput import Advice, Point, analyse, format_rate
-from nodebudget.analysis.tune import TuneConfig, ladder
+from nodebudget.analysis.throughput import Advice, TimedBudget, analyse, format_rate
+from nodebudget.analysis.tune import TuneConfig, budget_grid
 from nodebudget.calibration.calibrate import calibrate
 from nodebudget.calibration.time_model import TimedStep, fit_times
 from nodebudget.cli import main
@@ -38,7 +38,7 @@ def step(graphs, edges, scatter=0.0):
 
 def point(budget, graphs, scatter=0.0):
     steps = tuple(step(graphs, graphs * edges, scatter) for edges in (90, 100, 130))
-    return Point(budget, {"graphs": graphs, "edges": 100 * graphs}, steps)
+    return TimedBudget(budget, {"graphs": graphs, "edges": 100 * graphs}, steps)
 
 
 LADDER = [point(2**27 * 2**rung, 10 * 2**rung) for rung in range(10)]
@@ -68,19 +68,19 @@ def test_the_smallest_budget_within_two_percent_of_the_best_is_recommended():
     assert advice.recommended_bytes == within[0].budget_bytes == 2**34
     assert advice.largest_bytes == LADDER[-1].budget_bytes
     assert advice.sentence == (
-        "Give batches 16.0 GiB, about 1280 graphs: 3,249 graphs a second, 98% of the best measured; "
+        "Use a budget of 16.0 GiB, about 1280 graphs per batch: 3,249 graphs per second, 98% of the best measured; "
         "the largest that fits, 64.0 GiB, changes it by +1.9%."
     )
 
 
 def test_budgets_over_the_memory_or_out_of_it_are_left_out():
-    lost = Point(2**37, {"graphs": 10_240, "edges": 1_024_000}, ())
+    lost = TimedBudget(2**37, {"graphs": 10_240, "edges": 1_024_000}, ())
     assert analyse([*LADDER, lost]).largest_bytes == 2**36
     advice = analyse([*LADDER, lost], memory=2**30)
     assert advice.largest_bytes == advice.recommended_bytes == 2**30
-    assert advice.sentence.endswith("it is the largest budget that was timed.")
+    assert advice.sentence.endswith("it is the largest timed budget.")
     for points, memory in (([lost], None), (LADDER, 2**20)):
-        with pytest.raises(DoesNotFitError, match="no budget of the ladder fits"):
+        with pytest.raises(DoesNotFitError, match="none of the timed budgets fits"):
             analyse(points, memory)
 
 
@@ -129,7 +129,7 @@ def test_the_ladder_goes_from_the_largest_graph_to_the_memory():
     sizes = SizeTable.from_counts(np.arange(1, 201), 12 * np.arange(1, 201), 140 * np.arange(1, 201))
     calibration = fitted()
     memory = int(calibration.fixed + 0.3 * calibration.graph_bytes(sizes).sum())
-    budgets = ladder(sizes, calibration, memory, 6)
+    budgets = budget_grid(sizes, calibration, memory, 6)
     assert len(budgets) == 6
     assert budgets == sorted(budgets)
     assert budgets[-1] <= memory
@@ -137,9 +137,9 @@ def test_the_ladder_goes_from_the_largest_graph_to_the_memory():
     assert budgets[0] >= least
     # Twice the memory that all graphs need is not tried: nothing would be different.
     ample = 2 * int(calibration.fixed + calibration.graph_bytes(sizes).sum())
-    assert ladder(sizes, calibration, ample, 6)[-1] < 0.8 * ample
+    assert budget_grid(sizes, calibration, ample, 6)[-1] < 0.8 * ample
     with pytest.raises(DoesNotFitError, match="larger than a batch may be"):
-        ladder(sizes, calibration, int(least) - 2**16, 6)
+        budget_grid(sizes, calibration, int(least) - 2**16, 6)
 
 
 @pytest.mark.parametrize("wrong", [{"budgets": 1}, {"batches": 0}, {"repeats": 0}])
@@ -163,7 +163,7 @@ def tuned(calibration, workload=None, sizes=SIZES, **options):
 def test_a_real_run(calibration):
     seen = []
     advice = tuned(
-        calibration, effort=TuneConfig(budgets=4, batches=2, repeats=2), progress=lambda *done: seen.append(done)
+        calibration, config=TuneConfig(budgets=4, batches=2, repeats=2), progress=lambda *done: seen.append(done)
     )
     assert isinstance(advice, Advice)
     assert seen == [(1, 4), (2, 4), (3, 4), (4, 4)]
@@ -190,8 +190,8 @@ def test_a_step_that_takes_too_long_ends_the_climb(calibration, monkeypatch):
     ticks = itertools.count()
     monkeypatch.setattr(tune.time, "perf_counter", lambda: float(next(ticks)))
     with pytest.raises(InputError, match="do not determine"):
-        tuned(calibration, effort=TuneConfig(longest=0.5))
-    assert len(tuned(calibration, effort=TuneConfig(longest=2.0)).curve) == 8
+        tuned(calibration, config=TuneConfig(max_step_seconds=0.5))
+    assert len(tuned(calibration, config=TuneConfig(max_step_seconds=2.0)).curve) == 8
 
 
 def test_sizes_of_another_dataset_and_steps_that_raise(calibration):
@@ -223,7 +223,7 @@ def test_the_command_prints_writes_and_draws(files, monkeypatch):
     result = invoke(files, *QUICK, "-o", str(out), "--plot", str(plot))
     assert result.exit_code == 0, result.output
     assert "graphs a second" in result.stdout
-    assert "Give batches " in result.stdout
+    assert "Use a budget of " in result.stdout
     record = json.loads(out.read_text())
     assert (record["kind"], record["schema_version"]) == ("nodebudget.tune", 1)
     assert plot.read_bytes().startswith(b"\x89PNG")

@@ -9,8 +9,8 @@ from linegraph_net import LineGraphWorkload, random_sizes
 
 from nodebudget.errors import DoesNotFitError
 from nodebudget.profiling.cpu_trace import BlockTrace, trace_blocks
-from nodebudget.profiling.cuda_allocator.allocator import CachingAllocator, segment_size
-from nodebudget.profiling.cuda_allocator.replay import CUBLAS_WORKSPACES, replay, trace_resident, trace_steps
+from nodebudget.profiling.cuda_allocator.allocator import CUBLAS_WORKSPACES, CachingAllocator, segment_size
+from nodebudget.profiling.cuda_allocator.replay import replay, trace_resident, trace_steps
 
 MIB = 2**20
 BOTH = pytest.mark.parametrize("expandable", [False, True])

@@ -31,6 +31,13 @@ LARGE_SEGMENT = 20 * MIB
 #: Segments of larger requests are multiples of it (kRoundLarge).
 ROUND_LARGE = 2 * MIB
 
+#: Workspaces that PyTorch keeps for cuBLAS on most GPUs, bytes: one for the thread of the forward pass, one for that of
+#: the backward pass. CUBLAS_WORKSPACE_CONFIG changes them (`aten/src/ATen/cuda/CublasHandlePool.cpp`).
+CUBLAS_WORKSPACES = (8_519_680, 8_519_680)
+
+#: The same from compute capability 9 (Hopper) on.
+CUBLAS_WORKSPACES_HOPPER = (2**25, 2**25)
+
 #: Addresses of an expandable segment on a device of unknown memory: more than any device has.
 _RANGE = 2**46
 

@@ -17,15 +17,8 @@ import torch
 
 from nodebudget.errors import DoesNotFitError
 from nodebudget.profiling.cpu_trace import BlockTrace, Integers, trace_blocks
-from nodebudget.profiling.cuda_allocator.allocator import CachingAllocator
+from nodebudget.profiling.cuda_allocator.allocator import CUBLAS_WORKSPACES, CachingAllocator
 from nodebudget.workloads.protocol import Workload, resident_storages
-
-#: Workspaces that PyTorch keeps for cuBLAS on most GPUs, bytes: one for the thread of the forward pass, one for that of
-#: the backward pass. CUBLAS_WORKSPACE_CONFIG changes them (`aten/src/ATen/cuda/CublasHandlePool.cpp`).
-CUBLAS_WORKSPACES = (8_519_680, 8_519_680)
-
-#: The same from compute capability 9 (Hopper) on.
-CUBLAS_WORKSPACES_HOPPER = (2**25, 2**25)
 
 #: Allocations up to this size, bytes, stay on the host when tensors are on a GPU: factors of the optimizer, its step
 #: counters.

@@ -1,0 +1,144 @@
+"""Bytes that PyTorch's CUDA allocator reserves above those that tensors ask for, measured or replayed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+
+import numpy as np
+import torch
+
+from nodebudget.analysis.device_budget import SETTINGS, current_setting
+from nodebudget.calibration.memory_model import Calibration
+from nodebudget.calibration.probe_candidates import Dataset, ProbeCandidates
+from nodebudget.calibration.probe_design import Indices
+from nodebudget.datasets.size_table import SizeTable
+from nodebudget.profiling.cuda import counters
+from nodebudget.profiling.cuda_allocator.allocator import CachingAllocator
+from nodebudget.profiling.cuda_allocator.replay import replay, trace_resident, trace_steps
+from nodebudget.sampling.budget import Budget
+from nodebudget.sampling.planner import make_plan
+from nodebudget.workloads.protocol import Workload
+
+#: Batches of a planned epoch that are run, so that the reserved memory grows as in training.
+_BATCHES = 6
+
+
+@dataclass(frozen=True)
+class Overhead:
+    """Memory of the allocator over some batches of a planned epoch, the largest first.
+
+    Attributes:
+        requested: Peak bytes that live tensors asked for: what a calibration predicts.
+        allocated: Peak bytes in blocks of live tensors, including rounding and unsplit rests.
+        reserved: Peak bytes held from the device.
+        retries: How often the allocator emptied its cache because the device was full.
+        how: "measured" on the device, or "replayed" from a trace on the CPU.
+    """
+
+    requested: int
+    allocated: int
+    reserved: int
+    retries: int
+    how: str
+
+
+def with_overheads(
+    calibration: Calibration, workload: Workload, dataset: Dataset, sizes: SizeTable, device: str
+) -> Calibration:
+    """Add the overhead of the allocator to the record of a calibration.
+
+    Args:
+        calibration: Its largest probe determines the memory of the batches.
+        workload: On the device; for the CPU a new one that has run no step.
+        dataset: The samples.
+        sizes: Their sizes.
+        device: "cpu", where a GPU's allocator is modelled, or "cuda:N", where it is measured.
+    """
+    candidates = ProbeCandidates(workload, dataset, sizes, np.random.default_rng(0))
+    batches = planned_batches(candidates, calibration)
+    if device == "cpu":
+        overheads = replayed_overheads(workload, candidates, batches)
+    else:
+        overheads = measured_overheads(workload, candidates, batches, device)
+    allocator = {setting: asdict(overhead) for setting, overhead in overheads.items()}
+    return replace(calibration, context={**calibration.context, "allocator": allocator})
+
+
+def planned_batches(candidates: ProbeCandidates, calibration: Calibration, seed: int = 0) -> list[Indices]:
+    """Return batches of an epoch planned for the bytes of the largest probe, the largest batch first."""
+    sizes = candidates.original_sizes
+    budget = Budget.make(calibration=calibration, memory=int(calibration.bound.max_measured))
+    plan = make_plan(sizes, budget, seed=seed, oversized="skip")
+    cost = calibration.graph_bytes(sizes)
+    batches = [plan.batch(index).astype(np.intp) for index in range(min(len(plan), _BATCHES))]
+    return sorted(batches, key=lambda batch: -float(cost[batch].sum()))
+
+
+def replayed_overheads(
+    workload: Workload, candidates: ProbeCandidates, batches: Sequence[Indices]
+) -> dict[str, Overhead]:
+    """Predict on the CPU what the allocator of a GPU would reserve, with each setting.
+
+    Args:
+        workload: On the CPU, has run no step.
+        candidates: Make the samples.
+        batches: Indices of each batch.
+    """
+    resident = trace_resident(workload)
+    steps = list(trace_steps(workload, [[candidates.sample(int(index)) for index in batch] for batch in batches]))
+    overheads = {}
+    for setting in SETTINGS:
+        allocator = CachingAllocator(expandable=setting == "expandable")
+        runs = [replay(trace, allocator) for trace in (resident, *steps)]
+        overheads[setting] = Overhead(
+            max(run.peak_requested for run in runs),
+            max(run.peak_allocated for run in runs),
+            max(run.peak_reserved for run in runs),
+            sum(run.retries for run in runs),
+            "replayed",
+        )
+    return overheads
+
+
+def measured_overheads(
+    workload: Workload, candidates: ProbeCandidates, batches: Sequence[Indices], device: str
+) -> dict[str, Overhead]:
+    """Measure what the allocator of a CUDA device reserves over the batches, with each setting.
+
+    If this version of PyTorch can't change the setting, only the one of this process is measured.
+    """
+    current, overheads = current_setting(), {}
+    try:
+        for setting in SETTINGS:
+            if _apply(setting) or setting == current:
+                overheads[setting] = _measure(workload, candidates, batches, torch.device(device).index or 0)
+    finally:
+        _apply(current)
+    return overheads
+
+
+def _measure(workload: Workload, candidates: ProbeCandidates, batches: Sequence[Indices], index: int) -> Overhead:
+    torch.cuda.empty_cache()
+    torch.cuda.reset_peak_memory_stats(index)
+    retries = counters(index).retries
+    for batch in batches:
+        workload.step(workload.batch([candidates.sample(int(sample)) for sample in batch]))
+    torch.cuda.synchronize(index)
+    peak = counters(index)
+    overhead = Overhead(
+        peak.requested_peak, peak.allocated_peak, peak.reserved_peak, peak.retries - retries, "measured"
+    )
+    workload.optimizer.zero_grad(set_to_none=True)
+    torch.cuda.empty_cache()
+    return overhead
+
+
+def _apply(setting: str) -> bool:
+    """Change the allocator's setting for new segments; return whether this version of PyTorch can."""
+    # PyTorch reads the environment variable only once; its own tests change the setting this way.
+    change = getattr(torch._C, "_accelerator_setAllocatorSettings", None)
+    if change is None:
+        return False
+    change(f"expandable_segments:{setting == 'expandable'}")
+    return True
