@@ -50,6 +50,7 @@ _HOMES = {
     "open_data": "nodebudget.datasets.readers.open_dataset",
     "open_probe": "nodebudget.profiling.open",
     "read_run": "nodebudget.monitor.log_reader",
+    "read_run_config": "nodebudget.analysis.run_diff.runs",
     "run_with_split": "nodebudget.monitor.oom",
     "suggest_batch_size": "nodebudget.analysis.equivalent_batch_size",
     "tune": "nodebudget.analysis.tune",
@@ -65,6 +66,7 @@ if TYPE_CHECKING:
     from nodebudget.analysis.equivalent_batch_size import advise_learning_rate as advise_learning_rate
     from nodebudget.analysis.equivalent_batch_size import suggest_batch_size as suggest_batch_size
     from nodebudget.analysis.run_diff.diff import diagnose as diagnose
+    from nodebudget.analysis.run_diff.runs import read_run_config as read_run_config
     from nodebudget.analysis.safe_batch_size import largest_safe_batch_size as largest_safe_batch_size
     from nodebudget.analysis.tune import TuneConfig as TuneConfig
     from nodebudget.analysis.tune import tune as tune

@@ -34,12 +34,12 @@ def command(
       nodebudget diagnose runs/hse runs/dft_3d --data-a hse.json --data-b dft_3d.json --calibration cal.json
     """
     from nodebudget.analysis.run_diff.diff import diagnose
-    from nodebudget.analysis.run_diff.runs import read_run
+    from nodebudget.analysis.run_diff.runs import read_run_config
     from nodebudget.calibration.memory_model import Calibration
     from nodebudget.datasets.readers.open_dataset import open_data
     from nodebudget.report.diagnose import diagnosis_text
 
-    first, second = read_run(run_a), read_run(run_b)
+    first, second = read_run_config(run_a), read_run_config(run_b)
     diagnosis = diagnose(
         first,
         second,

@@ -15,7 +15,7 @@ from nodebudget.analysis.run_diff.diff import diagnose
 from nodebudget.analysis.run_diff.models import count_parameters
 from nodebudget.analysis.run_diff.prefetch import batch_bytes
 from nodebudget.analysis.run_diff.rules import RULES, rule_for
-from nodebudget.analysis.run_diff.runs import Run, read_run
+from nodebudget.analysis.run_diff.runs import RunConfig, read_run_config
 from nodebudget.cli import main
 from nodebudget.datasets.measure import measure_dataset
 from nodebudget.datasets.readers.open_dataset import open_data
@@ -40,7 +40,7 @@ needs_alignn = pytest.mark.skipif(
 
 
 def found(a, b, **options):
-    return diagnose(Run("a", a), Run("b", b), **options)
+    return diagnose(RunConfig("a", a), RunConfig("b", b), **options)
 
 
 def by_name(diagnosis):
@@ -165,8 +165,8 @@ def test_the_bytes_of_a_batch_are_those_of_alignns_graphs():
 
 
 def test_only_the_training_split_counts(data, tmp_path):
-    a = read_run(write(tmp_path / "a", FIRST, [f"small-{place}" for place in range(0, 90, 3)]))
-    b = read_run(write(tmp_path / "b", FIRST, [f"small-{place}" for place in range(2, 90, 3)]))
+    a = read_run_config(write(tmp_path / "a", FIRST, [f"small-{place}" for place in range(0, 90, 3)]))
+    b = read_run_config(write(tmp_path / "b", FIRST, [f"small-{place}" for place in range(2, 90, 3)]))
     diagnosis = diagnose(a, b, data_a=open_data(data[0]))
     assert (by_name(diagnosis)["data.nodes per graph"].a, by_name(diagnosis)["data.nodes per graph"].b) == (10, 30)
     samples = by_name(diagnosis)["data.samples"]
@@ -192,10 +192,10 @@ def test_every_rule_has_a_reason_and_no_name_twice_without_a_condition():
 def test_parameters_are_counted_on_alignns_own_models():
     a = {"neighbor_strategy": "k-nearest", "optimizer": "adamw", "dtype": "float32", "model": {"name": "alignn"}}
     b = {**a, "model": {"name": "alignn", "gcn_layers": 2, "hidden_features": 256}}
-    diagnosis = diagnose(Run("a", a, is_alignn=True), Run("b", b, is_alignn=True))
+    diagnosis = diagnose(RunConfig("a", a, is_alignn=True), RunConfig("b", b, is_alignn=True))
     counts = [count_parameters(run["model"]) for run in (a, b)]
     assert by_name(diagnosis)["model.gcn_layers"].bytes == (counts[1] - counts[0]) * 4 * 4
-    sgd = diagnose(Run("a", a, is_alignn=True), Run("b", {**a, "optimizer": "sgd"}, is_alignn=True))
+    sgd = diagnose(RunConfig("a", a, is_alignn=True), RunConfig("b", {**a, "optimizer": "sgd"}, is_alignn=True))
     assert sgd.differences[0].bytes == -counts[0] * 4
 
 
@@ -203,7 +203,7 @@ def test_parameters_are_counted_on_alignns_own_models():
 def test_alignns_defaults_are_filled_in(tmp_path):
     a = write(tmp_path / "a", {"batch_size": 16, "model": {"name": "alignn"}, "of_my_own": 1})
     b = write(tmp_path / "b", {"model": {"name": "alignn", "hidden_features": 256}, "of_my_own": 1})
-    diagnosis = diagnose(read_run(a), read_run(b))
+    diagnosis = diagnose(read_run_config(a), read_run_config(b))
     assert [(entry.name, entry.a, entry.b) for entry in diagnosis.differences] == [("batch_size", 16, 64)]
 
 
@@ -216,7 +216,7 @@ def test_models_that_alignn_does_not_have_are_not_counted():
 def test_toml_is_read_and_nested_settings_are_known_by_their_last_name(tmp_path):
     for name, size in (("a", 8), ("b", 16)):
         (tmp_path / f"{name}.toml").write_text(f"[training.loader]\nbatch_size = {size}\n")
-    diagnosis = diagnose(*(read_run(tmp_path / f"{name}.toml") for name in "ab"))
+    diagnosis = diagnose(*(read_run_config(tmp_path / f"{name}.toml") for name in "ab"))
     assert [(entry.name, entry.a, entry.b) for entry in diagnosis.differences] == [
         ("training.loader.batch_size", 8, 16)
     ]
@@ -226,7 +226,7 @@ def test_toml_is_read_and_nested_settings_are_known_by_their_last_name(tmp_path)
 def test_yaml_is_read_where_its_reader_is_there(tmp_path):
     pytest.importorskip("yaml")
     (tmp_path / "a.yaml").write_text("batch_size: 8\n")
-    assert read_run(tmp_path / "a.yaml").flat == {"batch_size": 8}
+    assert read_run_config(tmp_path / "a.yaml").flat == {"batch_size": 8}
 
 
 @pytest.mark.skipif(bool(importlib.util.find_spec("yaml")), reason="PyYAML is there")

@@ -9,7 +9,7 @@ from typing import Any
 
 from nodebudget.analysis.run_diff.effects import MODEL_EFFECTS, STEP_EFFECTS, Baseline, RunData, effect_of
 from nodebudget.analysis.run_diff.rules import Rule, ratio, rule_for
-from nodebudget.analysis.run_diff.runs import Run
+from nodebudget.analysis.run_diff.runs import RunConfig
 from nodebudget.analysis.shapley import Cause
 from nodebudget.calibration.memory_model import Calibration
 from nodebudget.datasets.readers.open_dataset import Data
@@ -90,8 +90,8 @@ class Diagnosis:
 
 
 def diagnose(
-    a: Run,
-    b: Run,
+    a: RunConfig,
+    b: RunConfig,
     *,
     data_a: Data | None = None,
     data_b: Data | None = None,
@@ -119,7 +119,7 @@ def diagnose(
     predicted = None
     if second is not None:
         # Measured with the graph settings of A: other graph settings are a difference of their own.
-        other = RunData(second, Run(b.name, a.settings, b.train_ids, a.is_alignn)).table()
+        other = RunData(second, RunConfig(b.name, a.settings, b.train_ids, a.is_alignn)).table()
         measure, causes = baseline.causes(other)
         differences += [_from_cause(cause, measure, baseline) for cause in causes if abs(cause.share) >= _SAME]
         predicted = _predicted(baseline, _batch_size(b), RunData(second, b))
@@ -127,7 +127,7 @@ def diagnose(
     return Diagnosis(a.name, b.name, ranked, _sentence(ranked), len(names), predicted)
 
 
-def _batch_size(run: Run) -> int | None:
+def _batch_size(run: RunConfig) -> int | None:
     value = run.setting(*_BATCH_SIZES)
     return value if isinstance(value, int) and not isinstance(value, bool) and value > 0 else None
 
@@ -168,7 +168,7 @@ def _sign(value: float) -> int:
     return (value > 0) - (value < 0)
 
 
-def _splits(a: Run, b: Run) -> list[Difference]:
+def _splits(a: RunConfig, b: RunConfig) -> list[Difference]:
     if a.train_ids is None or b.train_ids is None or a.train_ids == b.train_ids:
         return []
     shared = len(set(a.train_ids) & set(b.train_ids))

@@ -10,7 +10,7 @@ from typing import Any
 from nodebudget.analysis.run_diff.models import bytes_per_number, count_parameters, numbers_per_parameter
 from nodebudget.analysis.run_diff.prefetch import batch_bytes, prefetch_bytes
 from nodebudget.analysis.run_diff.rules import ratio
-from nodebudget.analysis.run_diff.runs import Run
+from nodebudget.analysis.run_diff.runs import RunConfig
 from nodebudget.analysis.shapley import Cause, Measure, explain, mean_sizes
 from nodebudget.calibration.memory_model import Calibration
 from nodebudget.datasets.graph_settings import GraphSettings
@@ -36,7 +36,7 @@ class RunData:
     """
 
     data: Data
-    run: Run
+    run: RunConfig
 
     def table(self, changed: Mapping[str, Any] | None = None) -> SizeTable:
         """Measure the samples of the training split, or all if the split can't be matched by id.
@@ -59,7 +59,7 @@ class RunData:
 
 @dataclass(frozen=True)
 class Baseline:
-    """Run A, from which changes are estimated.
+    """RunConfig A, from which changes are estimated.
 
     Attributes:
         run: The run.
@@ -68,7 +68,7 @@ class Baseline:
         calibration: Calibration of its training step, or None.
     """
 
-    run: Run
+    run: RunConfig
     batch_size: int | None
     data: RunData | None = None
     calibration: Calibration | None = None

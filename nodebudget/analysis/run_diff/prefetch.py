@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from nodebudget.analysis.run_diff.runs import Run
+from nodebudget.analysis.run_diff.runs import RunConfig
 from nodebudget.analysis.shapley import mean_sizes
 from nodebudget.datasets.size_table import SizeTable
 
@@ -27,11 +27,11 @@ def batch_bytes(table: SizeTable, batch_size: int) -> float:
     return per_graph * min(batch_size, len(table))
 
 
-def prefetch_bytes(run: Run, setting: str, a: Any, b: Any, batch: float) -> int | None:
+def prefetch_bytes(run: RunConfig, setting: str, a: Any, b: Any, batch: float) -> int | None:
     """Return the change in host memory if a data loader setting of run A changes, bytes; None for other settings.
 
     Args:
-        run: Run A.
+        run: RunConfig A.
         setting: Dotted name.
         a: Its value in run A; None if it is not set.
         b: Its value in run B.

@@ -36,7 +36,7 @@ _ALIGNN_KEYS = {"neighbor_strategy", "atom_features", "use_canonize"}
 
 
 @dataclass(frozen=True)
-class Run:
+class RunConfig:
     """One run.
 
     Attributes:
@@ -63,7 +63,7 @@ class Run:
         return next(values, None)
 
 
-def read_run(path: str | os.PathLike[str]) -> Run:
+def read_run_config(path: str | os.PathLike[str]) -> RunConfig:
     """Read a run.
 
     Args:
@@ -82,7 +82,7 @@ def read_run(path: str | os.PathLike[str]) -> Run:
     is_alignn = bool(_ALIGNN_KEYS & set(values))
     is_alignn |= isinstance(model, Mapping) and model.get("name") in tuple(MODELS)
     ids = _train_ids(config.parent / _IDS) if source.is_dir() or config.name in CONFIGS else None
-    return Run(str(path), _with_defaults(values) if is_alignn else values, ids, is_alignn)
+    return RunConfig(str(path), _with_defaults(values) if is_alignn else values, ids, is_alignn)
 
 
 def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
