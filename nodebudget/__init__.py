@@ -10,7 +10,6 @@ from nodebudget.utils.version import __version__
 #: Public names and where they live; loaded on first use, so that importing nodebudget loads neither torch
 #: nor dgl.
 _HOMES = {
-    "Bounds": "nodebudget.datasets.read_limits",
     "Budget": "nodebudget.sampling.budget",
     "Calibration": "nodebudget.calibration.memory_model",
     "CalibrationConfig": "nodebudget.calibration.calibrate",
@@ -18,6 +17,7 @@ _HOMES = {
     "DoesNotFitError": "nodebudget.errors",
     "GraphSettings": "nodebudget.datasets.graph_settings",
     "InputError": "nodebudget.errors",
+    "MeasureOptions": "nodebudget.datasets.measure",
     "MemoryMonitor": "nodebudget.monitor.monitor",
     "MissingError": "nodebudget.errors",
     "NodeBudgetBatcher": "nodebudget.sampling.stream_batcher",
@@ -25,6 +25,7 @@ _HOMES = {
     "NodeBudgetSampler": "nodebudget.sampling.sampler",
     "OversizedError": "nodebudget.errors",
     "Plan": "nodebudget.sampling.plan",
+    "ReadLimits": "nodebudget.datasets.read_limits",
     "RecordError": "nodebudget.errors",
     "SizeTable": "nodebudget.datasets.size_table",
     "TimeModel": "nodebudget.calibration.time_model",
@@ -78,8 +79,9 @@ if TYPE_CHECKING:
     from nodebudget.datasets.counting.tokens import TokenCounter as TokenCounter
     from nodebudget.datasets.example_crystals import example_datasets as example_datasets
     from nodebudget.datasets.graph_settings import GraphSettings as GraphSettings
+    from nodebudget.datasets.measure import MeasureOptions as MeasureOptions
     from nodebudget.datasets.measure import measure as measure
-    from nodebudget.datasets.read_limits import Bounds as Bounds
+    from nodebudget.datasets.read_limits import ReadLimits as ReadLimits
     from nodebudget.datasets.readers.open_dataset import open_data as open_data
     from nodebudget.datasets.size_table import SizeTable as SizeTable
     from nodebudget.errors import CrystalError as CrystalError

@@ -14,7 +14,7 @@ import torch
 from nodebudget.calibration.calibrate import CalibrationConfig, calibrate
 from nodebudget.calibration.memory_model import Calibration
 from nodebudget.datasets.example_crystals import example_datasets
-from nodebudget.datasets.measure import measure_dataset
+from nodebudget.datasets.measure import measure
 from nodebudget.datasets.size_table import SizeTable
 from nodebudget.errors import InputError, MissingError
 from nodebudget.profiling.open import open_probe
@@ -109,7 +109,7 @@ def run_quickstart(config: QuickstartConfig, progress: Progress) -> Quickstart:
     workload = load_workload(name, config.device, hidden_features=config.hidden_features)
     graphs = getattr(workload, "graphs", None)
     sizes = {
-        name: measure_dataset(crystals, graphs=graphs, progress=partial(progress, f"measuring {name}"))
+        name: measure(crystals, graphs=graphs, progress=partial(progress, f"measuring {name}"))
         for name, crystals in datasets.items()
     }
     samples = _build(workload, datasets, progress)

@@ -25,7 +25,7 @@ from nodebudget.calibration.probe_design import (
     size_columns,
 )
 from nodebudget.calibration.probe_runner import ProbeRunner
-from nodebudget.datasets.measure import measure_dataset
+from nodebudget.datasets.measure import measure
 from nodebudget.datasets.size_table import SizeTable
 from nodebudget.errors import InputError
 from nodebudget.profiling.open import open_probe
@@ -129,7 +129,7 @@ def calibrate(
     probe = open_probe(device) if isinstance(device, str) else device
     if sizes is None:
         graphs, size_of = getattr(workload, "graphs", None), getattr(workload, "size_of", None)
-        sizes = measure_dataset(dataset, graphs=graphs, size_of=size_of)
+        sizes = measure(dataset, graphs=graphs, size_of=size_of)
     rng = np.random.default_rng(config.seed)
     candidates = ProbeCandidates(workload, dataset, sizes, rng, with_variants=True)
     if all(len(values) and values.min() == values.max() for values in candidates.sizes.columns.values()):

@@ -11,7 +11,7 @@ import numpy as np
 from nodebudget.calibration.memory_model import Observation
 from nodebudget.calibration.probe_candidates import ProbeCandidates
 from nodebudget.calibration.probe_design import Indices, weights
-from nodebudget.datasets.measure import measure_dataset
+from nodebudget.datasets.measure import measure
 from nodebudget.errors import DoesNotFitError, InputError
 from nodebudget.profiling.probe import SAFE_SHARE, Peak, Probe
 from nodebudget.utils.byte_units import format_bytes
@@ -127,7 +127,7 @@ class ProbeRunner:
         """Count the very samples of a probe; sizes that only the table has (tokens) come from there."""
         sizes = self._candidates.sizes.totals(batch)
         try:
-            counted = measure_dataset(samples).totals(np.arange(len(samples)))
+            counted = measure(samples).totals(np.arange(len(samples)))
         except InputError:
             return sizes  # samples of the user's own type
         return {**sizes, **{name: value for name, value in counted.items() if name in sizes}}

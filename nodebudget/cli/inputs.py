@@ -52,16 +52,16 @@ def measure_sizes(path: str, opened: OpenedCalibration, printer: Printer, **opti
         path: Crystals, graphs or measured sizes.
         opened: The calibration that is used, if any.
         printer: Prints the note.
-        **options: As `nodebudget.datasets.measure.measure_path` takes them.
+        **options: As `nodebudget.measure` takes them.
     """
     if path.endswith((".npz", ".csv")) and Path(path).is_file():
         from nodebudget.datasets.size_table import SizeTable
 
         sizes = SizeTable.load(path)  # without importing the readers of crystals
     else:
-        from nodebudget.datasets.measure import measure_path
+        from nodebudget.datasets.measure import measure
 
-        sizes = measure_path(path, graphs=opened.graphs, **options)
+        sizes = measure(path, graphs=opened.graphs, **options)
     if opened.graphs is not None:
         from nodebudget.calibration.compatibility import different_graph_settings
 
@@ -84,7 +84,7 @@ def measure_samples(
         path: Crystals or graphs.
         steps: Shows the progress.
         allow_pickle: Read pickled graphs.
-        **options: As `nodebudget.datasets.measure.measure_path` takes them.
+        **options: As `nodebudget.measure` takes them.
 
     Returns:
         The samples that were measured, and their sizes.

@@ -1,1 +1,1 @@
-"""From a dataset to a table of sizes: reading files, counting the graph of each crystal, and caching what was measured."""
+"""From a dataset, on disk or in memory, to a table of sizes: nodes, edges and line-graph edges of every graph."""

@@ -17,32 +17,35 @@ FAST = ("k-nearest", "radius_graph")
 BUILT = ("fast_graph", "torch_graph", "pure_torch", "radius_graph_jarvis")
 STRATEGIES = FAST + BUILT
 
-#: Counts the ways of counting: another one where the same crystal would get other counts, so that no old ones are used.
+#: Version of the counting: a new one, where the same crystal would get other counts, invalidates cached sizes.
 COUNTING = 1
 
-#: What alignn's TrainingConfig takes where its config.json says nothing: (its name, ours, default).
-_ALIGNN = (
-    ("neighbor_strategy", "strategy", "k-nearest"),
-    ("cutoff", "cutoff", 5.0),
-    ("max_neighbors", "neighbors", 12),
-    ("use_canonize", "canonize", True),
-    ("cutoff_extra", "cutoff_extra", 3.0),
-    ("three_body_cutoff", "three_body_cutoff", 3.5),
-)
+#: alignn's name of each setting in its config.json, and the default of its TrainingConfig.
+_ALIGNN = {
+    "strategy": ("neighbor_strategy", "k-nearest"),
+    "cutoff": ("cutoff", 5.0),
+    "neighbors": ("max_neighbors", 12),
+    "canonize": ("use_canonize", True),
+    "cutoff_extra": ("cutoff_extra", 3.0),
+    "three_body_cutoff": ("three_body_cutoff", 3.5),
+}
 
 
 @dataclass(frozen=True)
 class GraphSettings:
-    """The options of alignn's `Graph.atom_dgl_multigraph` that change how many edges there are.
+    """The options of alignn's `Graph.atom_dgl_multigraph` that change the number of edges.
 
     Attributes:
         strategy: alignn's `neighbor_strategy`. "k-nearest" and "radius_graph" are counted without building
             a graph; the others by building alignn's own, which takes tens of times longer.
-        cutoff: Å; where k-nearest starts to look, or the radius.
+        cutoff: Å; the first search radius of k-nearest, or the radius.
         neighbors: alignn's `max_neighbors`.
-        canonize: alignn's `use_canonize`; only k-nearest heeds it.
-        cutoff_extra: Å by which "radius_graph" grows the cutoff while an atom has no neighbour.
+        canonize: alignn's `use_canonize`; only k-nearest uses it.
+        cutoff_extra: Å by which "radius_graph" increases the cutoff while the last atom has no neighbour.
         three_body_cutoff: Å, for "pure_torch"; None: the cutoff.
+
+    Raises:
+        InputError: A setting is not what alignn takes.
     """
 
     strategy: str = "k-nearest"
@@ -57,7 +60,7 @@ class GraphSettings:
             raise InputError(
                 f"no strategy {self.strategy!r}",
                 limit=f"one of {', '.join(STRATEGIES)}",
-                hint="take the one that your training uses",
+                hint="give the one that your training uses",
             )
         if isinstance(self.neighbors, bool) or not isinstance(self.neighbors, int) or self.neighbors < 1:
             raise InputError(
@@ -67,37 +70,37 @@ class GraphSettings:
             raise InputError(
                 f"canonize is {self.canonize!r}", limit="true or false", hint="alignn's usual setting is true"
             )
-        _check_length("cutoff", self.cutoff)
-        _check_length("cutoff_extra", self.cutoff_extra)
-        if self.three_body_cutoff is not None:
-            _check_length("three_body_cutoff", self.three_body_cutoff)
+        for name in ("cutoff", "cutoff_extra", "three_body_cutoff"):
+            value: object = getattr(self, name)
+            if name == "three_body_cutoff" and value is None:
+                continue
+            number = isinstance(value, (int, float)) and not isinstance(value, bool)
+            if not number or not math.isfinite(value) or value <= 0:  # type: ignore[arg-type,operator]
+                raise InputError(
+                    f"{name} is {value!r}", limit="a length in Å over 0", hint="8 is alignn's usual cutoff"
+                )
 
     @classmethod
     def from_alignn_config(cls, config: str | os.PathLike[str] | Mapping[str, Any]) -> GraphSettings:
         """Take the settings of an alignn run, with alignn's own defaults where it names none.
 
         Args:
-            config: The run's config.json, or what is in it.
+            config: The run's config.json, or its content.
 
         Raises:
-            InputError: The file is missing or no config, or a setting is not what alignn takes.
+            InputError: The file is missing or not a config, or a setting is not what alignn takes.
         """
         values = config if isinstance(config, Mapping) else _read_config(config)
-        found = {ours: values.get(theirs, default) for theirs, ours, default in _ALIGNN}
+        settings = {name: values.get(theirs, default) for name, (theirs, default) in _ALIGNN.items()}
         model = values.get("model")
         if isinstance(model, Mapping) and str(model.get("name", "")).startswith("alignn_atomwise_pure"):
             # These models train on graphs from alignn's pure-PyTorch builder, whatever the strategy says.
-            found["strategy"] = "pure_torch"
-        return cls(**found)
+            settings["strategy"] = "pure_torch"
+        return cls(**settings)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the settings as plain values, for the record."""
+        """Return the settings as plain values, for records."""
         return asdict(self)
-
-
-def _check_length(name: str, value: object) -> None:
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value) or value <= 0:
-        raise InputError(f"{name} is {value!r}", limit="a length in Å over 0", hint="8 is alignn's usual cutoff")
 
 
 def _read_config(path: str | os.PathLike[str]) -> Mapping[str, Any]:
@@ -109,6 +112,6 @@ def _read_config(path: str | os.PathLike[str]) -> Mapping[str, Any]:
         raise InputError(f"{str(path)!r} is not JSON: {error}", hint="name alignn's config.json") from error
     if not isinstance(values, dict):
         raise InputError(
-            f"{str(path)!r} is no alignn config", limit="one JSON object", hint="name alignn's config.json"
+            f"{str(path)!r} is not an alignn config", limit="one JSON object", hint="name alignn's config.json"
         )
     return values

@@ -1,4 +1,4 @@
-"""How large each graph of a dataset is: the one thing that every later step starts from."""
+"""How large each graph of a dataset is: the input of every later step."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from typing import Any, cast
 import numpy as np
 import numpy.typing as npt
 
-from nodebudget.datasets import size_table_io as sizefiles
-from nodebudget.errors import InputError
+from nodebudget.datasets import size_table_io
+from nodebudget.errors import InputError, first_line
 from nodebudget.utils.files import DAMAGE, write_whole
 from nodebudget.utils.mapped_arrays import check_mappable
 
@@ -23,23 +23,26 @@ Column = npt.NDArray[Any]
 #: Columns with a meaning of their own, in the order in which they are shown.
 STANDARD = ("nodes", "edges", "line_edges")
 
-#: Names that files of sizes and statistics give another meaning.
-_RESERVED = {"graphs", "id", sizefiles.SETTINGS, sizefiles.VERSION}
+#: Names that have another meaning in files of sizes and in statistics.
+_RESERVED = {"graphs", "id", size_table_io.SETTINGS, size_table_io.VERSION}
 
-#: Suffixes of files of sizes.
+#: Suffixes of size tables on disk.
 SUFFIXES = (".npz", ".csv", ".parquet")
 
 
 @dataclass(frozen=True, eq=False)
 class SizeTable:
-    """One row a graph, one column a size.
+    """One row per graph, one column per size.
 
     Attributes:
         columns: Name → array of shape (graphs,), int64 where the sizes are whole numbers, else float64.
-            `nodes` is always there; `edges`, `line_edges` (edges of the line graph) and any further
-            (`tokens`, say) where they are known.
+            Always with `nodes`; with `edges`, `line_edges` (edges of the line graph) and any further column
+            (`tokens`, say) where they were counted.
         ids: Names of the graphs, shape (graphs,), or None.
-        settings: How the sizes came about (graph settings, source), for the record.
+        settings: How the sizes were measured (graph settings, source), for the record.
+
+    Raises:
+        InputError: A column is not finite numbers of 0 or more, the lengths differ, or there is no column `nodes`.
     """
 
     columns: Mapping[str, Column]
@@ -49,7 +52,7 @@ class SizeTable:
     def __post_init__(self) -> None:
         clean = {name: _checked(name, values) for name, values in self.columns.items()}
         for reserved in _RESERVED & clean.keys():
-            raise InputError(f"a column {reserved!r}", limit="that name means something else here", hint="rename it")
+            raise InputError(f"a column {reserved!r}", limit="that name is reserved", hint="rename it")
         if "nodes" not in clean:
             raise InputError("sizes without a column 'nodes'", hint="give the number of nodes of every graph")
         length = len(clean["nodes"])
@@ -58,10 +61,10 @@ class SizeTable:
                 raise InputError(
                     f"column {name!r} has {len(values)} rows",
                     limit=f"column 'nodes' has {length}",
-                    hint="give every column one row a graph",
+                    hint="give every column one row per graph",
                 )
         if self.ids is not None and len(self.ids) != length:
-            raise InputError(f"{len(self.ids)} ids", limit=f"{length} graphs", hint="give one id a graph, or none")
+            raise InputError(f"{len(self.ids)} ids", limit=f"{length} graphs", hint="give one id per graph, or none")
         object.__setattr__(self, "columns", clean)
 
     @classmethod
@@ -95,7 +98,7 @@ class SizeTable:
             raise InputError(
                 f"the sizes have no column {name!r}",
                 limit=f"they have {', '.join(self.columns)}",
-                hint="measure the dataset again with what makes that column, or leave it out",
+                hint="measure the dataset again with what counts that column, or leave it out",
             ) from None
 
     def __contains__(self, name: str) -> bool:
@@ -111,15 +114,15 @@ class SizeTable:
         return SizeTable({k: v[chosen] for k, v in self.columns.items()}, ids, settings)
 
     def with_column(self, name: str, values: npt.ArrayLike) -> SizeTable:
-        """Return the table with one more column, or another one of that name.
+        """Return the table with a column (shape (graphs,)) added or replaced.
 
         Raises:
-            InputError: The values are no sizes of these graphs.
+            InputError: The values are not sizes of these graphs.
         """
         return SizeTable({**self.columns, name: cast(Column, values)}, self.ids, self.settings)
 
     def totals(self, indices: npt.ArrayLike) -> dict[str, float]:
-        """Return the sizes of the batch that `indices` make: sums, plus `graphs`."""
+        """Return the sizes of a batch of the graphs at `indices`: sums, plus `graphs`."""
         chosen = np.asarray(indices, dtype=np.intp)
         return {"graphs": len(chosen), **{k: v[chosen].sum().item() for k, v in self.columns.items()}}
 
@@ -151,12 +154,10 @@ class SizeTable:
             InputError: Another suffix, or the file exists and `force` is not set.
             MissingError: `.parquet` without pyarrow.
         """
-        npz = sizefiles.write_npz if compress else sizefiles.write_flat
-        writers = {".npz": npz, ".csv": sizefiles.write_csv, ".parquet": sizefiles.write_parquet}
-        writer = writers.get(Path(path).suffix.lower())
-        if writer is None:
-            raise _unknown_suffix(path)
-        stored = sizefiles.Stored(self.columns, self.ids, self.settings)
+        npz = size_table_io.write_npz if compress else size_table_io.write_flat
+        writers = {".npz": npz, ".csv": size_table_io.write_csv, ".parquet": size_table_io.write_parquet}
+        writer = writers[check_suffix(path)]
+        stored = size_table_io.Stored(self.columns, self.ids, self.settings)
         return write_whole(path, lambda file: writer(stored, file), force=force)
 
     @classmethod
@@ -167,79 +168,79 @@ class SizeTable:
             path: The file.
             mmap: Map an `.npz` that was saved with `compress=False` instead of reading it: for many millions of
                 graphs, whose sizes all processes of a machine then share. The file must not be changed in place,
-                and its checksums are not looked at.
+                and its checksums are not verified.
 
         Raises:
-            InputError: The file is missing, truncated, holds something else, or can't be mapped.
+            InputError: The file is missing, truncated, not a size table, or can't be mapped.
             MissingError: `.parquet` without pyarrow.
         """
-        npz = sizefiles.map_npz if mmap else sizefiles.read_npz
-        readers = {".npz": npz, ".csv": sizefiles.read_csv, ".parquet": sizefiles.read_parquet}
-        reader = readers.get(Path(path).suffix.lower())
-        if reader is None:
-            raise _unknown_suffix(path)
+        npz = size_table_io.map_npz if mmap else size_table_io.read_npz
+        readers = {".npz": npz, ".csv": size_table_io.read_csv, ".parquet": size_table_io.read_parquet}
+        reader = readers[check_suffix(path)]
         if not Path(path).is_file():
             raise InputError(f"there is no file {str(path)!r}", hint="check the path")
         if mmap:
             check_mappable(path)
         try:
             stored = reader(Path(path))
-            table = cls(stored.columns, stored.ids, stored.settings)
+            table = cls(*stored)
             _check_settings(stored.settings, len(table))
             return table
         except InputError as error:
-            what = f"{str(path)!r} holds no sizes: {error.what}"
+            what = f"{str(path)!r} is not a size table: {error.what}"
             raise InputError(what, limit=error.limit, hint="measure the dataset again") from error
         except DAMAGE as error:
             raise InputError(
-                f"{str(path)!r} holds no sizes: {' '.join(str(error).split())[:200]}",
+                f"{str(path)!r} is not a size table: {first_line(error)}",
                 limit="columns id, nodes, edges, line_edges and any further",
                 hint="make it with 'nodebudget measure DATA -o sizes.npz'",
             ) from error
 
 
-def _unknown_suffix(path: object) -> InputError:
-    return InputError(
-        f"{str(path)!r} is no file of sizes", limit=f"suffix {', '.join(SUFFIXES)}", hint="choose one of these suffixes"
-    )
+def check_suffix(path: str | os.PathLike[str]) -> str:
+    """Return the suffix of a size table's path, in lower case; raise an InputError over any other."""
+    suffix = Path(path).suffix.lower()
+    if suffix not in SUFFIXES:
+        raise InputError(
+            f"{str(path)!r} is not a size table",
+            limit=f"suffix {', '.join(SUFFIXES)}",
+            hint="choose one of these suffixes",
+        )
+    return suffix
 
 
 def _checked(name: str, values: npt.ArrayLike) -> Column:
     array = np.asarray(values)
     if array.ndim != 1 or array.dtype.kind not in "iufb":
         raise InputError(
-            f"column {name!r} is not a list of numbers", limit="one number a graph", hint="give a one-dimensional array"
+            f"column {name!r} is not a list of numbers",
+            limit="one number per graph",
+            hint="give a one-dimensional array",
         )
     if array.dtype.kind == "f":
-        if not np.isfinite(array).all():
-            row = int(np.flatnonzero(~np.isfinite(array))[0])
-            raise InputError(
-                f"column {name!r}, row {row}: {array[row]}",
-                limit="sizes are finite",
-                hint="measure that graph again, or leave it out",
-            )
-        if (array == np.floor(array)).all() and (np.abs(array) < 2**53).all():
-            array = array.astype(np.int64)
-        else:
-            array = array.astype(np.float64, copy=False)
+        if not (finite := np.isfinite(array)).all():
+            _refuse_row(name, array, int(np.argmin(finite)), "sizes are finite")
+        whole = (array == np.floor(array)).all() and (np.abs(array) < 2**53).all()
+        array = array.astype(np.int64) if whole else array.astype(np.float64, copy=False)
     elif array.size and array.max() > np.iinfo(np.int64).max:
         raise InputError(
-            f"column {name!r} has a value of {array.max()}", limit="at most 2^63 - 1", hint="give it in a larger unit"
+            f"column {name!r} has a value of {array.max()}", limit="2^63 - 1 or less", hint="give it in a larger unit"
         )
     else:
         array = array.astype(np.int64, copy=False)
     if array.size and array.min() < 0:
-        row = int(np.argmin(array))
-        raise InputError(
-            f"column {name!r}, row {row}: {array[row]}",
-            limit="sizes are 0 or more",
-            hint="measure that graph again, or leave it out",
-        )
+        _refuse_row(name, array, int(np.argmin(array)), "sizes are 0 or more")
     if array.size and array.sum(dtype=np.float64) >= 2.0**63:
         raise InputError(f"the total of column {name!r} is over 2^63", hint="check the unit of that column")
     array = array.view()
     array.flags.writeable = False
     return array
+
+
+def _refuse_row(name: str, array: Column, row: int, limit: str) -> None:
+    raise InputError(
+        f"column {name!r}, row {row}: {array[row]}", limit=limit, hint="measure that graph again, or leave it out"
+    )
 
 
 def _describe(values: Column) -> dict[str, float]:
@@ -256,16 +257,16 @@ def _describe(values: Column) -> dict[str, float]:
 
 
 def _check_settings(settings: Any, rows: int) -> None:
-    """Refuse settings that what uses sizes could not use."""
+    """Raise a ValueError over settings that users of the sizes could not read."""
     if not isinstance(settings, dict):
-        raise ValueError("its settings are no names and values")
+        raise ValueError("its settings are not names and values")
     indices, skipped = settings.get("indices"), settings.get("skipped", [])
     if indices is not None and not (
         isinstance(indices, list)
         and len(indices) == rows
         and all(type(index) is int and index >= 0 for index in indices)
     ):
-        raise ValueError("its indices are not one a graph")
+        raise ValueError("its indices are not one per graph")
     keys = {"index", "name", "reason"}
     if not (isinstance(skipped, list) and all(isinstance(entry, dict) and keys <= entry.keys() for entry in skipped)):
-        raise ValueError("its list of skipped crystals is none")
+        raise ValueError("its list of skipped crystals can't be read")

@@ -1,4 +1,7 @@
-"""Sizes on disk as arrays: `.npz`, `.csv` and `.parquet`. What they mean is for `nodebudget.datasets.size_table`."""
+"""Sizes on disk as arrays: `.npz`, `.csv` and `.parquet`. Their meaning is checked by `nodebudget.datasets.size_table`.
+
+Readers raise a ValueError, or another of `nodebudget.utils.files.DAMAGE`, over files that are not such tables.
+"""
 
 from __future__ import annotations
 
@@ -7,14 +10,14 @@ import io
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
+from nodebudget.datasets.read_limits import MAX_NAME
 from nodebudget.utils.files import check_archive, check_unpacked
 from nodebudget.utils.mapped_arrays import map_arrays, write_arrays
 from nodebudget.utils.optional_imports import require
@@ -24,29 +27,19 @@ Column = npt.NDArray[Any]
 #: Version of the arrays in an `.npz`. Version 1 had no number in it.
 SCHEMA_VERSION = 2
 
-#: Arrays of an `.npz` that are no column: how the sizes came about, as JSON; and the version.
+#: Arrays of an `.npz` that are not columns: how the sizes were measured, as JSON; and the version.
 SETTINGS, VERSION = "_settings", "_version"
 
-#: Characters of a graph's name: an array keeps all names as wide as the longest.
-NAME = 256
-
-#: Rows that are parsed at once: as Python objects a number takes ten times what it takes in an array.
+#: Rows that are parsed at once: as a Python object a number takes ten times what it takes in an array.
 _BLOCK = 2**16
 
 
-@dataclass(frozen=True, eq=False)
-class Stored:
-    """What a file of sizes holds.
-
-    Attributes:
-        columns: Name → array, all of one length in a sound file.
-        ids: Names of the graphs, or None.
-        settings: How the sizes came about.
-    """
+class Stored(NamedTuple):
+    """The content of a size table on disk: columns by name, names of the graphs or None, and settings."""
 
     columns: Mapping[str, Column]
     ids: npt.NDArray[np.str_] | None = None
-    settings: Any = field(default_factory=dict)
+    settings: Any = {}  # noqa: RUF012 - never changed
 
 
 def write_npz(stored: Stored, file: BinaryIO) -> None:
@@ -60,9 +53,9 @@ def write_flat(stored: Stored, file: BinaryIO) -> None:
 
 
 def write_csv(stored: Stored, file: BinaryIO) -> None:
-    """Write a line a graph."""
+    """Write one line per graph."""
     text = io.TextIOWrapper(file, encoding="utf-8", newline="", write_through=True)
-    rows = _rows(stored)
+    rows = _lists(stored)
     writer = csv.writer(text)
     writer.writerow(rows)
     writer.writerows(zip(*rows.values(), strict=True))
@@ -70,21 +63,13 @@ def write_csv(stored: Stored, file: BinaryIO) -> None:
 
 
 def write_parquet(stored: Stored, file: BinaryIO) -> None:
-    """Write a row a graph.
-
-    Raises:
-        MissingError: pyarrow is not there.
-    """
-    require("pyarrow.parquet").write_table(require("pyarrow").table(_rows(stored)), file)
+    """Write one row per graph; needs pyarrow."""
+    require("pyarrow.parquet").write_table(require("pyarrow").table(_lists(stored)), file)
 
 
 def read_npz(path: Path) -> Stored:
-    """Read the arrays.
-
-    Raises:
-        ValueError, or another of `nodebudget.utils.files.DAMAGE`: It is no such file.
-    """
-    # Opened here, because numpy leaves a file open that turns out to be no archive.
+    """Read the arrays."""
+    # Opened here, because numpy leaves a file open that turns out not to be an archive.
     with path.open("rb") as file:
         check_archive(file)
         archive = np.load(file, allow_pickle=False)
@@ -93,56 +78,49 @@ def read_npz(path: Path) -> Stored:
 
 
 def map_npz(path: Path) -> Stored:
-    """Map the arrays of an uncompressed file: see `read_npz`."""
+    """Map the arrays of an uncompressed file into memory."""
     return _stored(map_arrays(path))
 
 
 def read_csv(path: Path) -> Stored:
-    """Read a header and a line a graph. A column without any value is left out: that size is not known.
-
-    Raises:
-        ValueError, csv.Error: It is no such table.
-    """
+    """Read a header and one line per graph. A column without any value is left out: that size was not counted."""
     with path.open(encoding="utf-8", newline="") as text:
         lines = csv.reader(text)
         head = next(lines, [])
-        _refuse_twins(head)
+        _check_unique(head)
         parts: dict[str, list[Column | None]] = {name: [] for name in head}
         while block := list(islice(lines, _BLOCK)):
             if any(len(row) != len(head) for row in block):
                 raise ValueError("rows of unequal length")
             for place, name in enumerate(head):
                 values = [row[place] for row in block]
-                parts[name].append(_names(values) if name == "id" else _numbers(name, values))
-    packed = path.stat().st_size
-    joined = {name: _joined(name, arrays, packed) for name, arrays in parts.items()}
-    ids = joined.pop("id", None)
-    return Stored({name: values for name, values in joined.items() if values is not None}, ids)
+                if name == "id":
+                    _check_length(max(map(len, values)))
+                parts[name].append(np.asarray(values, np.str_) if name == "id" else _numbers(name, values))
+    size = path.stat().st_size
+    columns = {name: _joined(name, arrays, size) for name, arrays in parts.items()}
+    ids = columns.pop("id", None)
+    return Stored({name: values for name, values in columns.items() if values is not None}, ids)
 
 
 def read_parquet(path: Path) -> Stored:
-    """Read a row a graph. A column without any value is left out: that size is not known.
-
-    Raises:
-        ValueError, or another of `nodebudget.utils.files.DAMAGE`: It is no such table.
-        MissingError: pyarrow is not there.
-    """
-    parquet, packed = require("pyarrow.parquet"), path.stat().st_size
+    """Read one row per graph. A column without any value is left out: that size was not counted. Needs pyarrow."""
+    parquet, size = require("pyarrow.parquet"), path.stat().st_size
     schema = parquet.read_schema(path)
     names = schema.names
-    _refuse_twins(names)
-    # Names stay in their dictionary until their length is known: one that stands once in the file can be in every row.
+    _check_unique(names)
+    # Names stay in their dictionary until their length is checked: one that is once in the file can be in every row.
     # Not mapped into memory: a file that is cut while it is read would end the process.
     texts = [name for name in names if name == "id" and _is_text(schema.field(name).type)]
     with parquet.ParquetFile(path, memory_map=False, read_dictionary=texts) as file:
         groups = [file.metadata.row_group(index) for index in range(file.num_row_groups)]
         values = file.metadata.num_rows * len(names)
-        check_unpacked(max(sum(group.total_byte_size for group in groups), 8 * values), packed)
+        check_unpacked(max(sum(group.total_byte_size for group in groups), 8 * values), size)
         table = file.read()
-    found = {name: table.column(name) for name in names}
-    ids = _arrow_names(found.pop("id"), packed) if "id" in found else None
-    known = {name: column for name, column in found.items() if not len(column) or column.null_count < len(column)}
-    return Stored({name: np.asarray(column.to_numpy()) for name, column in known.items()}, ids)
+    columns = {name: table.column(name) for name in names}
+    ids = _arrow_names(columns.pop("id"), size) if "id" in columns else None
+    counted = {name: column for name, column in columns.items() if not len(column) or column.null_count < len(column)}
+    return Stored({name: np.asarray(column.to_numpy()) for name, column in counted.items()}, ids)
 
 
 def _arrays(stored: Stored) -> dict[str, Any]:
@@ -157,7 +135,7 @@ def _arrays(stored: Stored) -> dict[str, Any]:
 def _stored(arrays: dict[str, Column]) -> Stored:
     version = arrays.pop(VERSION, np.array([1]))
     if version.shape != (1,) or version.dtype.kind != "i":
-        raise ValueError("its version is no number")
+        raise ValueError("its version is not a number")
     if not 1 <= version[0] <= SCHEMA_VERSION:
         raise ValueError(f"its version is {version[0]}, this nodebudget reads 1 to {SCHEMA_VERSION}")
     settings = arrays.pop(SETTINGS, None)
@@ -165,15 +143,20 @@ def _stored(arrays: dict[str, Column]) -> Stored:
     return Stored(arrays, ids, {} if settings is None else json.loads(settings.tobytes()))
 
 
-def _rows(stored: Stored) -> dict[str, Sequence[Any]]:
-    head = {} if stored.ids is None else {"id": stored.ids.tolist()}
-    return {**head, **{name: values.tolist() for name, values in stored.columns.items()}}
+def _lists(stored: Stored) -> dict[str, Sequence[Any]]:
+    ids = {} if stored.ids is None else {"id": stored.ids.tolist()}
+    return ids | {name: values.tolist() for name, values in stored.columns.items()}
 
 
-def _refuse_twins(names: Sequence[str]) -> None:
+def _check_unique(names: Sequence[str]) -> None:
     name, count = max(Counter(names).items(), key=lambda pair: pair[1], default=("", 0))
     if count > 1:
         raise ValueError(f"{count} columns are named {name!r}")
+
+
+def _check_length(longest: int) -> None:
+    if longest > MAX_NAME:
+        raise ValueError(f"an id has {longest:,} characters, over the limit of {MAX_NAME}")
 
 
 def _numbers(name: str, values: list[str]) -> Column | None:
@@ -189,31 +172,20 @@ def _numbers(name: str, values: list[str]) -> Column | None:
             raise ValueError(f"column {name!r}: {error}") from None
 
 
-def _names(values: list[str]) -> Column:
-    _check_length(max(map(len, values)))
-    return np.asarray(values, dtype=np.str_)
-
-
-def _check_length(longest: int) -> None:
-    if longest > NAME:
-        raise ValueError(f"an id has {longest:,} characters, over the limit of {NAME}")
-
-
-def _joined(name: str, parts: list[Column | None], packed: int) -> Column | None:
-    known = [part for part in parts if part is not None]
+def _joined(name: str, parts: list[Column | None], size: int) -> Column | None:
     if not parts:
         return np.empty(0, np.str_ if name == "id" else np.int64)
-    if not known:
+    arrays = [part for part in parts if part is not None]
+    if not arrays:
         return None
-    if len(known) < len(parts):
+    if len(arrays) < len(parts):
         raise ValueError(f"column {name!r}: some of its rows are empty")
     if name == "id":
-        check_unpacked(sum(map(len, known)) * max(part.itemsize for part in known), packed)
-    return np.concatenate(known)
+        check_unpacked(sum(map(len, arrays)) * max(part.itemsize for part in arrays), size)
+    return np.concatenate(arrays)
 
 
-def _arrow_names(column: Any, packed: int) -> npt.NDArray[np.str_]:
-    """Return names, in whatever form they are."""
+def _arrow_names(column: Any, size: int) -> npt.NDArray[np.str_]:
     types, compute = require("pyarrow").types, require("pyarrow.compute")
     if types.is_integer(column.type):
         return np.asarray(column.to_numpy(), dtype=np.str_)
@@ -223,10 +195,10 @@ def _arrow_names(column: Any, packed: int) -> npt.NDArray[np.str_]:
     for chunk in column.chunks:
         longest = compute.max(compute.utf8_length(chunk.dictionary)).as_py() or 0
         _check_length(longest)
-        check_unpacked(4 * longest * len(column), packed)
-        # One that is missing is empty.
-        known = np.asarray([*chunk.dictionary.to_pylist(), ""], dtype=np.str_)
-        parts.append(known[chunk.indices.fill_null(len(known) - 1).to_numpy()])
+        check_unpacked(4 * longest * len(column), size)
+        # A missing name is empty.
+        names = np.asarray([*chunk.dictionary.to_pylist(), ""], dtype=np.str_)
+        parts.append(names[chunk.indices.fill_null(len(names) - 1).to_numpy()])
     return np.concatenate(parts) if parts else np.empty(0, np.str_)
 
 

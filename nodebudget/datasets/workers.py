@@ -13,50 +13,43 @@ from contextlib import contextmanager
 from nodebudget.datasets.counting.rows import Row, measure_records
 from nodebudget.datasets.graph_settings import GraphSettings
 from nodebudget.datasets.readers.source import Chunk
-from nodebudget.errors import NodeBudgetError
+from nodebudget.errors import NodeBudgetError, first_line
 
-#: Chunks under way for each worker: enough to keep it busy, few enough that a dataset is never in memory as a whole.
-_AHEAD = 3
-#: Chunks under way in an executor that does not say how many workers it has: enough for two hundred.
-_MANY = 600
-#: Bytes under way, all together.
-_BYTES = 256 * 2**20
+#: Pending chunks per worker: enough to keep it busy, few enough that a dataset is never in memory as a whole.
+_PENDING_PER_WORKER = 3
+#: Pending chunks of an executor that does not say how many workers it has: enough for two hundred.
+_PENDING = 600
+#: Bytes of all pending chunks together.
+_PENDING_BYTES = 256 * 2**20
 
 
 def measure_chunks(
-    chunks: Iterable[Chunk], settings: GraphSettings, *, workers: int = 0, executor: Executor | None = None
+    chunks: Iterable[Chunk], settings: GraphSettings, workers: int | Executor = 0
 ) -> Generator[tuple[Chunk, list[Row]], None, None]:
-    """Count the records of chunks, in their order.
+    """Yield chunks, in their order, with the rows of their records.
 
-    Args:
-        chunks: What a source yields.
-        settings: How alignn would make graphs of crystals.
-        workers: Number of processes; 0: none but this one.
-        executor: Runs the chunks instead; it is left open.
-
-    Yields:
-        Each chunk with its rows.
+    `workers` is a number of processes, 0 for this one alone, or an executor, which is left open.
 
     Raises:
         NodeBudgetError: A process died, or the executor failed.
     """
-    if executor is not None:
-        yield from _in_order(executor, iter(chunks), settings, _MANY)
+    if isinstance(workers, Executor):
+        yield from _in_order(workers, iter(chunks), settings, _PENDING)
     elif workers:
         # Fresh interpreters: forking one that runs torch's or BLAS's threads can hang.
         context = multiprocessing.get_context("spawn")
         with ProcessPoolExecutor(workers, mp_context=context, initializer=_end_with_parent) as pool:
             try:
-                yield from _in_order(pool, iter(chunks), settings, _AHEAD * workers)
+                yield from _in_order(pool, iter(chunks), settings, _PENDING_PER_WORKER * workers)
             finally:
                 pool.shutdown(cancel_futures=True)
     else:
         for chunk in chunks:
-            yield chunk, measure_chunk(chunk, settings)
+            yield chunk, _measure_chunk(chunk, settings)
 
 
 def _end_with_parent() -> None:
-    """Let a worker end when the process that started it is killed: it would wait for work for ever."""
+    """End a worker when the process that started it is killed: it would wait for work forever."""
     parent = multiprocessing.parent_process()
 
     def watch() -> None:
@@ -67,47 +60,46 @@ def _end_with_parent() -> None:
     threading.Thread(target=watch, daemon=True).start()
 
 
-def measure_chunk(chunk: Chunk, settings: GraphSettings) -> list[Row]:
-    """Count the records of a chunk: what a worker does."""
+def _measure_chunk(chunk: Chunk, settings: GraphSettings) -> list[Row]:
     return measure_records(chunk.decode(chunk.payload), settings)
 
 
 def _in_order(
-    executor: Executor, chunks: Iterator[Chunk], settings: GraphSettings, most: int
+    executor: Executor, chunks: Iterator[Chunk], settings: GraphSettings, max_pending: int
 ) -> Iterator[tuple[Chunk, list[Row]]]:
-    waiting: deque[tuple[Chunk, Future[list[Row]]]] = deque()
+    pending: deque[tuple[Chunk, Future[list[Row]]]] = deque()
     size, ended = 0, False
     try:
         while True:
-            while not ended and len(waiting) < most and (size < _BYTES or not waiting):
+            while not ended and len(pending) < max_pending and (size < _PENDING_BYTES or not pending):
                 chunk = next(chunks, None)
                 ended = chunk is None
                 if chunk is not None:
-                    with _failures_named():
-                        waiting.append((chunk, executor.submit(measure_chunk, chunk, settings)))
+                    with _failures_as_errors():
+                        pending.append((chunk, executor.submit(_measure_chunk, chunk, settings)))
                     size += chunk.size
-            if not waiting:
+            if not pending:
                 return
-            chunk, future = waiting.popleft()
-            with _failures_named():
+            chunk, future = pending.popleft()
+            with _failures_as_errors():
                 rows = future.result()
             size -= chunk.size
             yield chunk, rows
     finally:
-        for _, future in waiting:
+        for _, future in pending:
             future.cancel()
 
 
 @contextmanager
-def _failures_named() -> Generator[None, None, None]:
+def _failures_as_errors() -> Generator[None, None, None]:
     try:
         yield
     except NodeBudgetError:
         raise
     except Exception as error:
-        # Executors raise what they like when a process of theirs is lost.
+        # Executors may raise anything when they lose a process.
         raise NodeBudgetError(
-            f"a process that measured crystals died ({type(error).__name__}: {' '.join(str(error).split())[:150]})",
+            f"a process that measured crystals died ({type(error).__name__}: {first_line(error)})",
             hint="it may have run out of memory, or the script lacks an "
             "'if __name__ == \"__main__\":' around its main part; try workers=0",
         ) from error

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from torch.utils.data import DataLoader
 
-from nodebudget.datasets.measure import measure_dataset
+from nodebudget.datasets.measure import measure
 from nodebudget.datasets.size_table import SizeTable
 from nodebudget.errors import InputError
 from nodebudget.integrations.advancing import AdvancingSampler
@@ -173,7 +173,7 @@ def _check_ids(name: str, dataset: Any) -> None:
 
 def _counted(dataset: Any, sizes: SizeTable | None, name: str) -> SizeTable:
     if sizes is None:
-        sizes = measure_dataset(dataset)
+        sizes = measure(dataset)
     if len(sizes) != len(dataset):
         raise InputError(
             f"{name}_sizes has {len(sizes)} rows", limit=f"the dataset has {len(dataset)} graphs", hint="measure again"

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from torch.utils.data import Sampler
 
 from nodebudget.calibration.compatibility import graph_settings_of
-from nodebudget.datasets.measure import measure_dataset
+from nodebudget.datasets.measure import measure
 from nodebudget.datasets.size_table import SizeTable
 from nodebudget.errors import InputError, RecordError
 from nodebudget.sampling.budget import Budget
@@ -121,7 +121,7 @@ class NodeBudgetSampler(Sampler[list[int]]):
         known = isinstance(sizes_or_dataset, SizeTable)
         # The crystals of a calibration become the graphs that it was made on.
         graphs = None if calibration is None else graph_settings_of(calibration)
-        sizes = sizes_or_dataset if known else measure_dataset(sizes_or_dataset, graphs=graphs)
+        sizes = sizes_or_dataset if known else measure(sizes_or_dataset, graphs=graphs)
         if (balance == "time") != (time_model is not None):
             raise InputError("balance='time' and a time_model go together", hint="make one with 'nodebudget tune'")
         if time_model is not None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from torch.utils.data import IterableDataset, get_worker_info
 
-from nodebudget.datasets.measure import measure_dataset
+from nodebudget.datasets.measure import measure
 from nodebudget.datasets.size_table import SizeTable
 from nodebudget.errors import InputError, OversizedError
 from nodebudget.sampling.budget import Budget
@@ -191,7 +191,7 @@ def _table(rows: list[Mapping[str, float]]) -> SizeTable:
 
 
 def _count(sample: Any) -> Mapping[str, float]:
-    table = measure_dataset([sample])
+    table = measure([sample])
     return {name: values[0].item() for name, values in table.columns.items()}
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from nodebudget.datasets.graph_settings import GraphSettings
-from nodebudget.datasets.measure import measure_dataset
+from nodebudget.datasets.measure import measure
 from nodebudget.datasets.size_table import SizeTable
 from nodebudget.errors import InputError
 from nodebudget.utils.optional_imports import require
@@ -74,7 +74,7 @@ class GraphSettingsVariant:
 
     def sizes(self, items: Sequence[Any]) -> SizeTable:
         """Measure the crystals with these settings, without training on them."""
-        return measure_dataset(items, graphs=self._graphs)
+        return measure(items, graphs=self._graphs)
 
     def sample(self, item: Any) -> Sample:
         """Build the graphs with these settings."""

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from nodebudget.datasets.measure import measure_dataset
+from nodebudget.datasets.measure import measure
 from nodebudget.datasets.size_table import SizeTable
 from nodebudget.utils.optional_imports import load_dgl
 from nodebudget.workloads.protocol import Variant, Workload, to_sample
@@ -25,7 +25,7 @@ class EdgeSubsampled:
 
     def sizes(self, items: Sequence[Any]) -> SizeTable:
         """Count the subsampled graphs."""
-        return measure_dataset([self.sample(item) for item in items])
+        return measure([self.sample(item) for item in items])
 
     def sample(self, item: Any) -> Any:
         """Make a sample with a share of its edges."""

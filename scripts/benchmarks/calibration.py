@@ -24,7 +24,7 @@ from nodebudget.calibration.fit import fit_calibration
 from nodebudget.calibration.memory_model import Calibration, Observation
 from nodebudget.datasets.example_crystals import example_datasets
 from nodebudget.datasets.graph_settings import GraphSettings
-from nodebudget.datasets.measure import measure_dataset
+from nodebudget.datasets.measure import measure
 from nodebudget.datasets.readers.open_dataset import open_data
 from nodebudget.profiling.open import open_probe
 from nodebudget.profiling.probe import Probe
@@ -50,7 +50,7 @@ def measure_steps(
         chosen = [samples[index] for index in rng.choice(len(samples), size=min(size, len(samples)), replace=False)]
         peak = probe.measure(lambda: workload.step(workload.batch(chosen)))  # noqa: B023
         resident = resident_bytes(workload)
-        sizes = measure_dataset(chosen).totals(np.arange(len(chosen)))
+        sizes = measure(chosen).totals(np.arange(len(chosen)))
         found.append(Observation(sizes, resident + peak.requested, resident, "holdout"))
     return found
 
@@ -80,7 +80,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     prototypes = example_datasets()
     data = open_data(options.data) if options.data else prototypes["large cells"]
     workload, probe = load_workload("alignn", hidden_features=options.hidden), open_probe("cpu")
-    sizes = measure_dataset(data)
+    sizes = measure(data)
     config = CalibrationConfig(probes=options.probes, max_graphs=options.graphs)
     calibration = calibrate(workload, data, sizes, probe, config=config, progress=say)
     checked = {"held out": [entry for entry in calibration.observations if entry.role == "holdout"]}

@@ -41,7 +41,7 @@ from survival import (
 )
 
 from nodebudget import Calibration
-from nodebudget.datasets.measure import measure_dataset
+from nodebudget.datasets.measure import measure
 from nodebudget.datasets.readers.open_dataset import open_data
 from nodebudget.profiling.cuda_allocator.allocator import CUBLAS_WORKSPACES, CUBLAS_WORKSPACES_HOPPER
 from nodebudget.workloads.protocol import to_sample
@@ -64,7 +64,7 @@ class Crystals(Bench):
             self.samples = [to_sample(workload, item) for item in self.items]
             if cache is not None:
                 cache.write_bytes(pickle.dumps(self.samples))
-        self.sizes = measure_dataset(self.samples)
+        self.sizes = measure(self.samples)
         say("graphs built")
 
     def make(self) -> Any:

@@ -30,7 +30,7 @@ from nodebudget.calibration.calibrate import CalibrationConfig, calibrate
 from nodebudget.calibration.memory_model import Calibration
 from nodebudget.datasets.counting.tokens import TokenCounter
 from nodebudget.datasets.example_crystals import example_datasets
-from nodebudget.datasets.measure import measure_dataset
+from nodebudget.datasets.measure import measure
 from nodebudget.profiling.open import open_probe
 from nodebudget.utils.optional_imports import require
 
@@ -101,7 +101,7 @@ def calibrated(page: Any, data: list[Any], way: Way, config: CalibrationConfig) 
     if special == "crystals first":
         workload.model = CrystalsFirst(workload.model)
     count = TokenCounter(text.tokenizer, multiple=multiple, pairs=sizes == "tokens and pairs")
-    table = measure_dataset(data, size_of=None if sizes == "none" else count)
+    table = measure(data, size_of=None if sizes == "none" else count)
     return calibrate(workload, data, table, open_probe("cpu"), config=config)
 
 

@@ -25,7 +25,7 @@ from torch.utils.data import DataLoader
 
 from nodebudget import MemoryMonitor, NodeBudgetSampler
 from nodebudget.datasets.example_crystals import example_datasets
-from nodebudget.datasets.measure import measure_dataset
+from nodebudget.datasets.measure import measure
 from nodebudget.monitor.log_reader import read_run
 from nodebudget.workloads.alignn import AlignnWorkload
 
@@ -60,7 +60,7 @@ def train(options: argparse.Namespace, log: Path) -> tuple[list[dict[str, int]],
         options.device, hidden_features=options.hidden, alignn_layers=options.layers, gcn_layers=options.layers
     )
     samples = [work.sample(crystal) for crystal in example_datasets()["small cells"]]
-    sizes = measure_dataset(samples)
+    sizes = measure(samples)
     sampler = NodeBudgetSampler(sizes, max_line_edges=int(sizes["line_edges"].mean() * options.batch))
     on_host = AlignnWorkload("cpu", hidden_features=8, alignn_layers=1, gcn_layers=1)
     loader = DataLoader(

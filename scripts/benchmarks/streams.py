@@ -24,7 +24,7 @@ sys.path.insert(0, str(Path(__file__).parents[2] / "tests" / "fixtures"))
 
 from formats import WRITERS, structure_files, write_lines, write_members, write_parquet
 
-from nodebudget.datasets.measure import measure_path
+from nodebudget.datasets.measure import measure
 from nodebudget.datasets.readers.open_dataset import open_source
 from nodebudget.utils.optional_imports import require
 
@@ -39,10 +39,10 @@ MADE: dict[str, Any] = {
 PEAKS = """
 import sys
 from pathlib import Path
-from nodebudget.datasets.measure import measure_path
+from nodebudget.datasets.measure import measure
 for path in sys.argv[1:]:
     Path("/proc/self/clear_refs").write_text("5")
-    measure_path(path, cache=False)
+    measure(path, cache=False)
     print(int(Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0]) * 1024)
 """
 
@@ -67,13 +67,13 @@ def throughput(folder: Path, count: int) -> list[dict[str, Any]]:
     """Measure each format on one core."""
     entries, rows = crystals(count), []
     # Imports and first calls.
-    measure_path(write_lines(folder / "first.jsonl", entries[:10]), cache=False)
+    measure(write_lines(folder / "first.jsonl", entries[:10]), cache=False)
     for name, write in MADE.items():
         path = write(folder / name, entries)
-        measuring = seconds(lambda path=path: measure_path(path, cache=False))
+        measuring = seconds(lambda path=path: measure(path, cache=False))
         reading = seconds(lambda path=path: [chunk.count for chunk in open_source(path).chunks(0)])
-        measure_path(path)
-        cached = seconds(lambda path=path: measure_path(path))
+        measure(path)
+        cached = seconds(lambda path=path: measure(path))
         size = path.stat().st_size / count
         rows.append(
             {

@@ -19,7 +19,7 @@ from scripted_probe import ScriptedProbe
 from nodebudget import SizeTable
 from nodebudget.analysis.breakdown import Breakdown, Check, break_down, check_counts, choose_batches
 from nodebudget.cli import main
-from nodebudget.datasets.measure import measure_dataset
+from nodebudget.datasets.measure import measure
 from nodebudget.errors import DoesNotFitError, InputError, WorkloadError
 from nodebudget.profiling.attribution import PARTS, attribute
 from nodebudget.profiling.open import open_probe
@@ -68,7 +68,7 @@ def one(workload, batch=(0, 1, 2, 3)):
 def test_the_parts_of_a_real_alignn_step_add_up_to_its_measured_peak():
     workload = load_workload("alignn", "cpu", hidden_features=32, alignn_layers=2, gcn_layers=2)
     crystals = entries(most=8, count=24)
-    sizes = measure_dataset(crystals)
+    sizes = measure(crystals)
     found = break_down(workload, crystals, sizes, open_probe("cpu"), choose_batches(sizes, 6))
     assert [entry.label for entry in found] == ["typical", "largest", "budget"]
     for entry in found:

@@ -16,7 +16,7 @@ from nodebudget.analysis.device_budget import ASSUMED_CONTEXT, MIN_OVERHEAD, SET
 from nodebudget.calibration.calibrate import CalibrationConfig, calibrate
 from nodebudget.calibration.probe_candidates import ProbeCandidates
 from nodebudget.cli import main
-from nodebudget.datasets.measure import measure_dataset
+from nodebudget.datasets.measure import measure
 from nodebudget.errors import DoesNotFitError
 from nodebudget.profiling.open import open_probe
 from nodebudget.workloads.registry import load_workload
@@ -67,7 +67,7 @@ def test_a_device_of_which_nothing_is_left():
 
 def test_a_planned_stretch_of_real_alignn_is_replayed():
     crystals = entries(most=6, count=40)
-    sizes = measure_dataset(crystals)
+    sizes = measure(crystals)
     settings = {"hidden_features": 16, "alignn_layers": 1, "gcn_layers": 1}
     workload = load_workload("alignn", **settings)
     calibration = calibrate(workload, crystals, sizes, open_probe("cpu"), config=CalibrationConfig(12, 8))

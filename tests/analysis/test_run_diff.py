@@ -17,7 +17,7 @@ from nodebudget.analysis.run_diff.prefetch import batch_bytes
 from nodebudget.analysis.run_diff.rules import RULES, rule_for
 from nodebudget.analysis.run_diff.runs import RunConfig, read_run_config
 from nodebudget.cli import main
-from nodebudget.datasets.measure import measure_dataset
+from nodebudget.datasets.measure import measure
 from nodebudget.datasets.readers.open_dataset import open_data
 from nodebudget.errors import InputError
 from nodebudget.report.diagnose import diagnosis_text
@@ -161,7 +161,7 @@ def test_the_bytes_of_a_batch_are_those_of_alignns_graphs():
         tensors = [frame[name] for frame in (part.ndata, part.edata) for name in frame]
         tensors += [*part.edges(), part.batch_num_nodes(), part.batch_num_edges()]
         counted += sum(tensor.nbytes for tensor in tensors)
-    assert batch_bytes(measure_dataset(samples), 12) == pytest.approx(counted)
+    assert batch_bytes(measure(samples), 12) == pytest.approx(counted)
 
 
 def test_only_the_training_split_counts(data, tmp_path):

@@ -21,13 +21,13 @@ from nodebudget.analysis.tune import TuneConfig, budget_grid
 from nodebudget.calibration.calibrate import calibrate
 from nodebudget.calibration.time_model import TimedStep, fit_times
 from nodebudget.cli import main
-from nodebudget.datasets.measure import measure_dataset
+from nodebudget.datasets.measure import measure
 from nodebudget.errors import DoesNotFitError, InputError, WorkloadError
 from nodebudget.profiling.open import open_probe
 from nodebudget.report.curves import curve_text, draw_curve, format_seconds
 
 CRYSTALS = entries(most=8, count=40)
-SIZES = measure_dataset(CRYSTALS)
+SIZES = measure(CRYSTALS)
 FIXED, A_GRAPH, AN_EDGE = 0.01, 1e-4, 2e-6
 
 

@@ -24,7 +24,7 @@ from nodebudget.calibration.compatibility import (
 from nodebudget.calibration.memory_model import SCHEMA_VERSION
 from nodebudget.cli import main
 from nodebudget.datasets.graph_settings import GraphSettings
-from nodebudget.datasets.measure import measure_dataset
+from nodebudget.datasets.measure import measure
 from nodebudget.errors import RecordError
 
 
@@ -151,7 +151,7 @@ def test_how_measured_graphs_differ_is_said():
 
 
 def test_crystals_become_the_graphs_that_the_calibration_was_made_on(of_four, tmp_path):
-    expected = measure_dataset(CRYSTALS, graphs=FOUR)
+    expected = measure(CRYSTALS, graphs=FOUR)
     sampler = NodeBudgetSampler(CRYSTALS, calibration=of_four, memory="1GiB")
     assert sampler.sizes["edges"].tolist() == expected["edges"].tolist() != SIZES["edges"].tolist()
     data, record = tmp_path / "crystals.json", of_four.save(tmp_path / "cal.json")

@@ -10,7 +10,7 @@ from models import Accumulating, Alignn, AtomWise, Pyg, adamw, crystal_graphs, m
 
 from nodebudget.calibration.calibrate import CalibrationConfig, calibrate
 from nodebudget.datasets.graph_settings import GraphSettings
-from nodebudget.datasets.measure import measure_dataset
+from nodebudget.datasets.measure import measure
 from nodebudget.profiling.open import open_probe
 from nodebudget.workloads.protocol import resident_bytes
 from nodebudget.workloads.registry import load_workload
@@ -28,7 +28,7 @@ def calibrated(kind, **options):
     """Calibrate a workload of a kind on graphs of its kind."""
     torch.manual_seed(0)
     samples = [(pyg_graph if kind is Pyg else crystal_graphs)(index) for index in CHOSEN]
-    return calibrate(kind(**options), samples, measure_dataset(samples), open_probe("cpu"), config=CONFIG)
+    return calibrate(kind(**options), samples, measure(samples), open_probe("cpu"), config=CONFIG)
 
 
 def held(calibration):
@@ -105,7 +105,7 @@ def test_a_workload_that_names_no_variants_holds_for_other_degrees(kind, neighbo
         samples = [make(int(index), max_neighbors=neighbors) for index in rng.choice(LARGE, count, replace=False)]
         above = probe.measure(lambda samples=samples: workload.step(workload.batch(samples))).requested
         resident = resident_bytes(workload)
-        sizes = measure_dataset(samples).totals(np.arange(count))
+        sizes = measure(samples).totals(np.arange(count))
         relative.append((calibration.predict_bytes(**sizes) - resident - above) / above)
     relative = relative[2:]  # the first steps make what stays
     assert np.abs(relative).mean() <= MEAN
@@ -121,7 +121,7 @@ def dense():
     torch.manual_seed(0)
     workload, crystals = load_workload("alignn", **SHAPE), entries(most=8, count=60)
     config = CalibrationConfig(probes=21, max_graphs=10)
-    return workload, calibrate(workload, crystals, measure_dataset(crystals), open_probe("cpu"), config=config)
+    return workload, calibrate(workload, crystals, measure(crystals), open_probe("cpu"), config=config)
 
 
 @pytest.mark.parametrize(
@@ -144,7 +144,7 @@ def test_another_dataset_with_other_degrees(dense, graphs):
         samples = [other.sample(large[index]) for index in rng.choice(len(large), count, replace=False)]
         resident = resident_bytes(workload)
         above = probe.measure(lambda samples=samples: workload.step(workload.batch(samples))).requested
-        sizes = measure_dataset(samples).totals(np.arange(count))
+        sizes = measure(samples).totals(np.arange(count))
         relative.append((calibration.predict_bytes(**sizes) - resident - above) / above)
     assert np.abs(relative).mean() <= MEAN
     assert min(relative) >= -UNDER

@@ -16,7 +16,7 @@ from crystals import entries
 from nodebudget import SizeTable
 from nodebudget.cli import main
 from nodebudget.datasets.graph_settings import GraphSettings
-from nodebudget.datasets.measure import measure_dataset
+from nodebudget.datasets.measure import measure
 
 
 @pytest.fixture
@@ -52,7 +52,7 @@ def refused(result, *words, code=2):
 def test_json_and_file(data, tmp_path):
     result = call(data, "-o", tmp_path / "sizes.npz", "--json")
     assert result.exit_code == 0
-    table = measure_dataset(entries())
+    table = measure(entries())
     printed = json.loads(result.stdout)
     assert {name: printed[name] for name in ("graphs", "nodes", "edges", "line_edges")} == table.statistics()
     assert set(printed["edges"]) == {"mean", "median", "min", "max", "std", "total"}
@@ -72,7 +72,7 @@ def test_options_reach_the_graphs(data, tmp_path):
     options = ["--neighbors", "4", "--cutoff", "5", "--no-canonize", "--strategy", "k-nearest"]
     result = call(data, *options, "--workers", "0", "--json")
     graphs = GraphSettings(neighbors=4, cutoff=5.0, canonize=False)
-    assert json.loads(result.stdout)["edges"]["total"] == measure_dataset(entries(), graphs=graphs)["edges"].sum()
+    assert json.loads(result.stdout)["edges"]["total"] == measure(entries(), graphs=graphs)["edges"].sum()
     config = tmp_path / "config.json"
     config.write_text(json.dumps({"max_neighbors": 4, "cutoff": 5.0, "use_canonize": False}))
     again = call(data, "--alignn-config", config, "--json")
@@ -87,7 +87,7 @@ def test_sizes_are_converted(data, tmp_path):
         rows = list(csv.DictReader(text))
     assert list(rows[0]) == ["id", "nodes", "edges", "line_edges"]
     assert len(rows) == 12
-    refused(call(tmp_path / "sizes.npz", "--neighbors", "9"), "sizes", "change nothing")
+    refused(call(tmp_path / "sizes.npz", "--neighbors", "9"), "sizes", "do not apply")
 
 
 def test_a_broken_crystal_is_named_and_may_be_skipped(broken, tmp_path):
@@ -110,15 +110,15 @@ WRONG_FILES = {
     "list.json": (lambda path: path.write_text("[]"), "is empty"),
     "dict.json": (lambda path: path.write_text("{}"), "holds a dict"),
     "numbers.json": (lambda path: path.write_text("[1, 2]"), "'atoms'"),
-    "cut.json": (lambda path: path.write_text('[{"atoms": '), "holds no JSON"),
-    "bytes.json": (lambda path: path.write_bytes(b"\xff\xfe\x00\x01"), "holds no JSON"),
-    "deep.json": (lambda path: path.write_text("[" * 10**6), "holds no JSON"),
-    "plain.json.gz": (lambda path: path.write_text("[]"), "holds no JSON"),
-    "plain.json.zip": (lambda path: path.write_text("[]"), "holds no JSON"),
+    "cut.json": (lambda path: path.write_text('[{"atoms": '), "can't be read as JSON"),
+    "bytes.json": (lambda path: path.write_bytes(b"\xff\xfe\x00\x01"), "can't be read as JSON"),
+    "deep.json": (lambda path: path.write_text("[" * 10**6), "can't be read as JSON"),
+    "plain.json.gz": (lambda path: path.write_text("[]"), "can't be read as JSON"),
+    "plain.json.zip": (lambda path: path.write_text("[]"), "can't be read as JSON"),
     "other.json.zip": (_empty_zip, "0 .json files"),
-    "model.pt": (lambda path: path.write_bytes(b"x"), "no kind of dataset"),
-    "graphs.bin": (lambda path: path.write_bytes(b"x" * 100), "no DGL graphs"),
-    "sizes.npz": (lambda path: path.write_bytes(b"x"), "holds no sizes"),
+    "model.pt": (lambda path: path.write_bytes(b"x"), "unsupported dataset format"),
+    "graphs.bin": (lambda path: path.write_bytes(b"x" * 100), "DGL graphs"),
+    "sizes.npz": (lambda path: path.write_bytes(b"x"), "not a size table"),
     "folder": (lambda path: path.mkdir(), "no id_prop.csv"),
 }
 

@@ -17,8 +17,8 @@ from nodebudget.cli import main
 CASES = {
     "unknown path": ("measure nowhere.json -o out.npz", 2, "'nowhere.json'", "check the path"),
     "empty dataset": ("measure empty.json -o out.npz", 2, "'empty.json' is empty", "give a dataset that has some"),
-    "empty file": ("measure nothing.json -o out.npz", 2, "'nothing.json' holds no JSON", "check that it is whole"),
-    "wrong kind": ("measure notes.txt -o out.npz", 2, "'notes.txt' is no kind of dataset", "turn it into one of these"),
+    "empty file": ("measure nothing.json -o out.npz", 2, "'nothing.json' can't be read as JSON", "check that the file is complete"),
+    "wrong kind": ("measure notes.txt -o out.npz", 2, "unsupported dataset format: 'notes.txt'", "convert it"),
     "not crystals": ("measure object.json -o out.npz", 2, "holds a dict", "turn it into such a list"),
     "one broken crystal": ("measure broken.json -o out.npz", 2, "crystal 3 (bad)", "--on-error skip"),
     "negative size": ("plan negative.csv --max-nodes 100 -o out.json", 2, "row 1: -4", "measure the dataset again"),

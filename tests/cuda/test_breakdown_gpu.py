@@ -6,14 +6,14 @@ from crystals import entries
 from linegraph_net import LineGraphWorkload
 
 from nodebudget.analysis.breakdown import break_down, check_counts, choose_batches
-from nodebudget.datasets.measure import measure_dataset
+from nodebudget.datasets.measure import measure
 from nodebudget.profiling.open import open_probe
 
 
 def test_the_parts_add_up_to_the_measured_peak():
     workload = LineGraphWorkload(device=torch.device("cuda:0"))
     crystals = entries(most=12, count=40)
-    sizes = measure_dataset(crystals)
+    sizes = measure(crystals)
     found = break_down(workload, crystals, sizes, open_probe("cuda:0"), choose_batches(sizes, 10))
     for entry in found:
         assert abs(entry.error) < 0.01

@@ -14,11 +14,11 @@ from formats import WRITERS, write_parquet
 SCRIPT = """
 import sys
 from pathlib import Path
-from nodebudget.datasets.measure import measure_path
+from nodebudget.datasets.measure import measure
 
 def peak(path):
     Path("/proc/self/clear_refs").write_text("5")
-    table = measure_path(path, cache=False)
+    table = measure(path, cache=False)
     status = Path("/proc/self/status").read_text()
     return len(table), int(status.split("VmHWM:")[1].split()[0])
 

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from nodebudget.cli import main
 from nodebudget.datasets.counting.rows import measure_records
 from nodebudget.datasets.graph_settings import GraphSettings
-from nodebudget.datasets.measure import measure_dataset, measure_path
+from nodebudget.datasets.measure import measure
 from nodebudget.datasets.readers.open_dataset import open_data
 from nodebudget.errors import CrystalError, InputError, NodeBudgetError
 from nodebudget.utils.optional_imports import load_dgl, require
@@ -37,7 +37,7 @@ def in_one_sentence(caught):
 
 def reasons(path):
     """Why the crystals that could not be read could not."""
-    return [entry["reason"] for entry in measure_path(path, on_error="skip", cache=False).settings.get("skipped", [])]
+    return [entry["reason"] for entry in measure(path, on_error="skip", cache=False).settings.get("skipped", [])]
 
 
 # --- structure files
@@ -67,13 +67,13 @@ CRAFTED = {
     "more and more": {"operations": "x,y,z\nx+1/9973,y,z\nx,y+1/9973,z"},
     "40 digits": {"operations": "x,y,z\n" + "1" * 2000 + "x,y,z"},
     "over the limit of 10000": {"atoms": "\n".join(f"Si {n / 10_001:.6f} 0 0" for n in range(10_001))},
-    "holds no crystal": {"atoms": "Si ? ? ?"},
+    "not a crystal structure": {"atoms": "Si ? ? ?"},
 }
 
 
 @pytest.mark.parametrize("words", CRAFTED)
 def test_crafted_cifs(words, tmp_path, monkeypatch):
-    monkeypatch.setattr("nodebudget.datasets.readers.cif_symmetry.MOST", 10**6)
+    monkeypatch.setattr("nodebudget.datasets.readers.cif_symmetry.MAX_COMPARISONS", 10**6)
     (tmp_path / "good.cif").write_text(CIF.format(**PARTS))
     (tmp_path / "bad.cif").write_text(CIF.format(**{**PARTS, **CRAFTED[words]}))
     [reason] = reasons(tmp_path)
@@ -94,7 +94,7 @@ def test_other_broken_structures(tmp_path):
         "many.vasp\nbinary.vasp\nempty.cif\nlarge.xyz\nmissing.cif\npipe.vasp\n../../etc\ngood.vasp\n"
     )
     os.mkfifo(tmp_path / "pipe.vasp")
-    table = measure_path(tmp_path, on_error="skip", cache=False)
+    table = measure(tmp_path, on_error="skip", cache=False)
     assert table.ids.tolist() == ["good.vasp"]
     said = {entry["name"]: entry["reason"] for entry in table.settings["skipped"]}
     assert "announces 1e+12 atoms" in said["many.vasp"]
@@ -149,8 +149,8 @@ def test_pipes_and_devices_are_no_data(tmp_path):
     os.mkfifo(tmp_path / "a.jsonl")
     (tmp_path / "b.jsonl").symlink_to("/dev/zero")
     for name in ("a.jsonl", "b.jsonl", "?.jsonl", "."):
-        with pytest.raises(InputError, match="no plain file"):
-            measure_path(tmp_path / name)
+        with pytest.raises(InputError, match="not a regular file"):
+            measure(tmp_path / name)
 
 
 # --- what could run
@@ -180,14 +180,14 @@ def test_nothing_is_unpickled_unasked(tmp_path, monkeypatch):
         (tmp_path / f"a.{suffix}").write_bytes(evil)
     for found in sorted(tmp_path.iterdir()):
         with pytest.raises(NodeBudgetError) as caught:
-            measure_path(found)
+            measure(found)
         in_one_sentence(caught)
         if found.suffix != ".bin":
             with pytest.raises(NodeBudgetError):
                 _ = open_data(found)[0]
     assert not (tmp_path / "owned").exists()
     with pytest.raises(NodeBudgetError):
-        measure_path(tmp_path / "lmdb", allow_pickle=True)
+        measure(tmp_path / "lmdb", allow_pickle=True)
     assert (tmp_path / "owned").exists()
 
 
@@ -197,7 +197,7 @@ def test_a_dataset_cannot_pass_for_a_module(tmp_path, monkeypatch):
     for name in ("dgl", "torch", "numpy", "json"):
         (tmp_path / f"{name}.py").write_text("import os; os.mkdir('owned')")
     monkeypatch.chdir(tmp_path)
-    assert measure_path("g.bin")["edges"].tolist() == [1]
+    assert measure("g.bin")["edges"].tolist() == [1]
     assert not (tmp_path / "owned").exists()
 
 
@@ -207,8 +207,8 @@ def test_damaged_dgl_caches_end_no_process(tmp_path):
     # The number of graphs, 2^63 and more: DGL's reader aborts.
     content[31] = 255
     (tmp_path / "b.bin").write_bytes(content)
-    for call in (measure_path, open_data):
-        with pytest.raises(InputError, match=r"holds no DGL graphs: what\(\): ") as caught:
+    for call in (measure, open_data):
+        with pytest.raises(InputError, match=r"as DGL graphs: what\(\): ") as caught:
             call(tmp_path / "b.bin")
         in_one_sentence(caught)
 
@@ -219,7 +219,7 @@ def test_an_lmdb_that_is_cut_ends_no_process(tmp_path):
             put.put(str(number).encode(), bytes(20_000))
     os.truncate(tmp_path / "data.mdb", 100_000)
     with pytest.raises(InputError, match="is cut"):
-        measure_path(tmp_path, allow_pickle=True)
+        measure(tmp_path, allow_pickle=True)
 
 
 def test_databases_that_are_none_or_never_end(tmp_path):
@@ -232,12 +232,12 @@ def test_databases_that_are_none_or_never_end(tmp_path):
             "SELECT id, x'' numbers, x'' positions, x'' cell, '{}' key_value_pairs FROM n"
         )
     database.close()
-    with pytest.raises(InputError, match="no ASE database"):
-        measure_path(path)
+    with pytest.raises(InputError, match="not an ASE database"):
+        measure(path)
     for content in (b"", b"SQLite format 3\0" + bytes(5000), b"junk" * 1000):
         path.write_bytes(content)
         with pytest.raises(InputError, match=r"ASE database|SQLite"):
-            measure_path(path)
+            measure(path)
         assert path.read_bytes() == content
 
 
@@ -277,15 +277,15 @@ def test_any_damage_to_any_file_is_refused_or_read(samples, data, changes, on_er
     path.write_bytes(changed(samples[name], changes))
     # Any other error fails the test.
     with contextlib.suppress(NodeBudgetError):
-        measure_path(path, on_error=on_error, cache=False)
+        measure(path, on_error=on_error, cache=False)
 
 
 def test_a_dataset_of_nothing_but_junk_ends_soon(tmp_path, monkeypatch):
-    monkeypatch.setattr("nodebudget.datasets.counting.rows._SKIPPED", 300)
+    monkeypatch.setattr("nodebudget.datasets.counting.rows._MAX_SKIPPED", 300)
     (tmp_path / "a.jsonl").write_text(f"{json.dumps(CRYSTALS[0])}\n" + "{}\n" * 100_000)
     seen = []
     with pytest.raises(InputError, match=r"most of the first \d+ samples"):
-        measure_path(tmp_path / "a.jsonl", on_error="skip", progress=lambda done, total: seen.append(done))
+        measure(tmp_path / "a.jsonl", on_error="skip", progress=lambda done, total: seen.append(done))
     assert seen[-1] < 400
 
 
@@ -309,9 +309,9 @@ def test_any_json_is_a_crystal_or_has_a_reason_not_to_be(value):
 
 def test_the_measures_of_a_crystal_that_is_well_are_not_touched_by_any_of_this(tmp_path):
     path = write_webdataset(tmp_path / "a.tar", CRYSTALS)
-    assert measure_path(path).fingerprint() == measure_dataset(CRYSTALS).fingerprint()
+    assert measure(path).fingerprint() == measure(CRYSTALS).fingerprint()
     with pytest.raises(CrystalError, match="crystal 12 "):
-        measure_path(write_parquet(tmp_path / "a.parquet", [*CRYSTALS, {**CRYSTALS[0], "atoms": None}]))
+        measure(write_parquet(tmp_path / "a.parquet", [*CRYSTALS, {**CRYSTALS[0], "atoms": None}]))
 
 
 def test_a_row_whose_text_is_no_utf8_is_named(tmp_path):
@@ -320,7 +320,7 @@ def test_a_row_whose_text_is_no_utf8_is_named(tmp_path):
     texts[1] = b"\xff" + texts[1]
     column = arrow.Array.from_buffers(arrow.string(), 3, arrow.array(texts, arrow.binary()).buffers())
     parquet.write_table(arrow.table({"jid": ["a", "b", "c"], "atoms": column}), tmp_path / "data.parquet")
-    with pytest.raises(CrystalError, match=r"crystal 1 .*no UTF-8"):
-        measure_path(tmp_path / "data.parquet", cache=False)
-    found = measure_path(tmp_path / "data.parquet", cache=False, on_error="skip")
+    with pytest.raises(CrystalError, match=r"crystal 1 .*not UTF-8"):
+        measure(tmp_path / "data.parquet", cache=False)
+    found = measure(tmp_path / "data.parquet", cache=False, on_error="skip")
     assert found.ids.tolist() == ["a", "c"]

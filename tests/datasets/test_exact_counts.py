@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nodebudget.datasets.counting.crystal import count_crystal
-from nodebudget.datasets.counting.neighbors import UnusableError
 from nodebudget.datasets.graph_settings import GraphSettings
+from nodebudget.datasets.sample_error import SampleError
 
 
 def test_every_aflow_prototype():
@@ -128,7 +128,7 @@ def test_absurd_crystals_are_refused_quickly(strategy):
     dense = make(np.eye(3) * 1e-3, [[0.0, 0.0, 0.0]])
     scattered = make(np.eye(3) * 4, [[0.0, 0.0, 0.0], [1e7, 0.0, -1e7]])
     for atoms in (needle, dense, scattered):
-        with pytest.raises(UnusableError, match=r"images|cells|distances|no neighbour"):
+        with pytest.raises(SampleError, match=r"images|cells|distances|no neighbour"):
             count_crystal(atoms, graphs)
 
 

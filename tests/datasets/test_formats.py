@@ -10,7 +10,7 @@ import pytest
 from crystals import entries, from_structure
 from formats import PACKED, WRITERS, structure_files, write_ase, write_lines, write_members, write_parquet
 
-from nodebudget.datasets.measure import measure_dataset, measure_path
+from nodebudget.datasets.measure import measure
 from nodebudget.datasets.readers.open_dataset import open_data
 from nodebudget.errors import CrystalError, InputError
 from nodebudget.utils.optional_imports import require
@@ -20,7 +20,7 @@ CRYSTALS = entries(6, 12)
 
 @pytest.fixture(scope="module")
 def expected():
-    return measure_dataset(CRYSTALS)
+    return measure(CRYSTALS)
 
 
 def same(table, other):
@@ -30,7 +30,7 @@ def same(table, other):
 @pytest.mark.parametrize("name", WRITERS)
 def test_sizes_are_those_of_the_crystals_in_memory(name, expected, tmp_path):
     path = WRITERS[name](tmp_path / name, CRYSTALS)
-    table = measure_path(path)
+    table = measure(path)
     assert same(table, expected)
     ids = [str(i + 1) for i in range(12)] if name == "ase.db" else [entry["jid"] for entry in CRYSTALS]
     assert list(table.ids) == ids
@@ -45,8 +45,8 @@ def test_items_are_read_in_any_order(name, expected, tmp_path):
     assert [entry["atoms"]["elements"] for entry in (data[11], data[0], data[-1])] == [
         CRYSTALS[place]["atoms"]["elements"] for place in (11, 0, 11)
     ]
-    assert same(measure_dataset(data), expected)
-    assert list(data.ids) == list(measure_dataset(data).ids)
+    assert same(measure(data), expected)
+    assert list(data.ids) == list(measure(data).ids)
     # As the worker processes of a data loader get it.
     assert pickle.loads(pickle.dumps(data))[3]["atoms"]["elements"] == CRYSTALS[3]["atoms"]["elements"]
 
@@ -62,17 +62,17 @@ def test_packed_streams_have_no_order_but_their_own(name, tmp_path):
 def test_patterns_of_shards(pattern, expected, tmp_path):
     for number in range(3):
         write_lines(tmp_path / f"part-{number:02d}.jsonl", CRYSTALS[4 * number : 4 * number + 4])
-    assert same(measure_path(tmp_path / pattern), expected)
+    assert same(measure(tmp_path / pattern), expected)
 
 
 def test_patterns_that_stand_for_nothing_or_too_much(tmp_path):
     for pattern in ("no-{0..3}.tar", "no-*.tar"):
         with pytest.raises(InputError, match="there is no file or folder"):
-            measure_path(tmp_path / pattern)
+            measure(tmp_path / pattern)
     with pytest.raises(InputError, match="too many"):
-        measure_path(tmp_path / "no-{0..99999999999}.tar")
+        measure(tmp_path / "no-{0..99999999999}.tar")
     with pytest.raises(InputError, match="too many"):
-        measure_path(tmp_path / ("{0..999}" * 9))
+        measure(tmp_path / ("{0..999}" * 9))
 
 
 def test_shards_of_several_kinds_and_an_error_in_a_later_one(expected, tmp_path):
@@ -82,8 +82,8 @@ def test_shards_of_several_kinds_and_an_error_in_a_later_one(expected, tmp_path)
     write_parquet(folder / "b.parquet", [*CRYSTALS[5:8], {**CRYSTALS[8], "atoms": {}}])
     WRITERS["packed.tar.gz"](folder / "c.tar.gz", CRYSTALS[9:])
     with pytest.raises(CrystalError, match=r"crystal 8 \(AFLOW-8\)"):
-        measure_path(folder)
-    table = measure_path(folder, on_error="skip")
+        measure(folder)
+    table = measure(folder, on_error="skip")
     assert same(table, expected.take([*range(8), 9, 10, 11]))
     (folder / "c.tar.gz").unlink()
     data = open_data(folder)
@@ -98,11 +98,11 @@ def test_structure_files_in_a_folder_and_in_a_tar(tmp_path):
     for name, content in files:
         (folder / name).write_bytes(content)
     write_members(tmp_path / "files.tar", [(f"deep/er/{name}", content) for name, content in files])
-    table = measure_path(folder)
+    table = measure(folder)
     assert list(table.ids) == [name for name, _ in files]
     (folder / "id_prop.csv").write_text("".join(f"{name},1\n" for name, _ in files))
-    assert same(measure_path(folder), table)
-    packed = measure_path(tmp_path / "files.tar")
+    assert same(measure(folder), table)
+    packed = measure(tmp_path / "files.tar")
     assert same(packed, table)
     assert packed.ids[0] == "deep/er/POSCAR-00"
 
@@ -111,7 +111,7 @@ def test_the_structure_of_a_sample_is_read_rather_than_its_json(tmp_path):
     [(_, content)] = structure_files(CRYSTALS[:1])
     members = [("x.json", b'{"energy": 1}'), ("x.vasp", content), ("x.txt", b"text"), ("._x.vasp", b"junk")]
     for order in (members, members[::-1]):
-        table = measure_path(write_members(tmp_path / "s.tar", order))
+        table = measure(write_members(tmp_path / "s.tar", order))
         assert (len(table), table.ids[0]) == (1, "x")
 
 
@@ -122,9 +122,9 @@ def test_a_column_of_cifs(tmp_path):
         {"material_id": [f"m-{i}" for i in range(4)], "cif": [item.to(fmt="cif") for item in structures]}
     )
     require("pyarrow.parquet").write_table(table, tmp_path / "cif.parquet")
-    found = measure_path(tmp_path / "cif.parquet")
+    found = measure(tmp_path / "cif.parquet")
     assert list(found.ids) == ["m-0", "m-1", "m-2", "m-3"]
-    assert found["nodes"].tolist() == measure_dataset([from_structure(item) for item in structures])["nodes"].tolist()
+    assert found["nodes"].tolist() == measure([from_structure(item) for item in structures])["nodes"].tolist()
 
 
 def test_an_ase_database_is_read_as_ase_reads_it_and_left_as_it_is(tmp_path):
@@ -133,8 +133,8 @@ def test_an_ase_database_is_read_as_ase_reads_it_and_left_as_it_is(tmp_path):
         database.delete([3, 7])
         atoms = [row.toatoms() for row in database.select()]
     before = hashlib.sha256(path.read_bytes()).hexdigest()
-    table = measure_path(path)
-    assert same(table, measure_dataset(atoms))
+    table = measure(path)
+    assert same(table, measure(atoms))
     assert list(table.ids) == [str(i) for i in range(1, 13) if i not in (3, 7)]
     assert open_data(path)[2]["jid"] == "4"
     assert hashlib.sha256(path.read_bytes()).hexdigest() == before
@@ -143,14 +143,14 @@ def test_an_ase_database_is_read_as_ase_reads_it_and_left_as_it_is(tmp_path):
 def test_blank_lines_and_atoms_alone_are_fine(expected, tmp_path):
     text = "\n \n".join(json.dumps(entry["atoms"]) for entry in CRYSTALS)
     (tmp_path / "a.jsonl").write_text(f"\n{text}")
-    assert same(measure_path(tmp_path / "a.jsonl"), expected)
+    assert same(measure(tmp_path / "a.jsonl"), expected)
     assert len(open_data(tmp_path / "a.jsonl")) == 12
 
 
 @pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-32"])
 def test_lists_in_other_encodings(encoding, expected, tmp_path):
     (tmp_path / "a.json").write_bytes(json.dumps(CRYSTALS, indent=1).encode(encoding))
-    assert same(measure_path(tmp_path / "a.json"), expected)
+    assert same(measure(tmp_path / "a.json"), expected)
 
 
 @pytest.mark.parametrize("name", ["lines.jsonl", "ase.db", "shard.tar", "struct.parquet"])
@@ -162,8 +162,8 @@ def test_broken_items_are_refused_when_they_are_asked_for(name, tmp_path):
     else:
         path = WRITERS[name](tmp_path / name, [CRYSTALS[0], {**CRYSTALS[1], "atoms": None}, CRYSTALS[2]])
     with pytest.raises(CrystalError, match="crystal 1 "):
-        measure_path(path)
-    assert measure_path(path, on_error="skip").settings["indices"] == [0, 2]
+        measure(path)
+    assert measure(path, on_error="skip").settings["indices"] == [0, 2]
     if name in ("ase.db", "struct.parquet"):
         with pytest.raises(CrystalError, match="crystal 1 "):
             open_data(path)[1]
@@ -175,10 +175,10 @@ def test_sizes_among_shards_and_empty_datasets(expected, tmp_path):
     expected.save(folder / "a.parquet")
     write_lines(folder / "b.jsonl", CRYSTALS)
     with pytest.raises(InputError, match=r"a\.parquet.*holds sizes"):
-        measure_path(folder)
+        measure(folder)
     (tmp_path / "e.jsonl").write_text("\n\n")
     write_members(tmp_path / "e.tar", [])
     for name in ("e.jsonl", "e.tar"):
-        for call in (measure_path, open_data):
+        for call in (measure, open_data):
             with pytest.raises(InputError, match="is empty"):
                 call(tmp_path / name)

@@ -19,8 +19,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nodebudget.cli import main
-from nodebudget.datasets.measure import measure_path
-from nodebudget.datasets.read_limits import NAME, Bounds
+from nodebudget.datasets.measure import MeasureOptions, measure
+from nodebudget.datasets.read_limits import MAX_NAME, ReadLimits
 from nodebudget.errors import InputError, NodeBudgetError
 from nodebudget.utils.optional_imports import require
 
@@ -37,9 +37,13 @@ def in_one_sentence(caught):
     return text
 
 
+def limited(**limits):
+    return MeasureOptions(read_limits=ReadLimits(**limits))
+
+
 def reasons(path):
     """Why the crystals that could not be read could not."""
-    return [entry["reason"] for entry in measure_path(path, on_error="skip", cache=False).settings.get("skipped", [])]
+    return [entry["reason"] for entry in measure(path, on_error="skip", cache=False).settings.get("skipped", [])]
 
 
 # --- what unpacks to too much
@@ -91,7 +95,7 @@ def test_bombs_are_not_unpacked(name, small, tmp_path):
     assert (tmp_path / name).stat().st_size < MIB
     tracemalloc.start()
     with pytest.raises(InputError, match=words) as caught:
-        measure_path(tmp_path / name, on_error="skip", bounds=Bounds(record=MIB))
+        measure(tmp_path / name, on_error="skip", options=limited(max_record=MIB))
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     in_one_sentence(caught)
@@ -103,8 +107,8 @@ def test_who_trusts_a_file_can_have_it_unpacked(tmp_path, monkeypatch):
     path = tmp_path / "a.jsonl.gz"
     path.write_bytes(gzip.compress((json.dumps(CRYSTALS[0]) + "\n").encode() * 400))
     with pytest.raises(InputError, match="10 times its size"):
-        measure_path(path, bounds=Bounds(expansion=10))
-    assert len(measure_path(path, bounds=Bounds(expansion=10_000))) == 400
+        measure(path, options=limited(max_expansion=10))
+    assert len(measure(path, options=limited(max_expansion=10_000))) == 400
     done = CliRunner().invoke(main, ["measure", str(path), "--max-expansion", "1e4", "--json", "--no-cache"])
     assert json.loads(done.stdout)["graphs"] == 400
 
@@ -121,21 +125,21 @@ def test_a_parquet_whose_values_repeat_without_end(repeats, small, tmp_path):
     require("pyarrow.parquet").write_table(arrow.table({"atoms": values}), tmp_path / "a.parquet", store_schema=False)
     assert (tmp_path / "a.parquet").stat().st_size < 2 * MIB
     with pytest.raises(InputError, match="unpacks to over"):
-        measure_path(tmp_path / "a.parquet", on_error="skip")
+        measure(tmp_path / "a.parquet", on_error="skip")
 
 
 def test_large_records_are_refused_by_themselves(tmp_path):
     large = {**CRYSTALS[1], "more": "x" * 4000}
     many = [CRYSTALS[0], large, CRYSTALS[2]]
-    small = Bounds(record=3000)
+    small = limited(max_record=3000)
     for name in ("lines.jsonl", "packed.jsonl.gz", "shard.tar", "packed.tar.gz"):
         path = WRITERS[name](tmp_path / name, many)
-        table = measure_path(path, on_error="skip", bounds=small)
+        table = measure(path, on_error="skip", options=small)
         assert table.settings["indices"] == [0, 2]
         assert "over the limit of 2.93 KiB for one crystal" in table.settings["skipped"][0]["reason"]
-        assert len(measure_path(path)) == 3
+        assert len(measure(path)) == 3
     with pytest.raises(InputError, match=r"entry 1 of the list: it has .* over the limit"):
-        measure_path(WRITERS["list.json"](tmp_path / "a.json", many), bounds=small)
+        measure(WRITERS["list.json"](tmp_path / "a.json", many), options=small)
     done = CliRunner().invoke(main, ["measure", str(tmp_path / "lines.jsonl"), "--max-record", "3KiB"])
     assert done.exit_code == 2
     assert "--max-record raises it" in done.stderr
@@ -143,10 +147,10 @@ def test_large_records_are_refused_by_themselves(tmp_path):
 
 @pytest.mark.parametrize("value", [0, -1, float("nan"), float("inf"), True, "much"])
 def test_bounds_that_bound_nothing(value):
-    with pytest.raises(InputError, match="the limit"):
-        Bounds(expansion=value)
-    with pytest.raises(InputError, match="the limit"):
-        Bounds(record=value)
+    with pytest.raises(InputError, match=r"max_.* is"):
+        ReadLimits(max_expansion=value)
+    with pytest.raises(InputError, match=r"max_.* is"):
+        ReadLimits(max_record=value)
 
 
 # --- JSON
@@ -154,11 +158,11 @@ def test_bounds_that_bound_nothing(value):
 DEEP = "[" * 10**6
 ABSURD = {
     "nested too deep": f'{{"jid": "x", "atoms": {{"coords": {DEEP}',
-    "no JSON": '{"jid": "x", "atoms": {"coords": ' + "9" * 10_000 + "}}",
+    "not JSON": '{"jid": "x", "atoms": {"coords": ' + "9" * 10_000 + "}}",
     "finite": json.dumps({"atoms": {**ATOMS, "lattice_mat": "L"}}).replace('"L"', "[[1e999,0,0],[0,1,0],[0,0,1]]"),
-    "its name has": json.dumps({"jid": "x" * (NAME + 1), "atoms": ATOMS}),
+    "its name has": json.dumps({"jid": "x" * (MAX_NAME + 1), "atoms": ATOMS}),
     "not a dict": '{"atoms": 1}',
-    "no JSON: ": '{"atoms": \x01}',
+    "not JSON: ": '{"atoms": \x01}',
 }
 
 
@@ -177,13 +181,13 @@ def test_nesting_that_json_allows_and_nothing_else(tmp_path):
     (tmp_path / "a.jsonl").write_text(f'{{"atoms": {json.dumps(ATOMS)}, "x": {nested}}}\n{{"atoms": {nested}}}\n')
     assert len(reasons(tmp_path / "a.jsonl")) == 1
     # Sent to another process as text, since such a list can't be pickled.
-    assert len(measure_path(tmp_path / "a.jsonl", on_error="skip", workers=1, cache=False)) == 1
+    assert len(measure(tmp_path / "a.jsonl", on_error="skip", workers=1, cache=False)) == 1
 
 
 def test_a_lone_surrogate_does_not_keep_sizes_from_being_written(tmp_path):
     (tmp_path / "a.jsonl").write_text(json.dumps({"jid": "x\ud800", "atoms": ATOMS}))
     for suffix in (".csv", ".npz", ".parquet"):
-        table = measure_path(tmp_path / "a.jsonl", output=tmp_path / f"s{suffix}", cache=False)
+        table = measure(tmp_path / "a.jsonl", output=tmp_path / f"s{suffix}", cache=False)
         assert table.ids.tolist() == ["x\\ud800"]
 
 
@@ -197,7 +201,7 @@ def test_lists_are_cut_into_what_json_makes_of_them(values, block):
     text = json.dumps(values, ensure_ascii=False, indent=block % 3).encode("utf-8", "surrogatepass")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(jsontext, "_BLOCK", block + 3)
-        found = [json.loads(element) for element in jsontext.elements(io.BytesIO(text), Bounds())]
+        found = [json.loads(element) for element in jsontext.elements(io.BytesIO(text), ReadLimits())]
     assert json.dumps(found) == json.dumps(values)
 
 
@@ -223,7 +227,7 @@ def test_members_that_would_escape_are_read_and_never_written(tmp_path, monkeypa
             archive.addfile(member)
         archive.addfile(_of_kind(tarfile.CHRTYPE))
     (place / "a.tar").write_bytes(made.getvalue())
-    table = measure_path(place / "a.tar", cache=False)
+    table = measure(place / "a.tar", cache=False)
     assert table.ids.tolist() == [entry["jid"] for entry in (CRYSTALS[0],) * 3]
     assert sorted(found.name for found in tmp_path.iterdir()) == ["in", "secret.json"]
     assert [found.name for found in place.iterdir()] == ["a.tar"]
@@ -272,5 +276,5 @@ def write_members_to_bytes(members):
 def test_tars_that_are_damaged_or_ask_for_too_much(name, tmp_path):
     (tmp_path / "a.tar").write_bytes(broken_tars()[name])
     with pytest.raises(NodeBudgetError, match=r"tar archive|over the limit|not one") as caught:
-        measure_path(tmp_path / "a.tar", on_error="skip")
+        measure(tmp_path / "a.tar", on_error="skip")
     in_one_sentence(caught)

@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 from nodebudget import SizeTable
 from nodebudget.datasets.cache.checkpoint import MeasureCheckpoint
 from nodebudget.datasets.graph_settings import GraphSettings
-from nodebudget.datasets.measure import measure_dataset, measure_path
+from nodebudget.datasets.measure import MeasureOptions, measure
 from nodebudget.datasets.readers import source as sources
 from nodebudget.errors import CrystalError, InputError, RecordError
 
@@ -48,7 +48,7 @@ def interrupted(path, output, after, **options):
             raise Stop
 
     with pytest.raises(Stop):
-        measure_path(path, output=output, cache=False, progress=stop, **options)
+        measure(path, output=output, cache=False, progress=stop, **options)
 
 
 @settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -67,11 +67,11 @@ def test_interrupted_anywhere_and_gone_on_with_equals_uninterrupted(name, stops,
     path = WRITERS[name](folder / name, made)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sources, "CHUNK_RECORDS", chunk)
-        whole = measure_path(path, on_error="skip", cache=False)
+        whole = measure(path, on_error="skip", cache=False)
         for after in sorted(stops):
             interrupted(path, folder / "sizes.npz", after, on_error="skip")
             assert [found.name for found in folder.glob("sizes*")] == ["sizes.npz.part"]
-        found = measure_path(path, on_error="skip", cache=False, output=folder / "sizes.npz")
+        found = measure(path, on_error="skip", cache=False, output=folder / "sizes.npz")
     tables_equal(found, whole)
     tables_equal(SizeTable.load(folder / "sizes.npz"), whole)
     assert not list(folder.glob("*.part"))
@@ -89,8 +89,8 @@ def test_a_part_that_is_cut_or_damaged_anywhere_loses_no_more_than_that(keep, ju
         content = part.read_bytes()
         head = content.index(b"\n") + 1
         part.write_bytes(content[: max(head, keep)] + junk)
-        found = measure_path(path, output=output, cache=False)
-    assert found.fingerprint() == measure_dataset(CRYSTALS).fingerprint()
+        found = measure(path, output=output, cache=False)
+    assert found.fingerprint() == measure(CRYSTALS).fingerprint()
 
 
 def test_what_was_measured_is_not_measured_again(tmp_path, monkeypatch):
@@ -98,17 +98,23 @@ def test_what_was_measured_is_not_measured_again(tmp_path, monkeypatch):
     monkeypatch.setattr(sources, "CHUNK_RECORDS", 3)
     interrupted(path, output, 6)
     seen, notes = [], []
-    measure_path(path, output=output, cache=False, progress=lambda done, total: seen.append(done), note=notes.append)
+    measure(
+        path,
+        output=output,
+        cache=False,
+        progress=lambda done, total: seen.append(done),
+        options=MeasureOptions(note=notes.append),
+    )
     assert seen == [3, 6, 9, 12]
-    assert notes == ["going on from 6 that were measured before"]
+    assert notes == ["continuing after 6 samples that were measured before"]
 
 
 def test_a_crystal_that_ended_the_run_can_be_skipped_afterwards(tmp_path):
     path, output = write_lines(tmp_path / "a.jsonl", [*CRYSTALS[:5], BROKEN, *CRYSTALS[5:]]), tmp_path / "s.npz"
     for _ in range(2):
         with pytest.raises(CrystalError, match=r"crystal 5 \(broken\)"):
-            measure_path(path, output=output)
-    assert len(measure_path(path, output=output, on_error="skip")) == 12
+            measure(path, output=output)
+    assert len(measure(path, output=output, on_error="skip")) == 12
 
 
 def test_a_part_of_another_measurement_is_refused_and_kept(tmp_path):
@@ -116,16 +122,16 @@ def test_a_part_of_another_measurement_is_refused_and_kept(tmp_path):
     interrupted(path, output, 1)
     content = part.read_bytes()
     with pytest.raises(RecordError, match=r"different graphs.*--no-resume"):
-        measure_path(path, output=output, graphs=GraphSettings(neighbors=4))
+        measure(path, output=output, graphs=GraphSettings(neighbors=4))
     write_lines(path, CRYSTALS[:6])
     with pytest.raises(RecordError, match="different data"):
-        measure_path(path, output=output)
+        measure(path, output=output)
     assert part.read_bytes() == content
-    assert len(measure_path(path, output=output, resume=False)) == 6
+    assert len(measure(path, output=output, options=MeasureOptions(resume=False))) == 6
     for foreign in (b"my thesis\n", b"my thesis", b"\x00" * 20, b'{"a": 1}\n'):
         part.write_bytes(foreign)
         with pytest.raises(RecordError, match="is not the file of a measurement"):
-            measure_path(path, output=output, force=True, cache=False)
+            measure(path, output=output, cache=False, options=MeasureOptions(force=True))
         assert part.read_bytes() == foreign
 
 
@@ -135,7 +141,7 @@ def test_two_processes_to_one_output(tmp_path):
         MeasureCheckpoint(tmp_path / "s.npz.part", {}),
         pytest.raises(InputError, match="another process is writing"),
     ):
-        measure_path(path, output=output)
+        measure(path, output=output)
 
 
 def test_data_that_changes_while_it_is_read_gives_no_sizes(tmp_path):
@@ -147,7 +153,7 @@ def test_data_that_changes_while_it_is_read_gives_no_sizes(tmp_path):
 
     for options in ({"output": output}, {}):
         with pytest.raises(InputError, match="has changed while it was read"):
-            measure_path(path, progress=change, **options)
+            measure(path, progress=change, **options)
         assert [found.name for found in tmp_path.iterdir()] == ["a.jsonl"]
 
 
@@ -161,12 +167,12 @@ def test_data_that_is_cut_before_or_while_it_is_read_is_refused(name, tmp_path, 
         os.truncate(path, len(content) * 2 // 3)
 
     with pytest.raises(InputError):
-        measure_path(path, progress=cut)
+        measure(path, progress=cut)
     # A tar is padded with zeros beyond its end.
     for part in (0.3, 0.6, 0.9):
         path.write_bytes(content[: int(len(content.rstrip(b"\0")) * part)])
         with pytest.raises(InputError):
-            measure_path(path)
+            measure(path)
     assert [found.name for found in tmp_path.iterdir()] == [name]
 
 
@@ -192,10 +198,10 @@ def test_killed_at_several_moments_and_gone_on_with(tmp_path):
         for line in lines[:-1]:
             assert line[:8] == b"%08x" % zlib.crc32(line[9:-1])
     seen = []
-    measure_path(path, output=output, cache=False, progress=lambda done, total: seen.append(done))
+    measure(path, output=output, cache=False, progress=lambda done, total: seen.append(done))
     assert seen[0] == 128
     found = SizeTable.load(output)
-    assert found.fingerprint() == measure_dataset(many).fingerprint()
+    assert found.fingerprint() == measure(many).fingerprint()
     assert list(found.ids) == [entry["jid"] for entry in many]
     assert not part.exists()
 
@@ -220,7 +226,7 @@ def test_a_disk_that_fills_up_leaves_what_can_be_gone_on_with(size, tmp_path):
     assert "could not be written" in line
     assert "free some space" in line
     assert not output.exists()
-    assert measure_path(path, output=output).fingerprint() == measure_dataset(many).fingerprint()
+    assert measure(path, output=output).fingerprint() == measure(many).fingerprint()
     assert len(SizeTable.load(output)) == len(many)
     assert sorted(found.name for found in tmp_path.iterdir()) == [".nodebudget", "a.jsonl", "s.csv"]
 
@@ -238,7 +244,7 @@ def test_a_folder_that_cannot_be_written_is_refused_before_the_work(tmp_path):
     path = write_lines(tmp_path / "a.jsonl", CRYSTALS)
     # Not even root can write there.
     with pytest.raises(InputError, match=r"written|no folder"):
-        measure_path(path, output="/proc/nodebudget.npz", cache=False)
+        measure(path, output="/proc/nodebudget.npz", cache=False)
     assert Path("/proc").is_dir()
 
 

@@ -21,7 +21,7 @@ from nodebudget.cli import main
 from nodebudget.datasets import graph_settings as settings
 from nodebudget.datasets.cache.fingerprint import fingerprint
 from nodebudget.datasets.graph_settings import GraphSettings
-from nodebudget.datasets.measure import measure_dataset, measure_path
+from nodebudget.datasets.measure import MeasureOptions, measure
 from nodebudget.errors import CrystalError, InputError
 
 CRYSTALS = entries(6, 12)
@@ -34,7 +34,7 @@ def cached(folder):
 def measured(path, **options):
     """The table, and whether anything was measured for it."""
     seen = []
-    table = measure_path(path, progress=lambda done, total: seen.append(done), **options)
+    table = measure(path, progress=lambda done, total: seen.append(done), **options)
     return table, bool(seen)
 
 
@@ -65,7 +65,7 @@ def test_each_setting_has_sizes_of_its_own(tmp_path):
 def test_another_way_of_counting_makes_old_sizes_useless(tmp_path, monkeypatch):
     path = write_lines(tmp_path / "a.jsonl", CRYSTALS)
     measured(path)
-    monkeypatch.setattr("nodebudget.datasets.measure_path.COUNTING", settings.COUNTING + 1)
+    monkeypatch.setattr("nodebudget.datasets.measure.COUNTING", settings.COUNTING + 1)
     assert measured(path)[1]
 
 
@@ -138,7 +138,7 @@ def test_skipped_crystals_are_remembered(tmp_path):
     again, anew = measured(path, on_error="skip")
     assert (again.settings, anew) == (first.settings, False)
     with pytest.raises(CrystalError, match=r"crystal 12 \(broken\)"):
-        measure_path(path)
+        measure(path)
 
 
 def test_a_copy_that_keeps_its_times_brings_its_sizes_along(tmp_path):
@@ -174,7 +174,7 @@ def test_a_place_that_cannot_be_written_means_no_cache(tmp_path):
     path = write_lines(tmp_path / "a.jsonl", CRYSTALS)
     (tmp_path / ".nodebudget").write_text("a file where the folder would be")
     notes = []
-    assert measure_path(path, note=notes.append).fingerprint() == measure_dataset(CRYSTALS).fingerprint()
+    assert measure(path, options=MeasureOptions(note=notes.append)).fingerprint() == measure(CRYSTALS).fingerprint()
     [note] = notes
     assert note.startswith("sizes are not cached: ")
 
@@ -182,9 +182,9 @@ def test_a_place_that_cannot_be_written_means_no_cache(tmp_path):
 def test_a_read_only_folder_means_no_cache():
     """As a user who may read the data and no more."""
     code = (
-        "import os, sys; from nodebudget.datasets.cache.size_cache import Cache; from nodebudget import SizeTable\n"
+        "import os, sys; from nodebudget.datasets.cache.size_cache import SizeCache; from nodebudget import SizeTable\n"
         "table = SizeTable.from_counts([1]); os.getuid() or os.setuid(65534)\n"
-        "print(Cache(sys.argv[1], {}).save(table, 'x'))"
+        "print(SizeCache(sys.argv[1], {}).save(table, 'x'))"
     )
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -201,15 +201,15 @@ def test_processes_that_share_a_cache(tmp_path):
     """Two at once, time and again: both end well, and what they leave is whole."""
     path = write_list(tmp_path / "a.json", CRYSTALS)
     code = (
-        "import sys\nfrom nodebudget.datasets.measure import measure_path\n"
-        "for _ in range(15): print(measure_path(sys.argv[1])['edges'].sum())\n"
+        "import sys\nfrom nodebudget.datasets.measure import measure\n"
+        "for _ in range(15): print(measure(sys.argv[1])['edges'].sum())\n"
     )
     running = [
         subprocess.Popen([sys.executable, "-c", code, path], stdout=subprocess.PIPE, text=True) for _ in range(2)
     ]
     outputs = [process.communicate()[0].split() for process in running]
     assert [process.returncode for process in running] == [0, 0]
-    assert {value for values in outputs for value in values} == {str(measure_dataset(CRYSTALS)["edges"].sum())}
+    assert {value for values in outputs for value in values} == {str(measure(CRYSTALS)["edges"].sum())}
     assert not measured(path)[1]
     assert len(cached(tmp_path)) == 1
 
@@ -222,7 +222,7 @@ def test_the_command_says_that_it_used_the_cache(tmp_path):
 
     first, again, anew = call(), call(), call("--no-cache")
     assert "cache" not in first.stderr
-    assert "data has not changed (--no-cache measures anew)" in again.stderr
+    assert "data has not changed (--no-cache measures again)" in again.stderr
     assert "cache" not in anew.stderr
     assert json.loads(first.stdout) == json.loads(again.stdout) == json.loads(anew.stdout)
     assert call("-q").stderr == ""

@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 from nodebudget.cli import main
 from nodebudget.datasets.dask_executor import dask_executor
 from nodebudget.datasets.graph_settings import GraphSettings
-from nodebudget.datasets.measure import measure_dataset, measure_path
+from nodebudget.datasets.measure import MeasureOptions, measure
 from nodebudget.datasets.readers import source as sources
 from nodebudget.datasets.readers.source import Chunk
 from nodebudget.datasets.workers import measure_chunks
@@ -73,16 +73,16 @@ def test_sizes_are_equal_however_the_work_is_split(name, chunk, size, broken, se
     made = [{**entry, "atoms": {**entry["atoms"], "coords": [[0.0]]}} if i in broken else entry
             for i, entry in enumerate(CRYSTALS)]  # fmt: skip
     path = WRITERS[name](tmp_path_factory.mktemp("split") / name, CRYSTALS if name == "ase.db" else made)
-    whole = measure_path(path, on_error="skip", cache=False)
+    whole = measure(path, on_error="skip", cache=False)
     with pytest.MonkeyPatch.context() as patch, ThreadPoolExecutor(3) as threads:
         patch.setattr(sources, "CHUNK_RECORDS", chunk)
         patch.setattr(sources, "CHUNK_BYTES", size)
-        patch.setattr("nodebudget.datasets.workers._MANY", 1 + seed % 7)
-        for executor in (Lazy(seed), threads, None):
-            tables_equal(measure_path(path, on_error="skip", cache=False, executor=executor), whole)
+        patch.setattr("nodebudget.datasets.workers._PENDING", 1 + seed % 7)
+        for executor in (Lazy(seed), threads, 0):
+            tables_equal(measure(path, on_error="skip", cache=False, workers=executor), whole)
     if broken and name != "ase.db":
         with pytest.raises(CrystalError) as caught:
-            measure_path(path, executor=Lazy(seed), cache=False)
+            measure(path, workers=Lazy(seed), cache=False)
         assert caught.value.index == min(broken)
 
 
@@ -95,7 +95,7 @@ def pool():
 def test_processes_of_the_callers_own(pool, tmp_path):
     for name, write in WRITERS.items():
         path = write(tmp_path / name, CRYSTALS)
-        tables_equal(measure_path(path, executor=pool, cache=False), measure_path(path, cache=False))
+        tables_equal(measure(path, workers=pool, cache=False), measure(path, cache=False))
     assert pool.submit(int, "7").result() == 7
 
 
@@ -111,7 +111,7 @@ def test_no_more_is_read_ahead_than_fits():
     lazy, graphs = Lazy(0), GraphSettings()
     for size, most in ((100 * 2**20, 3), (2**40, 1)):
         read.clear()
-        found = measure_chunks(chunks(size), graphs, executor=lazy)
+        found = measure_chunks(chunks(size), graphs, workers=lazy)
         next(found)
         assert len(read) == most
         found.close()
@@ -126,12 +126,12 @@ def test_a_process_that_dies_is_named_and_nothing_is_lost(pool, tmp_path):
             os.kill(process.pid, signal.SIGKILL)
 
     with pytest.raises(NodeBudgetError, match=r"process that measured crystals died"):
-        measure_path(path, executor=pool, output=output, progress=kill)
+        measure(path, workers=pool, output=output, progress=kill)
     assert (tmp_path / "s.npz.part").exists()
     notes = []
-    table = measure_path(path, output=output, note=notes.append)
-    assert "going on from" in notes[0]
-    assert table.fingerprint() == measure_dataset(many).fingerprint()
+    table = measure(path, output=output, options=MeasureOptions(note=notes.append))
+    assert "continuing after" in notes[0]
+    assert table.fingerprint() == measure(many).fingerprint()
 
 
 def test_workers_end_when_the_process_that_started_them_is_killed(tmp_path):
@@ -162,7 +162,7 @@ def test_a_dask_cluster_one_of_whose_processes_is_killed(cluster, tmp_path, monk
     many = [{**entry, "jid": f"{n}-{entry['jid']}"} for n in range(20) for entry in CRYSTALS]
     path = write_lines(tmp_path / "a.jsonl", many)
     monkeypatch.setattr(sources, "CHUNK_RECORDS", 10)
-    monkeypatch.setattr("nodebudget.datasets.workers._MANY", 8)
+    monkeypatch.setattr("nodebudget.datasets.workers._PENDING", 8)
     processes = [worker.pid for worker in cluster.workers.values()]
     with dask_executor(cluster.scheduler_address) as executor:
 
@@ -170,9 +170,9 @@ def test_a_dask_cluster_one_of_whose_processes_is_killed(cluster, tmp_path, monk
             if done == 50:
                 os.kill(processes[0], signal.SIGKILL)
 
-        table = measure_path(path, executor=executor, progress=kill, cache=False)
+        table = measure(path, workers=executor, progress=kill, cache=False)
     monkeypatch.undo()
-    tables_equal(table, measure_path(path, cache=False))
+    tables_equal(table, measure(path, cache=False))
     with pytest.raises(ProcessLookupError):
         os.kill(processes[0], 0)
 
@@ -196,6 +196,6 @@ def test_no_cluster_there():
     pytest.importorskip("distributed")
     for address in ("no address at all", "tcp://127.0.0.1:1", "udp://127.0.0.1:1"):
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr("nodebudget.datasets.dask_executor._PATIENCE", 1)
+            patch.setattr("nodebudget.datasets.dask_executor._TIMEOUT", 1)
             with pytest.raises(InputError, match="no Dask scheduler answers"), dask_executor(address):
                 pass

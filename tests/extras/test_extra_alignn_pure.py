@@ -10,7 +10,7 @@ import pytest
 from apart import call, need, some_crystals, write_crystals
 
 from nodebudget import Calibration, SizeTable
-from nodebudget.datasets.measure import measure_dataset
+from nodebudget.datasets.measure import measure
 from nodebudget.profiling.open import open_probe
 from nodebudget.utils.optional_imports import require
 from nodebudget.workloads.registry import load_workload
@@ -57,5 +57,5 @@ def test_an_lmdb_of_such_graphs_is_read_where_pickles_are_allowed(tmp_path):
                 transaction.put(f"{number}".encode(), pickle.dumps(workload.sample(entry)))
     assert call("measure", tmp_path / "cache", "-q") == 2
     assert call("measure", tmp_path / "cache", "--allow-pickle", "-o", tmp_path / "out.npz", "-q", "--no-cache") == 0
-    expected = measure_dataset(some_crystals(), graphs=workload.graphs)
+    expected = measure(some_crystals(), graphs=workload.graphs)
     assert SizeTable.load(tmp_path / "out.npz")["line_edges"].tolist() == expected["line_edges"].tolist()

@@ -14,7 +14,7 @@ import pytest
 import torch
 from crystals import entries
 
-from nodebudget.datasets.measure import measure_dataset
+from nodebudget.datasets.measure import measure
 from nodebudget.datasets.size_table import SizeTable
 from nodebudget.errors import InputError, OversizedError
 from nodebudget.integrations.advancing import AdvancingSampler
@@ -91,7 +91,7 @@ def items(loader: Any) -> list[Any]:
 @pytest.mark.parametrize("pure", [False, True], ids=["dgl", "pure"])
 def test_a_run_of_train_dgl_ends_with_its_usual_outputs(folder: Path, pure: bool) -> None:
     made = alignn_loaders(folder, pure)
-    sizes = measure_dataset(made[0].dataset)
+    sizes = measure(made[0].dataset)
     cap = int(sizes["line_edges"].max()) * 4
     loaders = with_budget(made, max_line_edges=cap)
     train, val, test, _ = loaders

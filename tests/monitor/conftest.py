@@ -9,7 +9,7 @@ import torch
 from linegraph_net import LineGraphWorkload, random_sizes
 
 from nodebudget.calibration.calibrate import CalibrationConfig, calibrate
-from nodebudget.datasets.measure import measure_dataset
+from nodebudget.datasets.measure import measure
 from nodebudget.profiling.open import open_probe
 
 
@@ -47,5 +47,5 @@ def samples(workload):
 @pytest.fixture(scope="session")
 def calibration(workload, samples):
     """A calibration of this workload, on this device."""
-    sizes = measure_dataset(samples)
+    sizes = measure(samples)
     return calibrate(workload, ITEMS, sizes, open_probe("cpu"), config=CalibrationConfig(probes=12, max_graphs=8))

@@ -13,7 +13,7 @@ import torch
 from crystals import alignn_graphs, entries, small_prototypes
 
 from nodebudget import MemoryMonitor, SizeTable, oom_guard, read_run
-from nodebudget.datasets.measure import measure_dataset
+from nodebudget.datasets.measure import measure
 from nodebudget.errors import DoesNotFitError, InputError
 from nodebudget.monitor.batch_sizes import sizes_of, try_sizes_of
 from nodebudget.utils.optional_imports import load_dgl, require
@@ -24,7 +24,7 @@ def test_alignn_batches_have_the_sizes_of_their_crystals():
 
     workload = AlignnWorkload(alignn_layers=1, gcn_layers=1, hidden_features=8)
     samples = [workload.sample(entry) for entry in entries(6, 5)]
-    expected = measure_dataset(samples).totals(range(5))
+    expected = measure(samples).totals(range(5))
     batch = workload.batch(samples)
     assert sizes_of(batch) == expected
     assert sizes_of(samples) == expected

@@ -12,7 +12,7 @@ import torch
 from torch.utils.data import DataLoader, IterableDataset
 
 from nodebudget import MemoryMonitor, NodeBudgetSampler, read_run
-from nodebudget.datasets.measure import measure_dataset
+from nodebudget.datasets.measure import measure
 from nodebudget.errors import InputError
 from nodebudget.monitor.meters import resident_set
 from nodebudget.monitor.summary import summarize
@@ -42,7 +42,7 @@ class TestLog:
         assert run.end["status"] == "done"
         assert run.end["steps"] == len(run.steps) == 8
         assert [step["epoch"] for step in run.steps] == [0] * 4 + [1] * 4
-        table = measure_dataset(samples)
+        table = measure(samples)
         for place, step in enumerate(run.steps):
             first = 4 * (place % 4)
             assert step["sizes"] == table.totals(range(first, first + 4))
@@ -106,7 +106,7 @@ class TestLog:
         assert [event["batches"] for event in read_run(monitor.path).events] == [None, None]
 
     def test_with_a_budget_sampler_and_predictions(self, workload, samples, calibration, tmp_path):
-        sizes = measure_dataset(samples)
+        sizes = measure(samples)
         sampler = NodeBudgetSampler(sizes, max_line_edges=int(sizes["line_edges"].sum() / 3))
         loader = DataLoader(samples, batch_sampler=sampler, collate_fn=list)
         with warnings.catch_warnings():
@@ -138,7 +138,7 @@ class TestWarnings:
         assert summarize(run)["drift"] < -0.3
         again = monitor.recalibrated()
         assert again.holdout.mape < 0.05
-        totals = measure_dataset(samples).totals(range(6))
+        totals = measure(samples).totals(range(6))
         assert again.predict_bytes(**totals) == pytest.approx(calibration.predict_bytes(**totals), rel=0.05)
 
     def test_outputs_that_are_stored_are_named_a_leak(self, tmp_path):

@@ -11,7 +11,7 @@ from scripted_probe import CRYSTALS
 from nodebudget import NodeBudgetSampler, SizeTable
 from nodebudget.calibration.prediction_interval import PredictionBound
 from nodebudget.cli import main
-from nodebudget.datasets.measure import measure_dataset
+from nodebudget.datasets.measure import measure
 from nodebudget.errors import InputError, RecordError
 
 SIZES = SizeTable.from_counts(list(range(1, 501)), list(range(500, 0, -1)))
@@ -32,7 +32,7 @@ def test_a_state_beyond_the_epoch_is_refused():
 
 def test_crystals_left_out_do_not_shift_the_others():
     broken = {"jid": "BROKEN", "atoms": {"elements": ["Si"]}}
-    sizes = measure_dataset([CRYSTALS[0], broken, *CRYSTALS[1:6]], on_error="skip")
+    sizes = measure([CRYSTALS[0], broken, *CRYSTALS[1:6]], on_error="skip")
     seen = [index for batch in NodeBudgetSampler(sizes, max_graphs=2) for index in batch]
     assert sorted(seen) == [0, 2, 3, 4, 5, 6]
     few = NodeBudgetSampler(sizes.take([1, 3]), max_graphs=2)

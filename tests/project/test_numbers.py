@@ -28,7 +28,7 @@ from nodebudget.calibration.calibrate import CalibrationConfig, calibrate
 from nodebudget.calibration.fit import fit_calibration
 from nodebudget.calibration.time_model import TimeModel
 from nodebudget.cli import main
-from nodebudget.datasets.measure import measure_dataset
+from nodebudget.datasets.measure import measure
 from nodebudget.errors import DoesNotFitError, InputError, OversizedError
 from nodebudget.profiling.open import open_probe
 from nodebudget.workloads.alignn import AlignnWorkload
@@ -196,7 +196,7 @@ def test_few_steps_without_others_to_check_on_are_not_sure() -> None:
 @pytest.mark.parametrize("crystals", [1, 2, 5])
 def test_few_crystals_are_enough_to_tell_what_a_batch_of_them_takes(crystals: int) -> None:
     data = entries(12, 60)[20 : 20 + crystals]
-    sizes = measure_dataset(data)
+    sizes = measure(data)
     workload = Counting(torch.device("cpu"))
     probe = LinearProbe(workload, constant=10**6, per_node=10**5)
     warned = pytest.warns(UserWarning, match="all crystals are of one size")
@@ -213,7 +213,7 @@ def test_steps_that_do_not_depend_on_the_batch_are_warned_of() -> None:
         found = calibrate(
             workload,
             data,
-            measure_dataset(data),
+            measure(data),
             LinearProbe(workload, constant=10**6, per_node=0),
             config=CalibrationConfig(16, 32),
         )
@@ -238,7 +238,7 @@ def test_the_command_says_so_in_a_sentence(tmp_path: Path, monkeypatch: pytest.M
 def test_a_calibration_that_is_ten_times_off_is_noticed_on_real_alignn(factor: float, words: str) -> None:
     workload = AlignnWorkload(alignn_layers=1, gcn_layers=1, hidden_features=16)
     samples = [workload.sample(entry) for entry in entries(6, 16)]
-    sizes = measure_dataset(samples)
+    sizes = measure(samples)
     known = calibrate(workload, samples, sizes, open_probe("cpu"), config=CalibrationConfig(probes=12, max_graphs=8))
     coefficients = {name: value * factor for name, value in known.coefficients.items()}
     wrong = replace(

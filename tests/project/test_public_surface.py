@@ -18,7 +18,7 @@ PUBLIC = {"nodebudget": set(nodebudget.__all__), "nodebudget.integrations": set(
 PAGES = [ROOT / "README.md", *sorted(path for path in (ROOT / "docs").rglob("*.md") if "_build" not in path.parts)]
 REFERENCE = "\n".join(page.read_text() for page in sorted((ROOT / "docs" / "reference").glob("*.md")))
 #: `measure` takes the options of these two; the page says so.
-OPTIONS = {"nodebudget.datasets.measure.measure_path", "nodebudget.datasets.measure.measure_dataset"}
+OPTIONS = {"nodebudget.datasets.measure.measure", "nodebudget.datasets.measure.measure"}
 
 
 def imports_in(code: str) -> set[tuple[str, str]]:

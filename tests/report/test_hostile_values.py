@@ -89,7 +89,7 @@ WRONG = {
     "a plan of an empty batch": (["hole.json"], "batches must hold a graph or more each", "plan again"),
     "a plan without limits": (["unlimited.json"], "'unlimited.json' is a damaged plan", "make it again"),
     "a run of words": (["words.jsonl"], "'words.jsonl' is a damaged run", "make it again"),
-    "an archive of something else": (["other.npz"], "'other.npz' holds no sizes", "measure"),
+    "an archive of something else": (["other.npz"], "'other.npz' is not a size table", "measure"),
     "an archive cut": (["cut.npz"], "'cut.npz'", ""),
     "a plan's archive cut": (["cut_plan.npz"], "'cut_plan.npz' is a damaged plan", "plan again"),
     "a batch size of zero": (["sizes.npz", "--batch-size", "0"], "batch_size is 0", "give such a number"),

@@ -14,7 +14,7 @@ from crystals import entries
 from torch.utils.data import DataLoader, Dataset
 
 from nodebudget import MemoryMonitor, NodeBudgetSampler, SizeTable
-from nodebudget.datasets.measure import measure_dataset
+from nodebudget.datasets.measure import measure
 from nodebudget.monitor.batch_sizes import sizes_of
 from nodebudget.monitor.log_reader import read_run
 from nodebudget.utils.optional_imports import load_dgl
@@ -164,7 +164,7 @@ def samples() -> list[Any]:
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("workers", [0, 1])
 def test_batches_of_every_kind_are_loaded_and_counted(kind: str, workers: int, samples: list[Any]) -> None:
-    sizes = measure_dataset(samples)
+    sizes = measure(samples)
     sampler = NodeBudgetSampler(sizes, max_nodes=24)
     loader = DataLoader(samples, batch_sampler=sampler, num_workers=workers, collate_fn=Collate(kind))
     monitor = MemoryMonitor()
@@ -176,7 +176,7 @@ def test_batches_of_every_kind_are_loaded_and_counted(kind: str, workers: int, s
 def test_a_batch_that_is_moved_is_counted_all_the_same(samples: list[Any]) -> None:
     batch = Collate("own")(samples[:5]).to("cpu")
     assert batch.device == "cpu"
-    assert sizes_of(batch) == measure_dataset(samples[:5]).totals(range(5))
+    assert sizes_of(batch) == measure(samples[:5]).totals(range(5))
 
 
 def test_a_model_in_a_batch_is_not_searched() -> None:

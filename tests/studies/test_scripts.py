@@ -13,7 +13,7 @@ import pytest
 from crystals import alignn_counts
 from paths import ROOT
 
-from nodebudget.datasets.measure import measure_path
+from nodebudget.datasets.measure import measure
 from nodebudget.utils.optional_imports import require
 
 SCRIPTS = ROOT / "scripts"
@@ -59,7 +59,7 @@ def test_cifs_in_a_csv_become_jarvis_json(tmp_path):
         )
         np.testing.assert_allclose(back.distance_matrix, structure.distance_matrix, atol=1e-5)
     atoms = require("jarvis.core.atoms").Atoms
-    counted = measure_path(tmp_path / "o.json")
+    counted = measure(tmp_path / "o.json")
     assert counted["edges"].tolist() == [alignn_counts(atoms.from_dict(entry["atoms"]))[1] for entry in entries]
 
 

@@ -11,7 +11,7 @@ from paths import FIXTURES, ROOT
 
 from nodebudget.calibration.calibrate import CalibrationConfig, calibrate
 from nodebudget.datasets.graph_settings import GraphSettings
-from nodebudget.datasets.measure import measure_dataset
+from nodebudget.datasets.measure import measure
 from nodebudget.errors import InputError
 from nodebudget.profiling.open import open_probe
 from nodebudget.utils.optional_imports import require
@@ -57,7 +57,7 @@ def test_its_graphs_are_those_that_alignn_builds_for_dgl_and_what_is_measured(cr
     pytest.importorskip("dgl")
     workload = small()
     assert workload.graphs == GraphSettings(strategy="pure_torch", cutoff=5.0, three_body_cutoff=3.5)
-    sizes = measure_dataset(crystals, graphs=workload.graphs)
+    sizes = measure(crystals, graphs=workload.graphs)
     for place, crystal in enumerate(crystals[:5]):
         graph, line_graph, lattice, _ = to_sample(workload, crystal)
         atoms = require("jarvis.core.atoms").Atoms.from_dict(crystal["atoms"])
@@ -120,7 +120,7 @@ def test_variants_have_other_ratios_of_sizes(crystals):
 
 def test_a_calibration_predicts_what_it_has_not_seen(crystals):
     workload = small(hidden_features=64)
-    sizes = measure_dataset(crystals, graphs=workload.graphs)
+    sizes = measure(crystals, graphs=workload.graphs)
     found = calibrate(workload, crystals, sizes, open_probe("cpu"), config=CalibrationConfig(probes=15, max_graphs=10))
     held_out = [entry for entry in found.observations if entry.role == "holdout"]
     assert held_out
@@ -136,20 +136,20 @@ def test_measuring_and_training_need_no_dgl(crystals, tmp_path):
         + f"""
 sys.path.insert(0, {str(FIXTURES)!r})
 from crystals import entries
-from nodebudget.datasets.measure import measure_dataset
+from nodebudget.datasets.measure import measure
 from nodebudget.workloads.protocol import collate
 from nodebudget.workloads.registry import load_workload
 
 workload = load_workload("alignn-pure", **{SMALL!r})
 crystals = entries(most=4, count=4)
 workload.step(collate(workload, crystals))
-print(measure_dataset(crystals, graphs=workload.graphs)["line_edges"].sum(), "dgl" in sys.modules)
+print(measure(crystals, graphs=workload.graphs)["line_edges"].sum(), "dgl" in sys.modules)
 """
     )
     done = subprocess.run([sys.executable, "-W", "ignore", script], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     line_edges, loaded = done.stdout.split()
-    expected = measure_dataset(entries(most=4, count=4), graphs=small().graphs)["line_edges"].sum()
+    expected = measure(entries(most=4, count=4), graphs=small().graphs)["line_edges"].sum()
     assert (int(line_edges), loaded) == (expected, "False")
 
 

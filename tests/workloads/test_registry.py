@@ -7,7 +7,7 @@ from crystals import alignn_graphs, entries, small_prototypes
 from paths import FIXTURES, ROOT
 
 from nodebudget.datasets.graph_settings import GraphSettings
-from nodebudget.datasets.measure import measure_dataset
+from nodebudget.datasets.measure import measure
 from nodebudget.errors import InputError, WorkloadError
 from nodebudget.workloads.protocol import collate, dtype_of, parameter_count, resident_bytes, to_sample
 from nodebudget.workloads.registry import load_workload
@@ -59,7 +59,7 @@ def test_alignn_takes_graphs_as_well_as_crystals():
     graph, line_graph = alignn_graphs(small_prototypes(4)[0], atom_features="cgcnn")
     for item in (graph, (graph, line_graph), (graph, line_graph, torch.tensor(1.0))):
         workload.step(collate(workload, [item, item]))
-    counts = [measure_dataset([to_sample(workload, item)]).statistics() for item in (graph, (graph, line_graph))]
+    counts = [measure([to_sample(workload, item)]).statistics() for item in (graph, (graph, line_graph))]
     assert counts[0] == counts[1]
 
 

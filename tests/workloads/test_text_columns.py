@@ -19,7 +19,7 @@ from torch.utils.data import DataLoader
 from nodebudget import Calibration, MemoryMonitor, NodeBudgetSampler
 from nodebudget.calibration.calibrate import CalibrationConfig, calibrate
 from nodebudget.datasets.counting.tokens import TokenCounter
-from nodebudget.datasets.measure import measure_dataset
+from nodebudget.datasets.measure import measure
 from nodebudget.datasets.readers.open_dataset import open_data
 from nodebudget.errors import InputError
 from nodebudget.monitor.batch_sizes import sizes_of
@@ -89,7 +89,7 @@ def dataset(workload, folder):
 
 @pytest.fixture(scope="module")
 def sizes(workload, dataset):
-    return measure_dataset(dataset, size_of=workload.size_of)
+    return measure(dataset, size_of=workload.size_of)
 
 
 def test_tokens_are_sizes_of_the_samples(workload, dataset, sizes):
@@ -160,7 +160,7 @@ def test_other_graphs_of_a_crystal_have_its_tokens():
     crystals = entries(most=4, count=16)
     for place, crystal in enumerate(crystals):
         crystal["text"] = "a word " * (place % 5 + 1)
-    sizes = measure_dataset(crystals, size_of=TokenCounter(str.split))
+    sizes = measure(crystals, size_of=TokenCounter(str.split))
     workload = AlignnWorkload(alignn_layers=1, gcn_layers=1, hidden_features=8)
     assert workload.variants(crystals[0])
     found = calibrate(workload, crystals, sizes, open_probe("cpu"), config=CalibrationConfig(probes=15, max_graphs=6))

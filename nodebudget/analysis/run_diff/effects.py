@@ -14,7 +14,7 @@ from nodebudget.analysis.run_diff.runs import RunConfig
 from nodebudget.analysis.shapley import Cause, Measure, explain, mean_sizes
 from nodebudget.calibration.memory_model import Calibration
 from nodebudget.datasets.graph_settings import GraphSettings
-from nodebudget.datasets.measure import measure_dataset
+from nodebudget.datasets.measure import measure
 from nodebudget.datasets.readers.open_dataset import Data
 from nodebudget.datasets.size_table import SizeTable
 from nodebudget.errors import InputError, MissingError
@@ -50,7 +50,7 @@ class RunData:
         graphs = None
         if self.run.is_alignn and self.data.kind == "crystals":
             graphs = GraphSettings.from_alignn_config({**self.run.settings, **(changed or {})})
-        table, ids = measure_dataset(self.data, graphs=graphs), self.run.train_ids
+        table, ids = measure(self.data, graphs=graphs), self.run.train_ids
         if not ids or table.ids is None:
             return table
         rows = {str(name): row for row, name in enumerate(table.ids)}

@@ -1,9 +1,9 @@
-"""Whether a dataset is still what it was: a fingerprint of its files that costs milliseconds.
+"""Whether a dataset has changed: a fingerprint of its files that costs milliseconds.
 
-A file is told by its length, the time of its last change in nanoseconds, and 64 KiB at 64 places, from its first bytes
-to its last; up to 4 MiB it is read in full. What this can miss: a change between these places that keeps the length and
-sets the time back. A thousand files or more (a folder of structures) are told by names, lengths and times alone.
-A thorough fingerprint reads everything, and heeds no times.
+A file is identified by its length, the time of its last change in nanoseconds, and 64 KiB at 64 places, from its first
+bytes to its last; up to 4 MiB it is read in full. Not detected: a change between these places that keeps the length and
+sets the time back. Of a thousand files or more (a folder of structures), only names, lengths and times count.
+A thorough fingerprint reads everything, and ignores times.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from nodebudget.utils.checks import check_choice
 
 QUICK, THOROUGH = "quick", "thorough"
 
-#: Places at which a file is looked into, and bytes at each.
+#: Places at which a file is read, and bytes at each.
 _PLACES, _BYTES = 64, 2**16
-#: From so many files on, their names, lengths and times have to do.
+#: From this many files on, only their names, lengths and times count.
 _MANY_FILES = 1000
 
 
@@ -29,7 +29,7 @@ def fingerprint(files: Sequence[Path], how: str = QUICK) -> str:
     """Return a SHA-256 that changes when one of the files does.
 
     Args:
-        files: In the order in which they are read; one that is not there counts as such.
+        files: In the order in which they are read; a missing one counts as such.
         how: "quick" or "thorough".
 
     Raises:
@@ -37,11 +37,11 @@ def fingerprint(files: Sequence[Path], how: str = QUICK) -> str:
     """
     check_choice("fingerprint", how, (QUICK, THOROUGH))
     digest = hashlib.sha256(f"{how} {len(files)}".encode())
-    look = len(files) < _MANY_FILES or how == THOROUGH
+    read_content = len(files) < _MANY_FILES or how == THOROUGH
     for path in files:
         digest.update(os.fsencode(path.name) + b"\0")
         try:
-            _add(digest, path, how, look)
+            _add(digest, path, how, read_content)
         except (FileNotFoundError, ValueError):
             # No file can have a name with a zero in it.
             digest.update(b"missing")
@@ -50,17 +50,17 @@ def fingerprint(files: Sequence[Path], how: str = QUICK) -> str:
     return digest.hexdigest()
 
 
-def _add(digest: Any, path: Path, how: str, look: bool) -> None:
-    found = path.stat()
-    digest.update(f"{found.st_size} {0 if how == THOROUGH else found.st_mtime_ns};".encode())
-    # What is no plain file, a named pipe say, might be read for ever.
-    if not look or not path.is_file():
+def _add(digest: Any, path: Path, how: str, read_content: bool) -> None:
+    status = path.stat()
+    digest.update(f"{status.st_size} {0 if how == THOROUGH else status.st_mtime_ns};".encode())
+    # A named pipe might be read forever.
+    if not read_content or not path.is_file():
         return
     with path.open("rb") as file:
-        if how == THOROUGH or found.st_size <= _PLACES * _BYTES:
+        if how == THOROUGH or status.st_size <= _PLACES * _BYTES:
             while block := file.read(2**20):
                 digest.update(block)
             return
         for number in range(_PLACES):
-            file.seek(number * (found.st_size - _BYTES) // (_PLACES - 1))
+            file.seek(number * (status.st_size - _BYTES) // (_PLACES - 1))
             digest.update(file.read(_BYTES))

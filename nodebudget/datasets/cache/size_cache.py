@@ -1,4 +1,4 @@
-"""Sizes that were measured before, kept beside the data: `.nodebudget/NAME-KEY.npz`, a file a dataset and settings."""
+"""Measured sizes, kept beside the data: `.nodebudget/NAME-KEY.npz`, one file per dataset and settings."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from nodebudget.datasets.size_table import SizeTable
 from nodebudget.errors import NodeBudgetError
 
 #: The folder, beside the data.
-FOLDER = ".nodebudget"
-#: The entry of the settings that says what a table belongs to.
+_FOLDER = ".nodebudget"
+#: The entry of the settings that holds the fingerprint of the data.
 _ENTRY = "cache"
 
 
-class Cache:
+class SizeCache:
     """The sizes of one dataset under one set of settings.
 
     Processes may share it: each writes a whole file and moves it into place, and what they write is the same.
@@ -31,7 +31,9 @@ class Cache:
     def __init__(self, data: str | os.PathLike[str], settings: Mapping[str, Any]) -> None:
         place = Path(os.path.abspath(data))  # noqa: PTH100 - links are not followed: the cache is beside the link
         key = hashlib.sha256(json.dumps([place.name, dict(settings)], sort_keys=True).encode()).hexdigest()
-        self.path = place.parent / FOLDER / f"{_plain(place.name)}-{key[:12]}.npz"
+        # The key makes the name unique; the rest shows whose sizes these are.
+        shown = "".join(letter if letter.isalnum() or letter in "._-" else "_" for letter in place.name)[:100]
+        self.path = place.parent / _FOLDER / f"{shown}-{key[:12]}.npz"
 
     def load(self, fingerprint: str) -> SizeTable | None:
         """Return the sizes, or None where there are none or the data has changed since."""
@@ -40,7 +42,7 @@ class Cache:
                 return None
             table = SizeTable.load(self.path)
         except (NodeBudgetError, OSError, MemoryError):
-            # Damaged, or not to be read: measuring anew replaces it.
+            # Damaged or unreadable: the next measurement replaces it.
             return None
         settings = dict(table.settings)
         if settings.pop(_ENTRY, None) != fingerprint:
@@ -48,7 +50,7 @@ class Cache:
         return SizeTable(table.columns, table.ids, settings)
 
     def save(self, table: SizeTable, fingerprint: str) -> str:
-        """Keep sizes; return why they can't be kept, or "" where they are."""
+        """Write sizes; return why they can't be written, or ""."""
         settings = {**table.settings, _ENTRY: fingerprint}
         try:
             self.path.parent.mkdir(exist_ok=True)
@@ -58,8 +60,3 @@ class Cache:
         except NodeBudgetError as error:
             return error.what
         return ""
-
-
-def _plain(name: str) -> str:
-    """Return a name that is safe to look at; what makes it unique is the key."""
-    return "".join(letter if letter.isalnum() or letter in "._-" else "_" for letter in name)[:100]

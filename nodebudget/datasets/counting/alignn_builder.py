@@ -1,4 +1,4 @@
-"""Strategies of alignn that are not counted here: alignn builds the graph, and its sizes are read off."""
+"""Graphs that alignn builds, and the sizes of those that can't be counted otherwise."""
 
 from __future__ import annotations
 
@@ -6,26 +6,29 @@ import warnings
 from typing import Any
 
 from nodebudget.datasets.counting.graph import count_graph
-from nodebudget.datasets.counting.neighbors import Counts, UnusableError
+from nodebudget.datasets.counting.neighbors import Counts
 from nodebudget.datasets.graph_settings import GraphSettings
+from nodebudget.datasets.sample_error import SampleError
 from nodebudget.errors import MissingError, NodeBudgetError
 from nodebudget.utils.optional_imports import require
 
 
 def count_built(atoms: Any, settings: GraphSettings) -> Counts:
-    """Build alignn's graph and read its sizes.
-
-    Returns:
-        nodes, edges and line-graph edges.
+    """Build alignn's graph of jarvis `Atoms` and return its nodes, edges and line-graph edges.
 
     Raises:
-        UnusableError: alignn could build no graph.
-        MissingError: alignn or a package that this strategy needs is not there; DGL, for all but "pure_torch".
+        SampleError: alignn could build no graph.
+        MissingError: alignn or a package that this strategy needs is not installed; DGL, for all but "pure_torch".
     """
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            graph = _build(atoms, settings)
+            if settings.strategy == "pure_torch":
+                graph = pure_graphs(atoms, settings, "atomic_number")
+            else:
+                # DGL's line graph takes long and follows from the edges, but radius_graph_jarvis fails without one.
+                line_graph = settings.strategy == "radius_graph_jarvis"
+                graph = dgl_graphs(atoms, settings, "atomic_number", line_graph=line_graph)
     except ImportError as error:
         raise MissingError(
             f"alignn's strategy {settings.strategy!r} needs a package that does not import: {error}",
@@ -35,7 +38,7 @@ def count_built(atoms: Any, settings: GraphSettings) -> Counts:
         raise
     except Exception as error:
         # Whatever ends alignn here would end the training run as well.
-        raise UnusableError(f"alignn can't build its graph: {type(error).__name__}: {error}") from error
+        raise SampleError(f"alignn can't build its graph: {type(error).__name__}: {error}") from error
     sizes = count_graph(graph)
     return sizes["nodes"], sizes["edges"], sizes["line_edges"]
 
@@ -43,13 +46,8 @@ def count_built(atoms: Any, settings: GraphSettings) -> Counts:
 def pure_graphs(atoms: Any, settings: GraphSettings, atom_features: str) -> tuple[Any, Any]:
     """Build alignn's crystal graph and line graph of jarvis `Atoms` as `TorchGraph`s, without DGL.
 
-    Args:
-        atoms: The crystal.
-        settings: Their cutoff, three-body cutoff and number of neighbours count.
-        atom_features: Name of jarvis's features, such as "cgcnn".
-
-    Raises:
-        MissingError: alignn is not there.
+    The cutoff, three-body cutoff and number of neighbours of the settings apply. `atom_features` names jarvis's
+    features, such as "cgcnn".
     """
     return require("alignn.torch_graph_builder").build_pure_torch_graph(  # type: ignore[no-any-return]
         atoms=atoms,
@@ -61,16 +59,9 @@ def pure_graphs(atoms: Any, settings: GraphSettings, atom_features: str) -> tupl
 
 
 def dgl_graphs(atoms: Any, settings: GraphSettings, atom_features: str, *, line_graph: bool) -> Any:
-    """Build alignn's crystal graph of jarvis `Atoms`, or the pair of it and its line graph, with DGL.
+    """Build alignn's crystal graph of jarvis `Atoms` with DGL; with `line_graph`, the pair of it and its line graph.
 
-    Args:
-        atoms: The crystal.
-        settings: How.
-        atom_features: Name of jarvis's features, such as "cgcnn".
-        line_graph: Whether to build the line graph.
-
-    Raises:
-        MissingError: alignn or DGL is not there.
+    `atom_features` names jarvis's features, such as "cgcnn".
     """
     return require("alignn.graphs").Graph.atom_dgl_multigraph(
         atoms,
@@ -83,10 +74,3 @@ def dgl_graphs(atoms: Any, settings: GraphSettings, atom_features: str, *, line_
         atom_features=atom_features,
         compute_line_graph=line_graph,
     )
-
-
-def _build(atoms: Any, settings: GraphSettings) -> Any:
-    if settings.strategy == "pure_torch":
-        return pure_graphs(atoms, settings, "atomic_number")
-    # DGL's line graph takes long and follows from the edges, but alignn's radius_graph_jarvis fails without one.
-    return dgl_graphs(atoms, settings, "atomic_number", line_graph=settings.strategy == "radius_graph_jarvis")

@@ -1,4 +1,4 @@
-"""One crystal, in any of the forms that people keep them in, to its sizes."""
+"""One crystal, in any of the forms in which datasets hold them, to its sizes."""
 
 from __future__ import annotations
 
@@ -9,9 +9,12 @@ from typing import Any
 
 import numpy as np
 
-from nodebudget.datasets.counting.neighbors import Counts, UnusableError, count_k_nearest
+from nodebudget.datasets.counting.alignn_builder import count_built
+from nodebudget.datasets.counting.neighbors import Counts, count_k_nearest
+from nodebudget.datasets.counting.radius_graph import count_radius
 from nodebudget.datasets.graph_settings import FAST, GraphSettings
-from nodebudget.errors import NodeBudgetError
+from nodebudget.datasets.sample_error import SampleError
+from nodebudget.errors import NodeBudgetError, first_line
 from nodebudget.utils.optional_imports import require
 
 #: What `Atoms.from_dict` of jarvis asks for, and alignn with it.
@@ -19,33 +22,29 @@ _KEYS = ("lattice_mat", "coords", "elements", "cartesian", "props")
 
 
 def to_atoms(sample: Any) -> Any:
-    """Turn a sample into jarvis Atoms, the way alignn does.
+    """Convert a sample to jarvis Atoms, the way alignn does, or raise a SampleError.
 
-    Args:
-        sample: A JARVIS dict with `atoms`, that dict itself, or Atoms of jarvis, ase or pymatgen.
-
-    Raises:
-        UnusableError: Something in it can't be used.
+    The sample is a JARVIS dict with `atoms`, those atoms themselves, or Atoms of jarvis, ase or pymatgen.
     """
     if isinstance(sample, Mapping):
         values = sample.get("atoms", sample)
         if not isinstance(values, Mapping):
-            raise UnusableError(f"its 'atoms' is a {type(values).__name__}, not a dict")
+            raise SampleError(f"its 'atoms' is a {type(values).__name__}, not a dict")
         if missing := [key for key in _KEYS if key not in values]:
-            raise UnusableError(f"its atoms have no {', '.join(map(repr, missing))}")
+            raise SampleError(f"its atoms have no {', '.join(map(repr, missing))}")
     elif not any(hasattr(sample, name) for name in ("lattice_mat", "get_scaled_positions", "frac_coords")):
-        raise UnusableError(f"it is a {type(sample).__name__}, not a dict with 'atoms' or Atoms")
+        raise SampleError(f"it is a {type(sample).__name__}, not a dict with 'atoms' or Atoms")
     try:
-        # Infinities are found afterwards; until then numpy need not warn of them.
+        # Infinities are refused afterwards; until then numpy need not warn of them.
         with np.errstate(all="ignore"):
             return _checked(_converted(sample))
     except NodeBudgetError:
         raise
     except (ValueError, TypeError, IndexError, KeyError, AttributeError, ArithmeticError) as error:
-        if isinstance(error, UnusableError):
+        if isinstance(error, SampleError):
             raise
         # What jarvis or numpy say to lists of unequal lengths, texts among numbers, partial occupancies.
-        raise UnusableError(f"{type(error).__name__}: {' '.join(str(error).split())[:150]}") from error
+        raise SampleError(f"{type(error).__name__}: {first_line(error)}") from error
 
 
 @functools.cache
@@ -65,40 +64,30 @@ def _converted(sample: Any) -> Any:
 
 
 def count_crystal(sample: Any, settings: GraphSettings) -> Counts:
-    """Count the graph that alignn would build of a crystal.
-
-    Returns:
-        nodes, edges and line-graph edges.
+    """Return the nodes, edges and line-graph edges of the graph that alignn would build of a crystal.
 
     Raises:
-        UnusableError: The crystal can't be read, or alignn could build no graph of it.
-        MissingError: jarvis-tools, vesin or (for strategies that need the graph) alignn is not there.
+        SampleError: The crystal can't be read, or alignn could build no graph of it.
+        MissingError: jarvis-tools, vesin or (for strategies that need the graph) alignn is not installed.
     """
     atoms = to_atoms(sample)
     if settings.strategy == "k-nearest":
         return count_k_nearest(atoms, settings)
-    # Further modules only where they are needed: they import torch or alignn.
-    if settings.strategy in FAST:
-        from nodebudget.datasets.counting.radius_graph import count_radius
-
-        return count_radius(atoms, settings)
-    from nodebudget.datasets.counting.alignn_builder import count_built
-
-    return count_built(atoms, settings)
+    return count_radius(atoms, settings) if settings.strategy in FAST else count_built(atoms, settings)
 
 
 def _checked(atoms: Any) -> Any:
     matrix, coords = atoms.lattice_mat, atoms.cart_coords
     if matrix.shape != (3, 3) or matrix.dtype.kind not in "iuf" or not np.isfinite(matrix).all():
-        raise UnusableError("its lattice is not 3×3 finite numbers")
+        raise SampleError("its lattice is not 3×3 finite numbers")
     if coords.ndim != 2 or coords.shape[1] != 3 or not len(coords):
-        raise UnusableError(f"its coordinates have the shape {coords.shape}, not (atoms, 3)")
+        raise SampleError(f"its coordinates have the shape {coords.shape}, not (atoms, 3)")
     if coords.dtype.kind not in "iuf" or not np.isfinite(coords).all() or not np.isfinite(atoms.frac_coords).all():
-        raise UnusableError("its coordinates are not all finite numbers")
+        raise SampleError("its coordinates are not all finite numbers")
     if len(atoms.elements) != len(coords):
-        raise UnusableError(f"it has {len(atoms.elements)} elements and {len(coords)} coordinates")
+        raise SampleError(f"it has {len(atoms.elements)} elements and {len(coords)} coordinates")
     if not min(_flatness(matrix), _flatness(atoms.lattice.matrix)) > 1e-9:
-        raise UnusableError("its lattice has no volume")
+        raise SampleError("its lattice has no volume")
     return atoms
 
 

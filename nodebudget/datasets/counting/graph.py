@@ -1,4 +1,4 @@
-"""Graphs that are there already: their sizes are read off."""
+"""The sizes of graphs that are built already."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from nodebudget.datasets.counting.neighbors import UnusableError
+from nodebudget.datasets.sample_error import SampleError
 
 Integers = npt.NDArray[np.int64]
 
 
 def is_graph(sample: Any) -> bool:
-    """Say whether a sample is a DGL graph, a PyG `Data` or alignn's `TorchGraph`, without importing any."""
+    """Return whether a sample is a DGL graph, a PyG `Data` or alignn's `TorchGraph`, without importing any."""
     if isinstance(sample, Mapping):
         return False
     dgl = hasattr(sample, "in_degrees") and hasattr(sample, "num_edges")
@@ -27,19 +27,19 @@ def _has_ends(sample: Any) -> bool:
 
 
 def count_graph(sample: Any) -> dict[str, int]:
-    """Read off the sizes of a graph, or of a tuple that starts with one.
+    """Return the sizes of a graph, or of a tuple that starts with one.
 
     Args:
         sample: A DGL graph, a PyG `Data`, alignn's `TorchGraph`, or a tuple or list that starts with one. Where
             a second graph follows with a node for every edge of the first, it is the line graph.
 
     Returns:
-        `nodes`, `edges` and `line_edges`. Without a line graph at hand, `line_edges` is what
-        `g.line_graph()` would make: each pair of edges where one starts at the node where the other ends,
-        without the pairs of an edge with itself.
+        `nodes`, `edges` and `line_edges`. Without a line graph in the sample, `line_edges` is what
+        `g.line_graph()` would give: each pair of edges where one starts at the node where the other ends,
+        except the pairs of an edge with itself.
 
     Raises:
-        UnusableError: The sample holds no graph, or one with several types of edges.
+        SampleError: The sample holds no graph, or one with several types of edges.
     """
     graph, line_graph = _parts(sample)
     nodes, edges = _number(graph, "num_nodes"), _number(graph, "num_edges")
@@ -62,26 +62,26 @@ def _parts(sample: Any) -> tuple[Any, Any]:
     if isinstance(sample, (tuple, list)) and sample and is_graph(sample[0]):
         second = sample[1] if len(sample) > 1 and is_graph(sample[1]) else None
         return sample[0], second
-    raise UnusableError(f"it is a {type(sample).__name__} that holds no graph")
+    raise SampleError(f"it is a {type(sample).__name__} without a graph")
 
 
 def _number(graph: Any, name: str) -> int:
     # A method in DGL, a property in PyG.
     value = getattr(graph, name)
-    found = value() if callable(value) else value
-    if found is None:
-        raise UnusableError(f"its graph has no {name}")
-    return int(found)
+    number = value() if callable(value) else value
+    if number is None:
+        raise SampleError(f"its graph has no {name}")
+    return int(number)
 
 
 def _ends(graph: Any) -> tuple[Integers, Integers]:
     if hasattr(graph, "in_degrees"):
         if len(graph.canonical_etypes) != 1 or len(graph.ntypes) != 1:
-            raise UnusableError("its graph has several types of nodes or edges")
+            raise SampleError("its graph has several types of nodes or edges")
         source, target = graph.edges()
     elif hasattr(graph, "edge_index"):
         if graph.edge_index is None:
-            raise UnusableError("its graph has no edge_index")
+            raise SampleError("its graph has no edge_index")
         source, target = graph.edge_index
     else:
         source, target = graph.src, graph.dst

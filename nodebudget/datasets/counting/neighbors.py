@@ -3,7 +3,7 @@
 Counts are exact only where distances are the very floating-point numbers that jarvis computes: alignn
 splits the shell of the k-th neighbour by exact comparison, and atoms that symmetry puts at one distance
 differ in the last bits. So vesin only proposes pairs; their distances are computed again here, by the
-operations of `jarvis.core.atoms.Atoms.get_all_neighbors` in their order.
+operations of `jarvis.core.atoms.Atoms.get_all_neighbors` in the same order.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from nodebudget.datasets.graph_settings import GraphSettings
+from nodebudget.datasets.sample_error import SampleError
 from nodebudget.utils.optional_imports import require
 
 Floats = npt.NDArray[np.float64]
@@ -26,29 +27,25 @@ Pairs = tuple[Integers, Integers, Integers, Floats]
 #: nodes, edges, line_edges
 Counts = tuple[int, int, int]
 
-#: Å added to a searched radius: far over vesin's rounding, far under any real distance.
+#: Å added to a search radius: far over vesin's rounding, far under any real distance.
 _MARGIN = 1e-6
-#: jarvis's `bond_tol`: what is nearer, in Å, is taken for the same atom.
+#: jarvis's `bond_tol`, Å: atoms that are nearer count as the same atom.
 _SAME_ATOM = 0.15
 #: Å²; from about here on, cells are so large that jarvis's rounding of the reciprocal lattice (5 decimals)
 #: loses images within the cutoff.
 _ROUNDED = 2e4
-#: How many pairs and periodic images one search may visit before the crystal is refused.
+#: Pairs and periodic images of one search at which the crystal is refused.
 _MAX_PAIRS = 1e7
 _MAX_IMAGES = 2e5
 #: vesin sorts atoms into cells as wide as the radius. Beyond 100,000 of them it merges some, and divides by
 #: zero, which ends the process, where the crystal is too thin for that.
 _MAX_CELLS = 2e4
-#: How many pairs of them one search may visit: a second. Ordinary crystals need 27 a cell; those that are thin one way
-#: and long another, as only broken or crafted ones are, hundreds of each of many.
+#: Pairs of these cells that one search may visit: a second. Ordinary crystals need 27 for each cell; those that are
+#: thin one way and long another, as only broken or crafted ones are, hundreds for each of many.
 _MAX_VISITS = 1e7
 #: Neighbours to expect in the first sphere, over those asked for: large enough that few atoms fall short.
 _FIRST_SPHERE = 1.7
 _GROWTH = 1.35
-
-
-class UnusableError(ValueError):
-    """A crystal whose edges can't be counted, with the reason in one sentence."""
 
 
 @functools.cache
@@ -61,10 +58,10 @@ class Neighborhood:
 
     Args:
         atoms: jarvis Atoms with finite coordinates and a lattice of non-zero volume.
-        same_atom: Å; what is not farther apart is taken for the same atom.
+        same_atom: Å; atoms that are not farther from each other count as the same atom.
 
     Raises:
-        UnusableError: The atoms are scattered over more cells than can be searched.
+        SampleError: The atoms are scattered over more cells than can be searched.
     """
 
     def __init__(self, atoms: Any, same_atom: float = _SAME_ATOM) -> None:
@@ -79,7 +76,7 @@ class Neighborhood:
         self.ceil = np.ceil(frac.max(axis=0))
         cells = float(np.prod(self.ceil - self.floor + 1))
         if cells > _MAX_IMAGES:
-            raise UnusableError(f"its atoms are scattered over {cells:.1e} cells, over the limit of {_MAX_IMAGES:.0e}")
+            raise SampleError(f"its atoms are scattered over {cells:.1e} cells, over the limit of {_MAX_IMAGES:.0e}")
         self.count = len(self._coords)
         inverse = np.linalg.inv(self._box)
         #: Distances between the planes of the cell, Å.
@@ -90,23 +87,20 @@ class Neighborhood:
         self._reciprocal: Floats | None = None
 
     def within(self, radius: float) -> Pairs:
-        """Return the pairs of two atoms that jarvis's arithmetic puts at most `radius` Å apart."""
+        """Return the pairs of two atoms whose distance in jarvis's arithmetic is `radius` Å or less."""
         reach = radius + _MARGIN
         while np.prod(np.maximum(1.0, self._planes / reach)) > _MAX_CELLS:
             reach *= _GROWTH
-        self._refuse_absurd(reach)
+        self._check_cost(reach)
         search = _vesin().NeighborList(cutoff=reach, full_list=True, n_threads=1)
         pairs, images = search.compute(points=self._coords, box=self._box, periodic=True, quantities="PS", copy=False)
         site, other = pairs.astype(np.int64).T
         images = images.astype(np.int64)
         distances = self._distances(site, other, images)
-        kept = (distances <= radius) & (distances > self._same_atom)
-        if kept.all():
-            return site, other, images, distances
-        return site[kept], other[kept], images[kept], distances[kept]
+        return _select((site, other, images, distances), (distances <= radius) & (distances > self._same_atom))
 
     def reached(self, pairs: Pairs, cutoff: float) -> Pairs:
-        """Drop the pairs that alignn misses: those whose image is outside of what jarvis visits for `cutoff`.
+        """Drop the pairs that alignn misses, because jarvis does not visit their image for `cutoff`.
 
         Only crystals with atoms far outside of the cell have any.
         """
@@ -116,10 +110,7 @@ class Neighborhood:
             self._reciprocal = np.array(self.lattice.reciprocal_lattice().abc)
         reach = np.ceil((cutoff + _SAME_ATOM) * self._reciprocal / (2 * math.pi))
         images = pairs[2]
-        kept = ((images >= self.floor - reach) & (images < self.ceil + reach)).all(axis=1)
-        if kept.all():
-            return pairs
-        return pairs[0][kept], pairs[1][kept], images[kept], pairs[3][kept]
+        return _select(pairs, ((images >= self.floor - reach) & (images < self.ceil + reach)).all(axis=1))
 
     def images(self, radius: float) -> Floats:
         """Return how many cells away, along each lattice vector, an atom within `radius` Å can be."""
@@ -136,7 +127,7 @@ class Neighborhood:
     def _distances(self, site: Integers, other: Integers, images: Integers) -> Floats:
         if not len(site):
             return np.empty(0)
-        # One product an image, as jarvis does it: a single product of all images rounds differently.
+        # One product per image, as jarvis does it: a single product of all images rounds differently.
         distinct, place = _distinct_rows(images)
         offsets = np.array([np.dot(image, self._matrix) for image in distinct.astype(np.float64)])
         z = ((offsets[place] + self._coords[other]) - self._coords[site]) ** 2
@@ -146,55 +137,57 @@ class Neighborhood:
         distances: Floats = np.sum(z, axis=-1) ** 0.5
         return distances
 
-    def _refuse_absurd(self, radius: float) -> None:
+    def _check_cost(self, radius: float) -> None:
         images = float(np.prod(2 * np.ceil(radius / self._planes) + 1))
-        # Those of evenly spread atoms, and those of every atom's own images, which are more in thin cells.
+        # Pairs of evenly spread atoms, and those of every atom with its own images, which are more in thin cells.
         pairs = self.count * self.density * 4.19 * radius**3
         pairs += self.count * float(np.prod(2 * np.floor(radius / self._planes) + 1))
         if images > _MAX_IMAGES or pairs > _MAX_PAIRS:
-            raise UnusableError(
+            raise SampleError(
                 f"a search to {radius:.4g} Å visits about {images:.1e} periodic images and {pairs:.1e} pairs, "
                 f"over the limit of {_MAX_IMAGES:.0e} and {_MAX_PAIRS:.0e}"
             )
         cells = np.maximum(1, np.floor(self._planes / radius))
         visits = float(np.prod(cells * (2 * np.maximum(1, np.ceil(radius * cells / self._planes)) + 1)))
         if visits > _MAX_VISITS:
-            raise UnusableError(
-                f"its cell is thin and long: a search visits {visits:.1e} boxes, over {_MAX_VISITS:.0e}"
-            )
+            raise SampleError(f"its cell is thin and long: a search visits {visits:.1e} boxes, over {_MAX_VISITS:.0e}")
+
+
+def _select(pairs: Pairs, chosen: npt.NDArray[np.bool_]) -> Pairs:
+    if chosen.all():
+        return pairs
+    site, other, images, distances = pairs
+    return site[chosen], other[chosen], images[chosen], distances[chosen]
 
 
 def count_k_nearest(atoms: Any, settings: GraphSettings) -> Counts:
-    """Count what alignn's "k-nearest" strategy makes of a crystal.
-
-    Returns:
-        nodes, edges and line-graph edges.
+    """Return the nodes, edges and line-graph edges of alignn's "k-nearest" graph of a crystal.
 
     Raises:
-        UnusableError: No cutoff within reason gives every atom its neighbours.
+        SampleError: No reasonable cutoff gives every atom its neighbours.
     """
     around = Neighborhood(atoms)
-    site, other, images, distances = _enough(around, settings)
-    shell = _shells(site, distances, around.count, settings.neighbors)
-    kept = distances <= shell[site]
-    return _edges(around.count, site[kept], other[kept], images[kept], settings.canonize)
+    pairs = _enough(around, settings)
+    shell = _shells(pairs[0], pairs[3], around.count, settings.neighbors)
+    site, other, images, _ = _select(pairs, pairs[3] <= shell[pairs[0]])
+    return _edges(around.count, site, other, images, settings.canonize)
 
 
 def _shells(site: Integers, distances: Floats, count: int, neighbors: int) -> Floats:
     """Return each atom's distance to its k-th neighbour, shape (count,), Å."""
     order = np.argsort(site, kind="stable")
-    found = np.bincount(site, minlength=count)
-    table = np.full((count, int(found.max())), np.inf)
-    # A mask of the places in use, row by row, lines up with the pairs sorted by atom.
-    table[np.arange(table.shape[1]) < found[:, None]] = distances[order]
+    counts = np.bincount(site, minlength=count)
+    table = np.full((count, int(counts.max())), np.inf)
+    # The places in use, row by row, line up with the pairs sorted by atom.
+    table[np.arange(table.shape[1]) < counts[:, None]] = distances[order]
     shells: Floats = np.partition(table, neighbors - 1, axis=1)[:, neighbors - 1]
     return shells
 
 
 def _enough(around: Neighborhood, settings: GraphSettings) -> Pairs:
-    """Search wider and wider until every atom has its neighbours.
+    """Increase the search radius until every atom has its neighbours.
 
-    alignn searches to the whole cutoff at once; the k-th shell is complete as soon as every atom has k
+    alignn searches the whole cutoff at once; the k-th shell is complete as soon as every atom has k
     neighbours, so a smaller sphere gives the same edges.
     """
     cutoff = float(settings.cutoff)
@@ -202,8 +195,8 @@ def _enough(around: Neighborhood, settings: GraphSettings) -> Pairs:
     while True:
         radius = min(radius, cutoff)
         pairs = around.reached(around.within(radius), cutoff)
-        least = np.bincount(pairs[0], minlength=around.count).min()
-        if least >= settings.neighbors:
+        fewest = np.bincount(pairs[0], minlength=around.count).min()
+        if fewest >= settings.neighbors:
             return pairs
         if radius >= cutoff:
             cutoff = _next_cutoff(cutoff, around.lattice)
@@ -223,7 +216,7 @@ def _edges(nodes: int, site: Integers, other: Integers, images: Integers, canoni
         flipped = other < site
         low, high = np.where(flipped, other, site), np.where(flipped, site, other)
         numbers, span = _row_numbers(np.where(flipped[:, None], -images, images))
-        # An image of the same atom counts twice, at +image and at −image: alignn's keys tell them apart.
+        # An image of the same atom counts twice, at +image and at −image: alignn's keys distinguish them.
         keys = np.sort((low * nodes + high) * span + numbers)
         ends = keys[np.diff(keys, prepend=-1) > 0] // span
         low, high = ends // nodes, ends % nodes
@@ -241,7 +234,7 @@ def _row_numbers(rows: Integers) -> tuple[Integers, int]:
 
 
 def _distinct_rows(rows: Integers) -> tuple[Integers, Integers]:
-    """Return the distinct rows, and for each row the place of its like among them."""
+    """Return the distinct rows, and for each row its place among them."""
     keys, span = _row_numbers(rows)
     if span > 4096:
         _, first, place = np.unique(keys, return_index=True, return_inverse=True)

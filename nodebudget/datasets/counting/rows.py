@@ -11,21 +11,23 @@ import numpy.typing as npt
 
 from nodebudget.datasets.counting.crystal import count_crystal
 from nodebudget.datasets.counting.graph import count_graph, is_graph
-from nodebudget.datasets.counting.neighbors import Counts, UnusableError
+from nodebudget.datasets.counting.neighbors import Counts
 from nodebudget.datasets.graph_settings import GraphSettings
-from nodebudget.datasets.read_limits import NAME
-from nodebudget.datasets.readers.source import Named
+from nodebudget.datasets.read_limits import MAX_NAME
+from nodebudget.datasets.readers.source import NamedSample
+from nodebudget.datasets.sample_error import SampleError
 from nodebudget.datasets.size_table import STANDARD, SizeTable
 from nodebudget.errors import CrystalError, InputError
 
-#: The name of a sample, where it has one, and its nodes, edges and line-graph edges, or the reason why there are none.
+#: The name of a sample, if any, and its nodes, edges and line-graph edges, or the reason why there are none.
 Row = tuple["str | None", "Counts | str"]
+#: Sample → further sizes by name.
 SizeOf = Callable[[Any], Mapping[str, float]]
 
-#: Samples that can be left out whatever their share is. A list of millions of reasons helps nobody.
-_SKIPPED = 100_000
+#: Samples that can be skipped whatever their share. A list of millions of reasons helps nobody.
+_MAX_SKIPPED = 100_000
 
-#: Keys under which datasets name their crystals, as alignn's `id_tag` knows them and others use them.
+#: Keys under which datasets name their crystals: alignn's default `id_tag` and those of other collections.
 ID_KEYS = ("jid", "id", "material_id", "_oqmd_entry_id")
 
 
@@ -38,32 +40,27 @@ def entry_id(sample: Any) -> str | None:
     return None
 
 
-def measure_records(records: Iterable[Named], settings: GraphSettings) -> list[Row]:
+def measure_records(records: Iterable[NamedSample], settings: GraphSettings) -> list[Row]:
     """Count samples: graphs, crystals, or in their place the reason why one could not be read."""
     return [_row(name, sample, settings) for name, sample in records]
 
 
 def _row(name: str | None, sample: Any, settings: GraphSettings) -> Row:
-    known = name if name is not None else entry_id(sample)
-    if known is None:
-        return None, _counts(sample, settings)
-    # A lone surrogate, which JSON can write and no file can hold.
-    clean = known.encode("utf-8", "backslashreplace").decode()
-    if len(clean) > NAME:
-        return f"{clean[:40]}…", f"its name has {len(clean)} characters, over the limit of {NAME}"
-    return clean, _counts(sample, settings)
-
-
-def _counts(sample: Any, settings: GraphSettings) -> Counts | str:
+    name = name if name is not None else entry_id(sample)
+    if name is not None:
+        # A lone surrogate, which JSON can write and no file can hold.
+        name = name.encode("utf-8", "backslashreplace").decode()
+        if len(name) > MAX_NAME:
+            return f"{name[:40]}…", f"its name has {len(name)} characters, over the limit of {MAX_NAME}"
     try:
-        if isinstance(sample, UnusableError):
-            return str(sample)
+        if isinstance(sample, SampleError):
+            return name, str(sample)
         if is_graph(sample) or isinstance(sample, (tuple, list)):
-            found = count_graph(sample)
-            return found["nodes"], found["edges"], found["line_edges"]
-        return count_crystal(sample, settings)
-    except UnusableError as error:
-        return str(error)
+            sizes = count_graph(sample)
+            return name, (sizes["nodes"], sizes["edges"], sizes["line_edges"])
+        return name, count_crystal(sample, settings)
+    except SampleError as error:
+        return name, str(error)
 
 
 class Rows:
@@ -81,68 +78,64 @@ class Rows:
         self._further: dict[str, list[float]] = {}
         self._names = _Names()
         self._skipped: list[dict[str, Any]] = []
-        #: How many samples were seen.
+        #: Number of samples added, skipped ones included.
         self.seen = 0
 
     def add(self, row: Row, sample: Any = None) -> None:
-        """Take the next sample's row.
+        """Add the next sample's row.
 
         Raises:
             CrystalError: The row is a reason and errors are to be raised.
-            InputError: `size_of` gave other columns than before, or far too many samples have no sizes.
+            InputError: `size_of` gave other columns than before, or most samples can't be read.
         """
         index, self.seen = self.seen, self.seen + 1
         name, counts = row
         if isinstance(counts, str):
-            self._skip(index, name if name is not None or not self._named else str(index), counts)
+            self._skip(index, str(index) if name is None and self._named else name or "", counts)
             return
         if self._size_of is not None:
-            self._extend(index, self._size_of(sample))
+            self._add_further(index, self._size_of(sample))
         for column, value in zip(self._counts, counts, strict=True):
             column.append(value)
         self._named = self._named or name is not None
         self._names.append(str(index) if name is None else name)
 
     def table(self, settings: Mapping[str, Any]) -> SizeTable:
-        """Return what was collected.
-
-        Raises:
-            InputError: Not one sample was kept.
-        """
+        """Return the rows as a table; raise an InputError where all samples were skipped."""
         if not self._counts[0]:
-            first = self._skipped[0]
             raise InputError(
-                f"not one of {self.seen} samples could be read, the first for this reason: {first['reason']}",
+                f"not one of {self.seen} samples could be read, the first for this reason: "
+                f"{self._skipped[0]['reason']}",
                 hint="check that this is the dataset that you mean",
             )
         record = dict(settings)
         if self._skipped:
-            left_out = [entry["index"] for entry in self._skipped]
-            record |= {"skipped": self._skipped, "indices": np.delete(np.arange(self.seen), left_out).tolist()}
+            skipped = [entry["index"] for entry in self._skipped]
+            record |= {"skipped": self._skipped, "indices": np.delete(np.arange(self.seen), skipped).tolist()}
         columns: dict[str, Any] = {
             name: np.frombuffer(values, dtype=np.int64) for name, values in zip(STANDARD, self._counts, strict=True)
         }
         columns |= {name: np.asarray(values) for name, values in self._further.items()}
         return SizeTable(columns, self._names.array() if self._named else None, record)
 
-    def _extend(self, index: int, further: Mapping[str, float]) -> None:
-        if self._counts[0] and further.keys() != self._further.keys():
+    def _add_further(self, index: int, sizes: Mapping[str, float]) -> None:
+        if self._counts[0] and sizes.keys() != self._further.keys():
             raise InputError(
-                f"sample {index} has the sizes {', '.join((*STANDARD, *further))}",
+                f"sample {index} has the sizes {', '.join((*STANDARD, *sizes))}",
                 limit=f"those before it have {', '.join((*STANDARD, *self._further))}",
                 hint="give every sample the same sizes",
             )
-        for name, value in further.items():
+        for name, value in sizes.items():
             self._further.setdefault(name, []).append(value)
 
-    def _skip(self, index: int, name: str | None, reason: str) -> None:
+    def _skip(self, index: int, name: str, reason: str) -> None:
         if self._on_error == "raise":
-            raise CrystalError(index, name or "", reason)
-        self._skipped.append({"index": index, "name": name or "", "reason": reason})
-        if len(self._skipped) > max(_SKIPPED, len(self._counts[0])):
+            raise CrystalError(index, name, reason)
+        self._skipped.append({"index": index, "name": name, "reason": reason})
+        if len(self._skipped) > max(_MAX_SKIPPED, len(self._counts[0])):
             raise InputError(
                 f"most of the first {self.seen:,} samples can't be read, the last for this reason: {reason}",
-                limit=f"half of them, once {_SKIPPED:,} are left out",
+                limit=f"half of them, once {_MAX_SKIPPED:,} are skipped",
                 hint="check that this is the dataset that you mean",
             )
 
@@ -159,9 +152,9 @@ class _Names:
         self._longest = max(self._longest, len(name))
 
     def array(self) -> npt.NDArray[np.str_]:
-        found = np.empty(len(self._ends), dtype=f"U{self._longest}")
+        names = np.empty(len(self._ends), dtype=f"U{self._longest}")
         start = 0
         for place, end in enumerate(self._ends):
-            found[place] = self._text[start:end].decode()
+            names[place] = self._text[start:end].decode()
             start = end
-        return found
+        return names

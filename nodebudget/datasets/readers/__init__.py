@@ -1,1 +1,1 @@
-"""What a file holds: one module per format, each of which offers a `Source` of records."""
+"""What a file holds: one module per format, each of which offers a `RecordSource`."""

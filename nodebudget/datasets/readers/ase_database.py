@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import sqlite3
 from array import array
-from collections.abc import Generator, Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing, contextmanager
 from itertools import islice
 from pathlib import Path
@@ -15,92 +15,78 @@ from typing import Any
 
 import numpy as np
 
-from nodebudget.datasets.counting.neighbors import UnusableError
-from nodebudget.datasets.read_limits import Bounds
-from nodebudget.datasets.readers.json_stream import decode_json
-from nodebudget.datasets.readers.source import Chunk, Named, Source, grouped
-from nodebudget.errors import CrystalError, InputError
+from nodebudget.datasets.read_limits import ReadLimits
+from nodebudget.datasets.readers.json_stream import parse_json
+from nodebudget.datasets.readers.source import Chunk, LazyItems, NamedSample, RecordSource, chunked, refusing
+from nodebudget.datasets.sample_error import SampleError
+from nodebudget.errors import InputError, first_line
 from nodebudget.utils.optional_imports import require
 
 _COLUMNS = "id, numbers, positions, cell"
-#: Versions of the format from which on these columns have been what they are.
+#: The version of the format since which these columns have had their present form.
 _OLDEST = 5
-#: Files beside a database that hold what has not been moved into it yet.
-_BESIDE = ("-wal", "-journal")
+#: Suffixes of files beside a database that hold what has not been moved into it yet.
+_SIDE_FILES = ("-wal", "-journal")
 
 #: id, atomic numbers (int32), positions (float64), cell (float64)
-Row = tuple[Any, Any, Any, Any]
+_Row = tuple[Any, Any, Any, Any]
 
 
-class AseDatabase(Source):
+class AseDatabase(RecordSource):
     """The rows of an ase.db, in the order of their ids, which are their names."""
 
-    def __init__(self, path: Path, bounds: Bounds) -> None:
+    def __init__(self, path: Path, read_limits: ReadLimits) -> None:
         super().__init__(path)
-        self._bounds = bounds
-        self.files = [path, *(near for end in _BESIDE if (near := Path(f"{path}{end}")).exists())]
+        self._read_limits = read_limits
+        self._ids = array("q")
+        self.files = [path, *(side for suffix in _SIDE_FILES if (side := Path(f"{path}{suffix}")).exists())]
         with _opened(path) as database:
             _check(database, path)
             [[self._count]] = database.execute("SELECT COUNT(*) FROM systems")
 
-    def count(self) -> int | None:
+    def count(self) -> int:
         """Return the number of rows."""
         return int(self._count)
 
     def chunks(self, start: int) -> Iterator[Chunk]:
         """Yield the rows from number `start` on."""
         with _opened(self.path) as database:
-            rows: Iterator[Row] = iter(database.execute(f"SELECT {_COLUMNS} FROM systems ORDER BY id"))
-            yield from grouped(self._bounded(islice(rows, start, None)), start, decode_rows)
+            rows: Iterator[_Row] = iter(database.execute(f"SELECT {_COLUMNS} FROM systems ORDER BY id"))
+            yield from chunked(self._bounded(islice(rows, start, None)), start, _decode_row)
 
     def items(self) -> Sequence[Any]:
         """Return the rows as JARVIS-style dicts with their key-value pairs, each read when it is asked for."""
         with _opened(self.path) as database:
-            ids = array("q", (number for (number,) in database.execute("SELECT id FROM systems ORDER BY id")))
-        return _Rows(self.path, ids)
+            self._ids = array("q", (number for (number,) in database.execute("SELECT id FROM systems ORDER BY id")))
+        return LazyItems(len(self._ids), self._read)
 
-    def _bounded(self, rows: Iterator[Row]) -> Iterator[tuple[Row, int]]:
+    def _bounded(self, rows: Iterator[_Row]) -> Iterator[tuple[_Row, int]]:
         for row in rows:
             size = sum(len(value) for value in row[1:] if isinstance(value, (bytes, str)))
-            if size > self._bounds.record:
-                yield (row[0], None, None, UnusableError(self._bounds.too_large(size))), 0
+            if size > self._read_limits.max_record:
+                yield (row[0], None, None, SampleError(self._read_limits.too_large(size))), 0
             else:
                 yield row, size
 
-
-class _Rows(Sequence[Any]):
-    """Rows in any order. A connection each, since none may cross into another process or thread."""
-
-    def __init__(self, path: Path, ids: array[int]) -> None:
-        self._path, self._ids = path, ids
-
-    def __len__(self) -> int:
-        return len(self._ids)
-
-    def __getitem__(self, index: Any) -> Any:
-        with _opened(self._path) as database:
+    def _read(self, index: int) -> NamedSample:
+        # A connection for each: none may cross into another process or thread.
+        with _opened(self.path) as database:
             query = f"SELECT {_COLUMNS}, key_value_pairs FROM systems WHERE id = ?"
-            rows = database.execute(query, (self._ids[index],)).fetchall()
-        if not rows:
-            raise CrystalError(index, str(self._ids[index]), "the database has lost this row")
-        [(name, sample)] = decode_rows([rows[0][:-1]])
-        [(_, pairs)] = decode_json([rows[0][-1] or "{}"])
-        for found in (sample, pairs):
-            if isinstance(found, UnusableError):
-                raise CrystalError(index, name or "", str(found))
-        return {**pairs, **sample} if isinstance(pairs, dict) else sample
+            row = database.execute(query, (self._ids[index],)).fetchone()
+        if row is None:
+            return str(self._ids[index]), SampleError("the database has no such row any more")
+        name, sample = _decode_row(row[:-1])
+        pairs = parse_json(row[-1] or "{}")
+        if isinstance(sample, SampleError) or not isinstance(pairs, dict):
+            return name, pairs if isinstance(pairs, SampleError) else sample
+        return name, {**pairs, **sample}
 
 
-def decode_rows(payload: Iterable[Row]) -> Iterator[Named]:
-    """Make JARVIS-style dicts of rows."""
-    for row in payload:
-        name = str(row[0])
-        yield name, _entry(name, *row[1:])
-
-
-def _entry(name: str, numbers: Any, positions: Any, cell: Any) -> Any:
-    if isinstance(cell, UnusableError):
-        return cell
+def _decode_row(row: _Row) -> NamedSample:
+    number, numbers, positions, cell = row
+    name = str(number)
+    if isinstance(cell, SampleError):
+        return name, cell
     try:
         atoms = require("ase").Atoms(
             numbers=np.frombuffer(numbers, "<i4"),
@@ -108,9 +94,9 @@ def _entry(name: str, numbers: Any, positions: Any, cell: Any) -> Any:
             cell=np.frombuffer(cell, "<f8").reshape(3, 3),
             pbc=True,
         )
-        return {"jid": name, "atoms": require("jarvis.core.atoms").ase_to_atoms(atoms).to_dict()}
+        return name, {"jid": name, "atoms": require("jarvis.core.atoms").ase_to_atoms(atoms).to_dict()}
     except (ValueError, TypeError, IndexError) as error:
-        return UnusableError(f"its row holds no structure: {' '.join(str(error).split())[:150]}")
+        return name, SampleError(f"its row is not a structure: {first_line(error)}")
 
 
 def _check(database: sqlite3.Connection, path: Path) -> None:
@@ -124,7 +110,7 @@ def _check(database: sqlite3.Connection, path: Path) -> None:
         ]
     if version < [_OLDEST]:
         raise InputError(
-            f"{str(path)!r} is no ASE database",
+            f"{str(path)!r} is not an ASE database",
             limit=f"SQLite as ase.db.connect writes it, version {_OLDEST} or newer",
             hint="convert it: python -m ase.db.convert",
         )
@@ -132,8 +118,8 @@ def _check(database: sqlite3.Connection, path: Path) -> None:
 
 @contextmanager
 def _opened(path: Path) -> Generator[sqlite3.Connection, None, None]:
-    try:
-        with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=20)) as database:
-            yield database
-    except sqlite3.Error as error:
-        raise InputError(f"{str(path)!r} can't be read as SQLite: {error}", hint="check that it is whole") from error
+    with (
+        refusing(path, "SQLite", (sqlite3.Error,)),
+        closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=20)) as database,
+    ):
+        yield database

@@ -1,46 +1,50 @@
-"""JSON of crystals, lists and lines, read bit by bit."""
+"""JSON of crystals, lists and lines, streamed.
+
+ijson refuses the NaN that Python writes and runs out of memory on deep nesting, so the elements of a list are cut out
+with Python's own decoder.
+"""
 
 from __future__ import annotations
 
 import codecs
 import json
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from typing import Any, BinaryIO
 
-from nodebudget.datasets.counting.neighbors import UnusableError
-from nodebudget.datasets.read_limits import Bounds
-from nodebudget.datasets.readers.source import Named
-from nodebudget.errors import InputError
+from nodebudget.datasets.read_limits import ReadLimits
+from nodebudget.datasets.readers.source import NamedSample
+from nodebudget.datasets.sample_error import SampleError
+from nodebudget.errors import InputError, first_line
 
 #: Bytes to read at once.
 _BLOCK = 2**18
-#: Blank lines that may follow each other.
-_BLANK = 100_000
-#: What may follow a part of a number, the end of the window among it.
-_OF_A_NUMBER = ("", *".eE+-0123456789")
+#: Consecutive blank lines at which a file is refused.
+_MAX_BLANK = 100_000
+#: What may follow a part of a number; the end of the window among it.
+_NUMBER_GOES_ON = ("", *".eE+-0123456789")
 _SPACE = re.compile(r"[ \t\r\n]*")
-#: What other JSON than a list starts with.
+#: First characters of JSON other than a list.
 _OTHERS = {"{": "dict", '"': "str", "t": "bool", "f": "bool", "n": "null", **dict.fromkeys("-0123456789", "number")}
 
 
-class NoListError(ValueError):
-    """JSON of another kind, which is the message."""
+class NotAListError(ValueError):
+    """JSON of another type, which is the message."""
 
 
-def elements(file: BinaryIO, bounds: Bounds) -> Iterator[str]:
+def elements(file: BinaryIO, read_limits: ReadLimits) -> Iterator[str]:
     """Yield the text of each element of a JSON list, with no more than one and a block of the file in memory.
 
     Raises:
-        NoListError: It is other JSON.
-        ValueError: It is no JSON, or is cut.
+        NotAListError: It is other JSON.
+        ValueError: It is not JSON, or is cut.
         RecursionError: An element is nested too deep.
-        InputError: An element is over the bounds.
+        InputError: An element is over the limits.
     """
     window = _Window(file)
     opening = window.peek()
     if opening in _OTHERS:
-        raise NoListError(_OTHERS[opening])
+        raise NotAListError(_OTHERS[opening])
     if opening != "[":
         raise ValueError("Expecting value")
     window.place += 1
@@ -51,7 +55,7 @@ def elements(file: BinaryIO, bounds: Bounds) -> Iterator[str]:
                 raise ValueError(f"entry {number - 1} is not followed by a comma or the end of the list")
             window.place += 1
             window.peek()
-        yield window.element(number, bounds)
+        yield window.element(number, read_limits)
         number += 1
     window.place += 1
     if window.peek():
@@ -59,7 +63,7 @@ def elements(file: BinaryIO, bounds: Bounds) -> Iterator[str]:
 
 
 class _Window:
-    """A part of a text; what lies before `place` is done."""
+    """The part of a text that is in memory; what lies before `place` is done."""
 
     def __init__(self, file: BinaryIO) -> None:
         self._file = file
@@ -71,7 +75,7 @@ class _Window:
         self.place = 0
 
     def peek(self) -> str:
-        """Go on to the next character that is no space and return it; "" at the end."""
+        """Move to the next character that is not a space and return it; "" at the end."""
         while True:
             match = _SPACE.match(self.text, self.place)
             self.place = match.end() if match else self.place
@@ -79,22 +83,26 @@ class _Window:
                 return self.text[self.place]
             if self._ended:
                 return ""
-            self._more()
+            self._extend()
 
-    def element(self, number: int, bounds: Bounds) -> str:
-        """Return the text of the element that starts here, and go on behind it."""
+    def element(self, number: int, read_limits: ReadLimits) -> str:
+        """Return the text of the element that starts at `place`, and move behind it."""
         while True:
             end, reason = self._end_of_element(number)
-            # Of a number that goes on behind the window, a part is a number too.
-            if end >= 0 and (self._ended or self.text[end : end + 1] not in _OF_A_NUMBER):
-                found = self.text[self.place : end]
-                self._check(len(found), number, bounds)
+            # Part of a number that continues behind the window is a number too.
+            complete = end >= 0 and (self._ended or self.text[end : end + 1] not in _NUMBER_GOES_ON)
+            size = (end if complete else len(self.text)) - self.place
+            if size > read_limits.max_record and (complete or not self._ended):
+                raise InputError(
+                    f"entry {number} of the list: {read_limits.too_large(size)}", hint="is it a list of crystals?"
+                )
+            if complete:
+                text = self.text[self.place : end]
                 self.place = end
-                return found
+                return text
             if self._ended:
                 raise ValueError(f"entry {number}: {reason}")
-            self._check(len(self.text) - self.place, number, bounds)
-            self._more()
+            self._extend()
 
     def _end_of_element(self, number: int) -> tuple[int, str]:
         try:
@@ -104,56 +112,52 @@ class _Window:
         except RecursionError:
             raise RecursionError(f"entry {number} is nested too deep") from None
 
-    def _more(self) -> None:
-        # As much again as there is, so that elements that have to be tried again cost no more than twice.
+    def _extend(self) -> None:
+        # By as much as there is, so that elements that are decoded again cost no more than twice.
         block = self._file.read(max(_BLOCK, len(self.text) - self.place))
         self._ended = not block
         self.text = self.text[self.place :] + self._decoder.decode(block, final=self._ended)
         self.place = 0
 
-    def _check(self, size: int, number: int, bounds: Bounds) -> None:
-        if size > bounds.record:
-            raise InputError(f"entry {number} of the list: {bounds.too_large(size)}", hint="is it a list of crystals?")
 
-
-def lines(file: BinaryIO, bounds: Bounds) -> Iterator[tuple[bytes | UnusableError, int, int]]:
-    """Yield each line that is not blank, with its length and where it starts; in place of one over the bounds, why.
+def lines(file: BinaryIO, read_limits: ReadLimits) -> Iterator[tuple[bytes | SampleError, int, int]]:
+    """Yield each line that is not blank, with its length and its start in bytes; in place of one over the limit, why.
 
     Raises:
-        ValueError: Blank lines, as a bomb has them, take no end.
+        ValueError: There are too many blank lines, as a bomb has them.
     """
     place = blank = 0
-    while line := file.readline(bounds.record + 1):
+    while line := file.readline(read_limits.max_record + 1):
         start, size = place, len(line)
-        long = size > bounds.record and not line.endswith(b"\n")
+        too_long = size > read_limits.max_record and not line.endswith(b"\n")
         rest = line
-        while long and rest and not rest.endswith(b"\n"):
+        while too_long and rest and not rest.endswith(b"\n"):
             rest = file.readline(_BLOCK)
             size += len(rest)
         place += size
-        if long:
-            yield UnusableError(bounds.too_large(size)), 0, start
+        if too_long:
+            yield SampleError(read_limits.too_large(size)), 0, start
         elif not line.isspace():
             blank = 0
             yield line, size, start
         else:
             blank += 1
-            if blank > _BLANK:
-                raise ValueError(f"{_BLANK} blank lines follow each other")
+            if blank > _MAX_BLANK:
+                raise ValueError(f"{_MAX_BLANK} blank lines follow each other")
 
 
-def decode_json(payload: Iterable[str | bytes | UnusableError]) -> Iterator[Named]:
-    """Parse entries."""
-    for text in payload:
-        yield None, _parsed(text)
+def decode_json(text: str | bytes | SampleError) -> NamedSample:
+    """Parse an entry, without a name: that is in the entry."""
+    return None, parse_json(text)
 
 
-def _parsed(text: str | bytes | UnusableError) -> Any:
-    if isinstance(text, UnusableError):
+def parse_json(text: str | bytes | SampleError) -> Any:
+    """Return what a JSON text holds, or a `SampleError`."""
+    if isinstance(text, SampleError):
         return text
     try:
         return json.loads(text)
     except RecursionError:
-        return UnusableError("its JSON is nested too deep")
+        return SampleError("its JSON is nested too deep")
     except ValueError as error:
-        return UnusableError(f"it is no JSON: {' '.join(str(error).split())[:150]}")
+        return SampleError(f"it is not JSON: {first_line(error)}")

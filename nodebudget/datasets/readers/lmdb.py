@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import pickle
-from collections.abc import Iterable, Iterator, Sequence
-from functools import cached_property
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from nodebudget.datasets.counting.neighbors import UnusableError
-from nodebudget.datasets.readers.source import Chunk, Named, Source, grouped
-from nodebudget.errors import CrystalError, InputError
+from nodebudget.datasets.readers.source import Chunk, LazyItems, NamedSample, RecordSource, chunked
+from nodebudget.datasets.sample_error import SampleError
+from nodebudget.errors import InputError
 from nodebudget.utils.optional_imports import choose_backend, load_dgl, require
 
 
-class Lmdb(Source):
+class Lmdb(RecordSource):
     """The records of an LMDB, named "0", "1", …: pickled tuples (g, line graph, lattice, target)."""
 
     kind = "graphs"
@@ -22,57 +21,40 @@ class Lmdb(Source):
     def __init__(self, path: Path) -> None:
         super().__init__(path)
         self.files = [path / "data.mdb"]
-
-    @cached_property
-    def _records(self) -> Records:
-        return Records(self.path)
-
-    def count(self) -> int | None:
-        """Return the number of records."""
-        return len(self._records)
-
-    def chunks(self, start: int) -> Iterator[Chunk]:
-        """Yield the records from number `start` on, to be unpickled by the worker."""
-        raw = (self._records.raw(index) for index in range(start, len(self._records)))
-        yield from grouped(((record, 0 if record is None else len(record)) for record in raw), start, decode_records)
-
-    def items(self) -> Sequence[Any]:
-        """Return the tuples, each unpickled when it is asked for."""
-        return self._records
-
-
-class Records(Sequence[Any]):
-    """The records of an LMDB, unpickled one by one: tuples (g, line graph, lattice, target)."""
-
-    def __init__(self, path: Path) -> None:
         lmdb = self._lmdb = require("lmdb")
         try:
             self._environment = lmdb.open(str(path), readonly=True, lock=False)
             with self._environment.begin() as transaction:
-                found = transaction.stat()
+                statistics = transaction.stat()
         except lmdb.Error as error:
-            raise InputError(f"{str(path)!r} is no LMDB: {error}", hint="check that it is whole") from error
-        self._length = int(found["entries"])
+            raise InputError(f"{str(path)!r} is not an LMDB: {error}", hint="check that it is complete") from error
+        self._count = int(statistics["entries"])
         # LMDB maps the file into memory: reading a page that is cut off would end the process.
-        needed = (int(self._environment.info()["last_pgno"]) + 1) * int(found["psize"])
-        if (path / "data.mdb").stat().st_size < needed:
+        needed = (int(self._environment.info()["last_pgno"]) + 1) * int(statistics["psize"])
+        if (size := self.files[0].stat().st_size) < needed:
             raise InputError(
-                f"{str(path / 'data.mdb')!r} is cut: it has {(path / 'data.mdb').stat().st_size} bytes",
+                f"{str(self.files[0])!r} is cut: it has {size} bytes",
                 limit=f"{needed} bytes",
                 hint="copy it again, or make it again with alignn",
             )
 
-    def __len__(self) -> int:
-        return self._length
+    def count(self) -> int:
+        """Return the number of records."""
+        return self._count
 
-    def __getitem__(self, index: Any) -> Any:
-        [(_, sample)] = decode_records([self.raw(index)])
-        if isinstance(sample, UnusableError):
-            raise CrystalError(index, "", str(sample))
-        return sample
+    def chunks(self, start: int) -> Iterator[Chunk]:
+        """Yield the records from number `start` on, to be unpickled by the worker."""
+        records = map(self._record, range(start, self._count))
+        yield from chunked(((record, len(record or b"")) for record in records), start, _decode_record)
 
-    def raw(self, index: int) -> bytes | None:
-        """Return a record as it is stored, or None where there is none of that number."""
+    def items(self) -> Sequence[Any]:
+        """Return the tuples, each unpickled when it is asked for."""
+        return LazyItems(self._count, self._read)
+
+    def _read(self, index: int) -> NamedSample:
+        return _decode_record(self._record(index))
+
+    def _record(self, index: int) -> bytes | None:
         try:
             with self._environment.begin() as transaction:
                 record = transaction.get(f"{index}".encode())
@@ -81,20 +63,15 @@ class Records(Sequence[Any]):
         return None if record is None else bytes(record)
 
 
-def decode_records(payload: Iterable[bytes | None]) -> Iterator[Named]:
-    """Unpickle records: of DGL graphs, or of alignn's own, which need no DGL."""
+def _decode_record(record: bytes | None) -> NamedSample:
+    """Unpickle a record: of DGL graphs, or of alignn's own, which need no DGL."""
     choose_backend()
-    for record in payload:
-        yield None, _unpickled(record)
-
-
-def _unpickled(record: bytes | None) -> Any:
     if record is None:
-        return UnusableError("the LMDB has no record of its number")
+        return None, SampleError("the LMDB has no record of its number")
     try:
-        return pickle.loads(record)
+        return None, pickle.loads(record)
     except Exception as error:
         # Unpickling runs other people's code, which can raise anything.
         if b"dgl" in record:
             load_dgl()  # where DGL is the reason, it says so
-        return UnusableError(f"its record is no pickle: {type(error).__name__}: {error}")
+        return None, SampleError(f"its record can't be unpickled: {type(error).__name__}: {error}")

@@ -1,4 +1,4 @@
-"""Datasets in several files, one after the other: shards of any format that can be read by itself."""
+"""Datasets in several files, one after the other: shards of any format that can be read alone."""
 
 from __future__ import annotations
 
@@ -6,62 +6,61 @@ import glob
 import itertools
 import re
 from bisect import bisect_right
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from nodebudget.datasets.readers.source import Chunk, Source
+from nodebudget.datasets.readers.source import Chunk, RecordSource
 from nodebudget.errors import CrystalError, InputError
 
-#: Names that a pattern may stand for.
-_MOST = 1_000_000
+#: Names that a pattern may expand to.
+_MAX_NAMES = 1_000_000
 _BRACES = re.compile(r"\{([^{}]*)\}")
-_RANGE = re.compile(r"(\d+)\.\.(\d+)")
+_RANGE = re.compile(r"(\d{1,18})\.\.(\d{1,18})")
 
 
-class Shards(Source):
+class Shards(RecordSource):
     """Several sources, one after the other."""
 
-    def __init__(self, path: Path, parts: Sequence[Source]) -> None:
+    def __init__(self, path: Path, parts: Sequence[RecordSource]) -> None:
         super().__init__(path)
         self._parts = parts
         kinds = {part.kind for part in parts}
         if len(kinds) > 1:
-            raise InputError(f"{str(path)!r} mixes crystals and graphs", hint="name one kind of files")
+            raise InputError(f"{str(path)!r} mixes crystals and graphs", hint="name files of one of the two")
         self.kind = kinds.pop()
-        self.travels = all(part.travels for part in parts)
+        self.picklable = all(part.picklable for part in parts)
         self.files = [file for part in parts for file in part.files]
 
     def count(self) -> int | None:
-        """Return the number of records, where every shard knows its own."""
+        """Return the number of records, or None where a shard has none."""
         counts = [part.count() for part in self._parts]
         return None if None in counts else sum(count for count in counts if count is not None)
 
-    def about(self) -> int:
-        """Return about how many records there are."""
-        return sum(part.about() for part in self._parts)
+    def estimated_count(self) -> int:
+        """Return the approximate number of records."""
+        return sum(part.estimated_count() for part in self._parts)
 
     def chunks(self, start: int) -> Iterator[Chunk]:
         """Yield the records from number `start` on."""
         before = 0
         for part in self._parts:
-            known = part.count()
-            if known is not None and before + known <= start:
-                before += known
+            count, done = part.count(), max(0, start - before)
+            if count is not None and count <= done:
+                before += count
                 continue
-            done = max(0, start - before)
-            # A shard that can't tell its length is read from its start: only so is it known where the next begins.
-            end = 0 if known is None else known
-            for chunk in part.chunks(0 if known is None else done):
+            # A shard of unknown length is read from its start: only then is it known where the next begins.
+            end = count or 0
+            for chunk in part.chunks(0 if count is None else done):
                 end = max(end, chunk.first + chunk.count)
-                if chunk.first + chunk.count > done:
-                    kept = chunk.after(max(0, done - chunk.first))
-                    yield replace(kept, first=kept.first + before)
+                if end > done:
+                    rest = chunk.skip(max(0, done - chunk.first))
+                    yield replace(rest, first=rest.first + before)
             before += end
 
     def items(self) -> Sequence[Any]:
-        """Return the samples of all, in their order."""
+        """Return the samples of all shards, in their order."""
         return _Items([part.items() for part in self._parts])
 
 
@@ -76,52 +75,49 @@ class _Items(Sequence[Any]):
         return self._ends[-1]
 
     def __getitem__(self, index: Any) -> Any:
-        place = range(len(self))[index]
-        which = bisect_right(self._ends, place)
-        before = self._ends[which - 1] if which else 0
+        number = range(len(self))[index]
+        part = bisect_right(self._ends, number)
         try:
-            return self._parts[which][place - before]
+            return self._parts[part][number - (self._ends[part - 1] if part else 0)]
         except CrystalError as error:
-            raise CrystalError(place, error.name, error.reason) from error
+            raise CrystalError(number, error.name, error.reason) from error
 
 
 def expanded(pattern: str) -> list[Path]:
     """Return the files that a pattern stands for: `train-{000..099}.tar`, `part-{a,b}.jsonl`, `shards/*.parquet`.
 
-    Those of braces stand in the order written, those of a glob in that of their names.
+    Braces expand in the order written, globs in the order of names. (The package braceexpand expands a range before
+    its length can be checked: `{0..99999999}` takes 4 GB.)
 
     Raises:
-        InputError: It stands for too many, or one of them is not there.
+        InputError: There are too many, or one of them does not exist.
     """
-    found: list[Path] = []
-    for name in _brace_names(pattern):
+    files: list[Path] = []
+    for name in _expanded_braces(pattern):
         matches = sorted(glob.glob(name)) if glob.has_magic(name) else [name]  # noqa: PTH207
         if not matches or not Path(matches[0]).exists():
             raise InputError(f"there is no file or folder {name!r}", hint="check the path")
-        found += map(Path, matches)
-    return found
+        files += map(Path, matches)
+    return files
 
 
-def _brace_names(pattern: str) -> list[str]:
+def _expanded_braces(pattern: str) -> list[str]:
     names = [pattern]
     while match := _BRACES.search(names[0]):
-        choices = _choices(match[1])
-        if len(names) * len(choices) > _MOST:
-            raise InputError(f"{pattern!r} stands for too many files", limit=f"{_MOST:,}", hint="name fewer")
+        choices, count = match[1].split(","), match[1].count(",") + 1
+        if bounds := _RANGE.fullmatch(match[1]):
+            first, last = int(bounds[1]), int(bounds[2])
+            count = abs(last - first) + 1
+        if len(names) * count > _MAX_NAMES:
+            raise InputError(f"{pattern!r} stands for too many files", limit=f"{_MAX_NAMES:,}", hint="name fewer")
+        if bounds:
+            step = 1 if first <= last else -1
+            choices = [str(number).zfill(len(bounds[1])) for number in range(first, last + step, step)]
         names = [name.replace(match[0], choice, 1) for name in names for choice in choices]
     return names
 
 
-def _choices(text: str) -> Sequence[str]:
-    if not (match := _RANGE.fullmatch(text)):
-        return text.split(",")
-    first, last = match[1], match[2]
-    if abs(int(last) - int(first)) >= _MOST:
-        raise InputError(f"{{{text}}} stands for too many files", limit=f"{_MOST:,}", hint="name fewer")
-    step = 1 if int(first) <= int(last) else -1
-    return [str(number).zfill(len(first)) for number in range(int(first), int(last) + step, step)]
-
-
-def in_folder(path: Path, reads: Callable[[str], bool]) -> list[Path]:
-    """Return the files of a folder whose names say that they are shards, in the order of their names."""
-    return sorted(file for file in path.iterdir() if not file.name.startswith(".") and reads(file.name.lower()))
+def in_folder(path: Path, suffixes: tuple[str, ...]) -> list[Path]:
+    """Return the files of a folder that have one of the suffixes, in the order of their names."""
+    files = (file for file in path.iterdir() if not file.name.startswith("."))
+    return sorted(file for file in files if file.name.lower().endswith(suffixes))

@@ -1,90 +1,92 @@
-"""What every reader of a dataset offers: its records, in order, in pieces that can be sent to a worker."""
+"""What every reader of a dataset offers: its records in order, in chunks that can be sent to worker processes."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from nodebudget.errors import InputError
+from nodebudget.datasets.sample_error import SampleError
+from nodebudget.errors import CrystalError, InputError, NodeBudgetError, first_line
 
-#: Records that a worker takes at once: some 50 ms of work, so that sending them costs little beside it.
+#: Records of a chunk: some 50 ms of work, so that sending them costs little beside it.
 CHUNK_RECORDS = 128
-#: Bytes after which a chunk is full, so that large records never add up in memory.
+#: Bytes at which a chunk is complete, so that large records never add up in memory.
 CHUNK_BYTES = 4 * 2**20
+#: Bytes of a typical crystal: one of a dozen atoms takes a kilobyte or two.
+_TYPICAL_RECORD = 1500
 
-#: A record as a worker sees it: its name where the reader knows one, and the sample (a crystal, a graph) or, in its
-#: place, an `UnusableError` that says why there is none.
-Named = tuple["str | None", Any]
+#: A sample (a crystal or a graph) with its name, None where the reader has none. In place of a sample that can't be
+#: read there is a `SampleError`.
+NamedSample = tuple["str | None", Any]
 
 
 @dataclass(frozen=True)
 class Chunk:
-    """Some records that follow each other.
+    """Consecutive records of a dataset.
 
     Attributes:
-        first: Number of the first in the dataset.
-        count: How many there are.
-        payload: What travels to the worker: raw bytes rather than parsed crystals, so that workers do the parsing.
-        decode: Makes the records of the payload, one by one. A function of a module, so that it can be sent.
-        size: About how many bytes the payload has.
+        first: Number of the first.
+        count: How many.
+        payload: What is sent to the worker: raw bytes rather than parsed crystals, so that workers do the parsing.
+        decode: Payload → samples, one by one; can be pickled.
+        size: Approximate bytes of the payload.
     """
 
     first: int
     count: int
     payload: Any
-    decode: Callable[[Any], Iterable[Named]]
+    decode: Callable[[Any], Iterable[NamedSample]]
     size: int
 
-    def after(self, number: int) -> Chunk:
-        """Return the chunk without its first records; of a chunk whose payload is a list."""
+    def skip(self, number: int) -> Chunk:
+        """Return the chunk without its first records; its payload must be a list."""
         if not number:
             return self
         return replace(self, first=self.first + number, count=self.count - number, payload=self.payload[number:])
 
 
-class Source(ABC):
+class RecordSource(ABC):
     """A dataset on disk that can be read from front to back.
 
     Attributes:
         path: What the user named.
         kind: "crystals" or "graphs".
-        files: The files that it is read from, for telling whether it has changed.
-        travels: Whether chunks can be sent to other processes; otherwise this one decodes them.
+        files: The files that are read, by which a change of the dataset is detected.
+        picklable: Whether chunks can be sent to other processes; otherwise this one decodes them.
+        named: Whether samples without a name are named by their number.
     """
 
     kind = "crystals"
-    travels = True
+    picklable = True
+    named = True
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.files: Sequence[Path] = [path]
 
     def count(self) -> int | None:
-        """Return how many records there are, or None where only reading tells."""
+        """Return the number of records, or None where only reading all of them tells."""
         return None
 
-    def about(self) -> int:
-        """Return about how many records there are."""
-        known = self.count()
-        # A crystal of a dozen atoms takes a kilobyte or two.
-        return known if known is not None else sum(file.stat().st_size for file in self.files) // 1500
+    def estimated_count(self) -> int:
+        """Return the approximate number of records."""
+        count = self.count()
+        return sum(file.stat().st_size for file in self.files) // _TYPICAL_RECORD if count is None else count
 
     @abstractmethod
     def chunks(self, start: int) -> Iterator[Chunk]:
-        """Yield the records from number `start` on.
-
-        Raises:
-            InputError: The data is damaged.
-        """
+        """Yield the records from number `start` on; raise an InputError where the data is damaged."""
 
     def items(self) -> Sequence[Any]:
-        """Return the samples for access in any order; what can't be read raises a CrystalError when it is asked for.
+        """Return the samples for access in any order; reading a broken one raises a CrystalError.
 
         Raises:
-            InputError: This can only be read from front to back.
+            InputError: The dataset can only be read from front to back.
         """
         raise InputError(
             f"{str(self.path)!r} can only be read from front to back, which is enough to measure it but not to train",
@@ -93,23 +95,57 @@ class Source(ABC):
         )
 
 
-def grouped(
-    records: Iterable[tuple[Any, int]], first: int, decode: Callable[[list[Any]], Iterable[Named]]
-) -> Iterator[Chunk]:
-    """Put records together into chunks.
+class LazyItems(Sequence[Any]):
+    """Samples in any order, each read when it is asked for.
 
     Args:
-        records: Each with about how many bytes it has.
+        count: How many.
+        read: Number → sample and name. Opens its file each time, and so works in forked and spawned processes and
+            in threads.
+    """
+
+    def __init__(self, count: int, read: Callable[[int], NamedSample]) -> None:
+        self._count, self._read = count, read
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __getitem__(self, index: Any) -> Any:
+        number = range(self._count)[index]
+        name, sample = self._read(number)
+        if isinstance(sample, SampleError):
+            raise CrystalError(number, name or "", str(sample))
+        return sample
+
+
+def chunked(records: Iterable[tuple[Any, int]], first: int, decode: Callable[[Any], NamedSample]) -> Iterator[Chunk]:
+    """Group records into chunks.
+
+    Args:
+        records: Each with its approximate number of bytes.
         first: Number of the first.
-        decode: Takes a list of them.
+        decode: Record → sample and name; a function of a module, so that it can be pickled.
     """
     payload: list[Any] = []
-    size = 0
+    size, decode_all = 0, partial(map, decode)
     for record, length in records:
         payload.append(record)
         size += length
         if len(payload) == CHUNK_RECORDS or size >= CHUNK_BYTES:
-            yield Chunk(first, len(payload), payload, decode, size)
+            yield Chunk(first, len(payload), payload, decode_all, size)
             first, payload, size = first + len(payload), [], 0
     if payload:
-        yield Chunk(first, len(payload), payload, decode, size)
+        yield Chunk(first, len(payload), payload, decode_all, size)
+
+
+@contextmanager
+def refusing(path: Path, format_name: str, errors: tuple[type[Exception], ...]) -> Generator[None, None, None]:
+    """Raise an InputError, with the reason, where a reader raises one of these errors over a file."""
+    try:
+        yield
+    except NodeBudgetError:
+        raise
+    except errors as error:
+        raise InputError(
+            f"{str(path)!r} can't be read as {format_name}: {first_line(error)}", hint="check that the file is complete"
+        ) from error

@@ -1,7 +1,7 @@
 """Tar archives of structure files or JARVIS entries, webdataset shards among them. Nothing is ever extracted to disk.
 
-A sample is what webdataset takes for one: members that follow each other and share the name up to the first dot of its
-last part. Of these the structure file is read, or else the .json; pickles and other members never are.
+A sample is what webdataset takes for one: consecutive members that share the name up to the first dot of its last part.
+Of these the structure file is read, or else the .json; pickles and other members never are.
 """
 
 from __future__ import annotations
@@ -10,102 +10,87 @@ import gzip
 import posixpath
 import tarfile
 import zlib
-from collections.abc import Generator, Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from nodebudget.datasets.counting.neighbors import UnusableError
 from nodebudget.datasets.counting.rows import entry_id
-from nodebudget.datasets.read_limits import Bounds, unpacked
-from nodebudget.datasets.readers.json_stream import decode_json
-from nodebudget.datasets.readers.source import Chunk, Named, Source, grouped
+from nodebudget.datasets.read_limits import ReadLimits, unpacked
+from nodebudget.datasets.readers.json_stream import parse_json
+from nodebudget.datasets.readers.source import Chunk, LazyItems, NamedSample, RecordSource, chunked, refusing
 from nodebudget.datasets.readers.structure_file import SUFFIXES as STRUCTURES
-from nodebudget.datasets.readers.structure_file import read_structure
-from nodebudget.errors import CrystalError, InputError
+from nodebudget.datasets.readers.structure_file import parse_structure
+from nodebudget.datasets.sample_error import SampleError
 
 SUFFIXES = (".tar", ".tar.gz", ".tgz")
 
-#: Bytes of a header: names and attributes of a member. tarfile reads a header whole, however long it says it is, and
-#: some versions search it in time that grows with the square.
-_HEADER = 2**14
+#: Bytes of a header, with the names and attributes of a member. tarfile reads a header whole, however long it claims
+#: to be, and some versions search it in time that grows with the square.
+_MAX_HEADER = 2**14
+#: What tarfile and decompressors raise on archives that are cut or altered.
+_DAMAGE = (tarfile.TarError, OSError, EOFError, zlib.error, ValueError, OverflowError)
 
 
 @dataclass(frozen=True)
 class _Member:
-    """A member that may be a crystal: its name, where its bytes start, how many there are, and what they are."""
+    """A member that may be a crystal: its name, and where its bytes are; once they are read, its content."""
 
     name: str
     start: int
     size: int
-    content: bytes | UnusableError = b""
+    content: bytes | SampleError = b""
 
 
-class Tar(Source):
+class Tar(RecordSource):
     """The samples of a tar archive."""
 
-    def __init__(self, path: Path, bounds: Bounds) -> None:
+    def __init__(self, path: Path, read_limits: ReadLimits) -> None:
         super().__init__(path)
-        self._bounds = bounds
-        self._packed = not path.name.lower().endswith(".tar")
+        self._read_limits = read_limits
+        self._members: list[_Member] = []
 
     def chunks(self, start: int) -> Iterator[Chunk]:
         """Yield the samples from number `start` on."""
-        with _reading(self.path, self._bounds) as file:
-            samples = islice(_samples(file, self._bounds), start, None)
-            records = (((found.name, found.content, self._bounds), found.size) for found in samples)
-            yield from grouped(records, start, decode_members)
+        with _opened(self.path, self._read_limits) as file:
+            samples = islice(_samples(file, self._read_limits), start, None)
+            yield from chunked(
+                (((member, self._read_limits), member.size) for member in samples), start, _decode_member
+            )
 
     def items(self) -> Sequence[Any]:
         """Return the samples as JARVIS-style dicts, each read when it is asked for; not of a packed archive."""
-        if self._packed:
+        if not self.path.name.lower().endswith(".tar"):
             return super().items()
-        with _reading(self.path, self._bounds) as file:
-            return _Members(self.path, list(_samples(file, None)), self._bounds)
+        with _opened(self.path, self._read_limits) as file:
+            self._members = list(_samples(file, None))
+        return LazyItems(len(self._members), self._read)
 
-
-class _Members(Sequence[Any]):
-    """Samples in any order. The file is opened anew each time, for the sake of forked processes and threads."""
-
-    def __init__(self, path: Path, members: list[_Member], bounds: Bounds) -> None:
-        self._path, self._members, self._bounds = path, members, bounds
-
-    def __len__(self) -> int:
-        return len(self._members)
-
-    def __getitem__(self, index: Any) -> Any:
+    def _read(self, index: int) -> NamedSample:
         member = self._members[index]
-        with self._path.open("rb") as file:
+        with self.path.open("rb") as file:
             file.seek(member.start)
-            content = file.read(min(member.size, self._bounds.record + 1))
-        [(name, sample)] = decode_members([(member.name, content, self._bounds)])
-        if isinstance(sample, UnusableError):
-            raise CrystalError(index, name or "", str(sample))
-        return sample
+            content = file.read(min(member.size, self._read_limits.max_record + 1))
+        return _decode_member((replace(member, content=content), self._read_limits))
 
 
-def decode_members(payload: Iterable[tuple[str, Any, Bounds]]) -> Iterator[Named]:
-    """Make JARVIS-style dicts of members; without an id of its own, a sample is named as webdataset would name it."""
-    for name, content, bounds in payload:
-        sample = content if isinstance(content, UnusableError) else _sample(name, content, bounds)
+def _decode_member(record: tuple[_Member, ReadLimits]) -> NamedSample:
+    """Make a JARVIS-style dict; without an id of its own, it is named as webdataset would name it."""
+    member, read_limits = record
+    key = _key(member.name)
+    if member.name.lower().endswith(".json"):
+        sample = parse_json(member.content)
         if isinstance(sample, dict) and "atoms" not in sample:
             sample = {"atoms": sample}
-        own = entry_id(sample)
-        if isinstance(sample, dict) and own is None:
-            sample = {"jid": _key(name), **sample}
-        yield own or _key(name), sample
-
-
-def _sample(name: str, content: bytes, bounds: Bounds) -> Any:
-    if name.lower().endswith(".json"):
-        [(_, entry)] = decode_json([content])
-        return entry
-    try:
-        return {"atoms": read_structure(posixpath.basename(name), content, bounds)}
-    except UnusableError as error:
-        return error
+    else:
+        atoms = parse_structure(posixpath.basename(member.name), member.content, read_limits)
+        sample = atoms if isinstance(atoms, SampleError) else {"atoms": atoms}
+    name = entry_id(sample)
+    if isinstance(sample, dict) and name is None:
+        sample = {"jid": key, **sample}
+    return name or key, sample
 
 
 def _key(name: str) -> str:
@@ -113,8 +98,8 @@ def _key(name: str) -> str:
     return posixpath.join(folder, base.split(".")[0])
 
 
-def _samples(file: _Guarded, bounds: Bounds | None) -> Iterator[_Member]:
-    """Yield the one member of each sample that is read; with bounds, together with its content."""
+def _samples(file: _BoundedHeaders, read_limits: ReadLimits | None) -> Iterator[_Member]:
+    """Yield the one member of each sample that is read; with limits, together with its content."""
     best: _Member | None = None
     for member in _members(file):
         same = best is not None and _key(best.name) == _key(member.name)
@@ -122,33 +107,30 @@ def _samples(file: _Guarded, bounds: Bounds | None) -> Iterator[_Member]:
             continue
         if best is not None and not same:
             yield best
-        # At once, before the next header is read: going back in a packed file means to start anew.
-        best = member if bounds is None else replace(member, content=file.content(member.start, member.size, bounds))
+        # Read before the next header: to go back in a packed file means to unpack it again from its start.
+        best = member if read_limits is None else replace(member, content=file.content(member, read_limits))
     if best is not None:
         yield best
 
 
-def _members(file: _Guarded) -> Iterator[_Member]:
-    """Yield the members that may hold a crystal: plain files, not links to something else.
-
-    Raises:
-        ValueError: The archive is cut or damaged.
-    """
+def _members(file: _BoundedHeaders) -> Iterator[_Member]:
+    """Yield the members that may hold a crystal: regular files, not links; raise ValueError over a damaged archive."""
     with tarfile.open(fileobj=file, mode="r:") as archive:  # type: ignore[call-overload]
         last = 0
-        while (found := archive.next()) is not None:
-            # tarfile would keep all that it has seen, and follow a negative size back for ever.
+        while (info := archive.next()) is not None:
+            # tarfile would keep all that it has seen, and follow a negative size back forever.
             archive.members = []
-            if archive.offset <= last or found.size < 0:
-                raise ValueError(f"the size of {found.name!r} is {found.size}")
+            if archive.offset <= last or info.size < 0:
+                raise ValueError(f"the size of {info.name!r} is {info.size}")
             last = archive.offset
-            hidden = posixpath.basename(found.name).startswith(".")
-            if found.isreg() and not found.issparse() and not hidden and _is_crystal(found.name):
-                yield _Member(found.name, found.offset_data, found.size)
+            hidden = posixpath.basename(info.name).startswith(".")
+            is_crystal = info.name.lower().endswith(".json") or _is_structure(info.name)
+            if info.isreg() and not info.issparse() and not hidden and is_crystal:
+                yield _Member(info.name, info.offset_data, info.size)
         # tarfile takes a damaged header for the end.
         file.seek(archive.offset)
         if file.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
-            raise ValueError("it is cut or damaged: there is no mark of its end")
+            raise ValueError("it is cut or damaged: the mark of its end is missing")
 
 
 def _is_structure(name: str) -> bool:
@@ -156,55 +138,33 @@ def _is_structure(name: str) -> bool:
     return base.endswith(STRUCTURES) or base.startswith(("poscar", "contcar"))
 
 
-def _is_crystal(name: str) -> bool:
-    return name.lower().endswith(".json") or _is_structure(name)
-
-
-class _Guarded:
-    """A file that lets tarfile read no more at once than a header may have."""
+class _BoundedHeaders:
+    """A file of which tarfile can't read more at once than a header may have."""
 
     def __init__(self, file: BinaryIO) -> None:
         self._file = file
         self.tell, self.seek = file.tell, file.seek
 
     def read(self, size: int = -1) -> bytes:
-        """Read.
-
-        Raises:
-            ValueError: Too much is asked for.
-        """
-        if not 0 <= size <= _HEADER:
+        if not 0 <= size <= _MAX_HEADER:
             raise ValueError(f"a header of {size} bytes")
         return self._file.read(size)
 
-    def content(self, start: int, size: int, bounds: Bounds) -> bytes | UnusableError:
-        """Read a member.
-
-        Raises:
-            ValueError: The file ends before the member does.
-        """
-        if size > bounds.record:
-            return UnusableError(bounds.too_large(size))
-        self.seek(start)
-        found = self._file.read(size)
-        if len(found) < size:
+    def content(self, member: _Member, read_limits: ReadLimits) -> bytes | SampleError:
+        if member.size > read_limits.max_record:
+            return SampleError(read_limits.too_large(member.size))
+        self.seek(member.start)
+        content = self._file.read(member.size)
+        if len(content) < member.size:
             raise ValueError("it ends in the middle of a file")
-        return found
+        return content
 
 
 @contextmanager
-def _reading(path: Path, bounds: Bounds) -> Generator[_Guarded, None, None]:
-    try:
-        with path.open("rb") as raw:
-            if path.name.lower().endswith(".tar"):
-                yield _Guarded(raw)
-            else:
-                with gzip.GzipFile(fileobj=raw) as packed, unpacked(packed, path, bounds) as file:
-                    yield _Guarded(file)
-    except InputError:
-        raise
-    except (tarfile.TarError, OSError, EOFError, zlib.error, ValueError, OverflowError) as error:
-        raise InputError(
-            f"{str(path)!r} can't be read as a tar archive: {' '.join(str(error).split())[:150]}",
-            hint="check that it is whole",
-        ) from error
+def _opened(path: Path, read_limits: ReadLimits) -> Generator[_BoundedHeaders, None, None]:
+    with refusing(path, "a tar archive", _DAMAGE), path.open("rb") as raw:
+        if path.name.lower().endswith(".tar"):
+            yield _BoundedHeaders(raw)
+        else:
+            with gzip.GzipFile(fileobj=raw) as packed, unpacked(packed, path, read_limits) as file:
+                yield _BoundedHeaders(file)
