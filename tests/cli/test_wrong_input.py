@@ -16,10 +16,15 @@ from nodebudget.cli import main
 #: Command line (files by their name in the folder below), exit code, the value, and the next step.
 CASES = {
     "unknown path": ("measure nowhere.json -o out.npz", 2, "'nowhere.json'", "check the path"),
-    "empty dataset": ("measure empty.json -o out.npz", 2, "'empty.json' is empty", "give a dataset that has some"),
-    "empty file": ("measure nothing.json -o out.npz", 2, "'nothing.json' can't be read as JSON", "check that the file is complete"),
+    "empty dataset": ("measure empty.json -o out.npz", 2, "'empty.json' is empty", "check the path"),
+    "empty file": (
+        "measure nothing.json -o out.npz",
+        2,
+        "'nothing.json' can't be read as JSON",
+        "check that the file is complete",
+    ),
     "wrong kind": ("measure notes.txt -o out.npz", 2, "unsupported dataset format: 'notes.txt'", "convert it"),
-    "not crystals": ("measure object.json -o out.npz", 2, "holds a dict", "turn it into such a list"),
+    "not crystals": ("measure object.json -o out.npz", 2, "holds a dict", "make it such a list"),
     "one broken crystal": ("measure broken.json -o out.npz", 2, "crystal 3 (bad)", "--on-error skip"),
     "negative size": ("plan negative.csv --max-nodes 100 -o out.json", 2, "row 1: -4", "measure the dataset again"),
     "negative cap": ("plan sizes.npz --max-nodes -3 -o out.json", 2, "max_nodes is -3", "give what a batch may hold"),
