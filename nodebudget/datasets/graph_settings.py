@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from nodebudget.errors import InputError
+from nodebudget.utils.checks import check_choice, check_count
 from nodebudget.utils.files import read_text
 
 #: Strategies that are counted without building a graph, and those whose graphs alignn has to build.
@@ -56,16 +57,8 @@ class GraphSettings:
     three_body_cutoff: float | None = None
 
     def __post_init__(self) -> None:
-        if self.strategy not in STRATEGIES:
-            raise InputError(
-                f"no strategy {self.strategy!r}",
-                limit=f"one of {', '.join(STRATEGIES)}",
-                hint="give the one that your training uses",
-            )
-        if isinstance(self.neighbors, bool) or not isinstance(self.neighbors, int) or self.neighbors < 1:
-            raise InputError(
-                f"neighbors is {self.neighbors!r}", limit="a whole number from 1", hint="12 is alignn's usual number"
-            )
+        check_choice("strategy", self.strategy, STRATEGIES)
+        object.__setattr__(self, "neighbors", check_count("neighbors", self.neighbors, 1))
         if not isinstance(self.canonize, bool):
             raise InputError(
                 f"canonize is {self.canonize!r}", limit="true or false", hint="alignn's usual setting is true"

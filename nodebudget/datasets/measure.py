@@ -27,6 +27,7 @@ from nodebudget.datasets.sample_error import SampleError
 from nodebudget.datasets.size_table import SizeTable, check_suffix
 from nodebudget.datasets.workers import measure_chunks
 from nodebudget.errors import CrystalError, InputError, NodeBudgetError
+from nodebudget.utils.checks import check_choice, check_count
 from nodebudget.utils.files import check_output
 from nodebudget.utils.optional_imports import installed, require
 
@@ -285,15 +286,9 @@ def _check_arguments(
     workers: object, on_error: str, output: str | os.PathLike[str] | None, options: MeasureOptions
 ) -> None:
     """Refuse wrong arguments before the data is opened."""
-    if on_error not in ("raise", "skip"):
-        raise InputError(f"on_error is {on_error!r}", limit="'raise' or 'skip'", hint="give one of them")
-    whole = isinstance(workers, int) and not isinstance(workers, bool) and workers >= 0
-    if not (whole or workers is None or isinstance(workers, Executor)):
-        raise InputError(
-            f"workers is {workers!r}",
-            limit="a number of processes, 0 for none, or a concurrent.futures.Executor",
-            hint="give the number of cores, or 0",
-        )
+    check_choice("on_error", on_error, ("raise", "skip"))
+    if workers is not None and not isinstance(workers, Executor):
+        check_count("workers", workers, 0)
     if output is not None:
         check_suffix(output)
         check_output(output, force=options.force)
