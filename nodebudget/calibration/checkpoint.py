@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from dataclasses import asdict
 from typing import Any
 
 from nodebudget.calibration.memory_model import Observation
@@ -43,7 +44,7 @@ class ProbeCheckpoint:
             self._lines.truncate(self._size)
             if not self._size:
                 self._lines.append(self._header)
-            self._lines.append({"key": key, "seen": None if observation is None else observation.to_dict()})
+            self._lines.append({"key": key, "seen": None if observation is None else asdict(observation)})
             self._size = self._lines.size()
         finally:
             self._lines.close()

@@ -6,7 +6,7 @@ import math
 import os
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +19,9 @@ from nodebudget.errors import InputError, RecordError
 from nodebudget.utils.records import read_record, write_record
 
 KIND = "nodebudget.calibration"
-#: Version 2: `peak` is of the bytes that tensors asked for; with what the allocator rounds up and leaves unsplit it is
-#: `allocated`. Version 1: `peak` was what the allocator counted.
-SCHEMA_VERSION = 2
+#: Version 3 renamed a key to `further_segments`. Since version 2 `peak` is of the bytes that tensors asked for, and
+#: `allocated` of those that the allocator counts; in version 1 `peak` was the latter.
+SCHEMA_VERSION = 3
 
 Floats = npt.NDArray[np.float64]
 
@@ -62,11 +62,11 @@ class Observation:
         resident: Bytes of live tensors before the step.
         role: "fit", "holdout", "floor" (the lightest step), "repeat" (of a held-out one), or "out-of-memory" (`peak` is
             what was free: a lower bound).
-        allocated: Peak bytes in blocks of the allocator, as `torch.cuda.max_memory_allocated` counts them; None on the
-            CPU, and in records of schema version 1, whose `peak` is this.
-        reserved: Peak bytes that the allocator held from the device; None on the CPU.
-        outside: Bytes of the device that PyTorch did not hold; None on the CPU.
-        retries: How often the allocator emptied its cache to get memory; None on the CPU.
+        allocated: As in `nodebudget.profiling.probe.Peak`, like the next three. None in records of schema version 1,
+            whose `peak` is this.
+        reserved: None on the CPU, like the other three.
+        outside: Bytes of the device that PyTorch did not hold.
+        retries: How often the allocator emptied its cache.
         seconds: Wall-clock time of the step while it was measured.
     """
 
@@ -79,10 +79,6 @@ class Observation:
     outside: int | None = None
     retries: int | None = None
     seconds: float | None = None
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return plain values for JSON."""
-        return {**self.__dict__, "sizes": dict(self.sizes)}
 
 
 @dataclass(frozen=True)
@@ -265,24 +261,15 @@ class Calibration:
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values for JSON."""
-        return {
-            "coefficients": dict(self.coefficients),
-            "columns": list(self.columns),
-            "pieces": [dict(segment) for segment in self.further_segments],  # on disk
-            "floor": self.floor,
-            "resident": self.resident,
-            "holdout": dict(self.holdout.__dict__),
-            "fit": dict(self.fit.__dict__),
-            "bound": self.bound.to_dict(),
-            "determination": None if self.determination is None else self.determination.to_dict(),
-            "observations": [observation.to_dict() for observation in self.observations],
-            **self.context,
-        }
+        values = asdict(self)
+        context = values.pop("context")
+        return {**values, "bound": self.bound.to_dict(), **context}
 
     @classmethod
     def from_dict(cls, record: Mapping[str, Any]) -> Calibration:
         """Read what `to_dict` returned; the error of a damaged record can be of any type."""
         rest = {key: value for key, value in record.items() if key not in ("kind", "schema_version")}
+        further = rest.pop("pieces") if "pieces" in rest else rest.pop("further_segments")  # on disk
         columns, determination = rest.pop("columns"), rest.pop("determination")
         if not isinstance(columns, (list, tuple)):
             raise ValueError("columns must be a list")
@@ -293,7 +280,7 @@ class Calibration:
             resident=float(rest.pop("resident")),
             holdout=ErrorSummary(**rest.pop("holdout")),
             fit=ErrorSummary(**rest.pop("fit")),
-            further_segments=tuple(map(_numbers, rest.pop("pieces"))),  # on disk
+            further_segments=tuple(map(_numbers, further)),
             bound=PredictionBound.from_dict(rest.pop("bound")),
             determination=determination and Determination.from_dict(determination),
             observations=tuple(Observation(**entry) for entry in rest.pop("observations")),

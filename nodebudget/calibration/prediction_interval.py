@@ -33,17 +33,9 @@ class Determination:
     standard_errors: Mapping[str, float | None]
     undetermined: tuple[str, ...]
 
-    def to_dict(self) -> dict[str, Any]:
-        """Return plain values for JSON."""
-        return {
-            "condition": self.condition,
-            "standard_errors": dict(self.standard_errors),
-            "undetermined": list(self.undetermined),
-        }
-
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Determination:
-        """Read what `to_dict` returned."""
+        """Read what `dataclasses.asdict` returned."""
         return cls(float(values["condition"]), dict(values["standard_errors"]), tuple(values["undetermined"]))
 
 

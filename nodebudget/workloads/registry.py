@@ -23,7 +23,7 @@ else:  # pragma: no cover - the tested interpreter is newer
 #: Workloads that can be named by one word.
 BUILT_IN = {
     "alignn": "nodebudget.workloads.alignn:AlignnWorkload",
-    "alignn-pure": "nodebudget.workloads.alignn_pure:PureAlignnWorkload",
+    "alignn-pure": "nodebudget.workloads.alignn:PureAlignnWorkload",
 }
 
 _HINT = "name it as module:attribute, as a TOML file such as configs/alignn.toml, 'alignn' or 'alignn-pure'"

@@ -1,11 +1,11 @@
-"""What a CPU run predicts of the CUDA allocator, against what the allocator counts for the same steps.
+"""The CUDA allocator predicted from a CPU run, compared with what the allocator counts for the same steps.
 
     bash scripts/test_stubcuda.sh --co -q       # sets up .venv-cuda, with a CUDA build of PyTorch
     .venv-cuda/bin/python scripts/benchmarks/allocator.py [--batches 14] [--json]
 
-Training steps of a network of edge-gated convolutions on graphs and line graphs (tests/fixtures/linegraph_net.py), on batches
-of different sizes in a row, so that the cache of the one is what the next one finds. Where there is no GPU, run it
-under a stand-in device that allocates and computes nothing: the result is one about the allocator alone, and says so.
+Training steps of a network of edge-gated convolutions on graphs and line graphs (tests/fixtures/linegraph_net.py), on
+a sequence of batches of different sizes: each step starts with the cache of the one before. Without a GPU, run it on a
+stand-in device, which allocates but computes nothing; the output then says that it is about the allocator alone.
 """
 
 from __future__ import annotations
@@ -36,15 +36,15 @@ SETTINGS = {"default": "expandable_segments:False", "expandable": "expandable_se
 MIB = 2**20
 
 
-def batches(workload: LineGraphWorkload, count: int, most: int) -> Iterator[list[Any]]:
-    """Draw batches of different numbers of crystals, always the same ones."""
+def batches(workload: LineGraphWorkload, count: int, maximum: int) -> Iterator[list[Any]]:
+    """Draw batches of different numbers of crystals, the same in each run."""
     sizes, rng = random_sizes(512), np.random.default_rng(1)
-    for graphs in rng.integers(max(most // 8, 1), most + 1, count):
+    for graphs in rng.integers(max(maximum // 8, 1), maximum + 1, count):
         yield [workload.sample(sizes[place]) for place in rng.choice(len(sizes), int(graphs), replace=False)]
 
 
 def make(options: argparse.Namespace, device: str) -> LineGraphWorkload:
-    """Make the workload that is asked for."""
+    """Make the workload."""
     torch.manual_seed(0)
     return LineGraphWorkload(
         device, width=options.width, layers=options.layers, norm=options.norm, optimizer=options.optimizer
@@ -83,7 +83,7 @@ def count(options: argparse.Namespace) -> dict[str, Any]:
 def counted(setting: str) -> dict[str, Any]:
     """Run `count` in a process of its own: the allocator reads its settings once."""
     command = [sys.executable, __file__, *sys.argv[1:], "--count"]
-    # Newer versions of PyTorch do so anyway; older ones keep 1 MiB more, for cuBLASLt.
+    # The default of newer versions of PyTorch; older ones allocate 1 MiB more, for cuBLASLt.
     environment = {"TORCH_CUBLASLT_UNIFIED_WORKSPACE": "1", **os.environ, "PYTORCH_ALLOC_CONF": SETTINGS[setting]}
     done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=True)
     return json.loads(done.stdout)
@@ -107,7 +107,7 @@ def compare(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def table(result: dict[str, Any]) -> str:
-    """Lay the comparison out in columns, MiB."""
+    """Format the comparison as a table, in MiB."""
     lines = [f"predicted on a CPU against counted on {result['where']} (torch {result['torch']}), MiB"]
     lines.append(
         f"{'setting':12}{'step':>4}{'allocated':>12}{'counted':>10}{'error':>10}",
@@ -120,7 +120,7 @@ def table(result: dict[str, Any]) -> str:
             line += f"{cell['predicted'] / MIB:12.1f}{cell['counted'] / MIB:10.1f}{cell['error']:+10.3%}"
         lines.append(line)
     for setting, worst in result["largest_error"].items():
-        lines.append(f"{setting}: off by at most {worst['allocated']:.3%} allocated, {worst['reserved']:.3%} reserved")
+        lines.append(f"{setting}: max error {worst['allocated']:.3%} allocated, {worst['reserved']:.3%} reserved")
     return "\n".join(lines)
 
 
@@ -128,7 +128,9 @@ def main() -> None:
     """Compare and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--batches", type=int, default=14, help="training steps in a row")
-    parser.add_argument("--graphs", type=int, default=64, help="most crystals in a batch; the fewest are an eighth")
+    parser.add_argument(
+        "--graphs", type=int, default=64, help="maximum number of crystals in a batch; the minimum is an eighth"
+    )
     parser.add_argument("--width", type=int, default=32, help="of the network's hidden layers")
     parser.add_argument("--layers", type=int, default=2, help="pairs of layers")
     parser.add_argument("--norm", default="LayerNorm", help="LayerNorm or BatchNorm1d")

@@ -1,10 +1,10 @@
-"""How well a calibration predicts: on held-out batches, on other graphs, beside simpler models.
+"""How well a calibration predicts: on held-out batches, on other graphs, compared with simpler models.
 
     python scripts/benchmarks/calibration.py [DATA] [--hidden 64] [--json] [--plot calibration.png]
 
 Calibrates real ALIGNN on the CPU on DATA (a JARVIS-style JSON; by default the large cells among pymatgen's AFLOW
 prototypes) and measures further training steps: of the same data, and of the small cells with other graph settings
-(6 and 20 neighbours, all neighbours within 4 and 5 Å), as another dataset would have them. Beside it the fits that
+(4, 6 and 20 neighbors, all neighbors within 4 and 5 Å), which stand for other datasets. For comparison, the fits that
 others use: two points and nodes only; nodes; nodes and edges. Errors are relative to the measured peak of live tensors.
 """
 
@@ -32,9 +32,9 @@ from nodebudget.workloads.protocol import Workload, resident_bytes
 from nodebudget.workloads.registry import load_workload
 
 OTHERS = {
-    "4 neighbours": {"neighbors": 4},
-    "6 neighbours": {"neighbors": 6},
-    "20 neighbours": {"neighbors": 20},
+    "4 neighbors": {"neighbors": 4},
+    "6 neighbors": {"neighbors": 6},
+    "20 neighbors": {"neighbors": 20},
     "all within 4 Å": {"strategy": "radius_graph", "cutoff": 4.0},
     "all within 5 Å": {"strategy": "radius_graph", "cutoff": 5.0},
 }
@@ -62,7 +62,7 @@ def errors(predict: Any, observations: Sequence[Observation]) -> tuple[float, fl
 
 
 def simpler(observations: Sequence[Observation]) -> dict[str, Any]:
-    """Fit what others use to the same measurements."""
+    """Fit the models that others use to the same measurements."""
     fitted = sorted((entry for entry in observations if entry.role == "fit"), key=lambda entry: entry.peak)
     low, high = fitted[0], fitted[-1]
     slope = (high.peak - low.peak) / max(high.sizes["nodes"] - low.sizes["nodes"], 1)
@@ -129,7 +129,7 @@ def plot(result: dict[str, Any], path: Path) -> None:
     most = max(entry.peak for seen in result["checked"].values() for entry in seen) / 2**20
     line = np.linspace(0, most, 100)
     margin = calibration.bound.margin(line * 2**20, 0.99)
-    axis.fill_between(line, line * (1 - margin), line * (1 + margin), color="#cccccc", label="99% bound")
+    axis.fill_between(line, line * (1 - margin), line * (1 + margin), color="#cccccc", label="99% prediction interval")
     axis.plot(line, line, color="#555555", linewidth=1)
     for name, seen in result["checked"].items():
         predicted = [calibration.predict_bytes(**entry.sizes) / 2**20 for entry in seen]
@@ -144,7 +144,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", nargs="?", help="JARVIS-style JSON")
     parser.add_argument("--hidden", type=int, default=64, help="width of ALIGNN")
-    parser.add_argument("--graphs", type=int, default=12, help="most graphs in a probe")
+    parser.add_argument("--graphs", type=int, default=12, help="maximum number of graphs in a probe")
     parser.add_argument("--probes", type=int, default=24)
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--plot", type=Path)

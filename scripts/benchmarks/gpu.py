@@ -1,16 +1,15 @@
-"""An epoch of real crystals with real ALIGNN on a GPU: a fixed number of crystals a batch, and level batches.
+"""An epoch of real crystals with real ALIGNN on a GPU: a fixed number of crystals per batch, and balanced batches.
 
     nodebudget calibrate --gpu 0 --workload alignn-pure --data crystals.json -o cal.json
     python scripts/benchmarks/gpu.py crystals.json --calibration cal.json [--json]
     python scripts/benchmarks/gpu.py --show scripts/benchmarks/h200/epoch.json     # what was measured before
 
-Deals the same crystals into the same number of batches twice: shuffled, with a fixed number in each, and by
-`NodeBudgetSampler` with the calibration. Of each epoch: the peak of every step beside what was predicted for it, how
-long steps take, what the allocator held at the end, and the smallest device on which the epoch survives, found by
-bounding PyTorch's share of the memory. Then the planned epoch on the memory that `nodebudget plan --capacity` asks
-for, in three orders, and the fixed one on that memory. All with either setting of the allocator.
-`--other` names a calibration made elsewhere, whose predictions are put beside; to those of one made on a CPU comes
-what the GPU takes for cuBLAS.
+Assigns the same crystals to the same number of batches twice: shuffled, with a fixed number in each, and by
+`NodeBudgetSampler` with the calibration. Of each epoch: the measured and the predicted peak of every step, the time of
+the steps, the memory that the allocator held at the end, and the smallest device that the epoch fits on, found by
+limiting PyTorch's fraction of the memory. Then the planned epoch on the memory that `nodebudget plan --capacity` asks
+for, in three orders, and the fixed one on that memory. All with either setting of the allocator. `--other` names a
+calibration of another machine to compare with; cuBLAS's workspaces are added to the predictions of one made on a CPU.
 """
 
 from __future__ import annotations
@@ -31,11 +30,11 @@ from survival import (
     STAND_IN,
     Batches,
     Bench,
+    balanced_batches,
     clear,
     device_for,
     in_own_process,
     least_device,
-    level,
     orders,
     outcome,
 )
@@ -68,12 +67,12 @@ class Crystals(Bench):
         say("graphs built")
 
     def make(self) -> Any:
-        """Make the workload anew."""
+        """Make a new workload."""
         torch.manual_seed(0)
         return load_workload(self.options.workload, "cuda:0", hidden_features=self.options.hidden)
 
     def epoch(self, batches: Batches, models: dict[str, Calibration]) -> dict[str, Any]:
-        """Train on the batches; return the peaks (bytes) and times (s) of the steps, and errors of predictions."""
+        """Train on the batches; return peaks (bytes) and times (s) of the steps, and errors of predictions."""
         clear()
         workload, peaks, seconds = self.make(), [], []
         for batch in [batches[0], *batches]:  # the first makes the gradients and the optimizer's state
@@ -86,7 +85,7 @@ class Crystals(Bench):
             seconds.append(time.perf_counter() - start)
             peaks.append(torch.cuda.memory_stats()["requested_bytes.all.peak"])
             del made
-        # What a GPU takes for cuBLAS, and a CPU does not.
+        # cuBLAS has workspaces on a GPU only.
         newer = torch.cuda.get_device_capability() >= (9, 0)
         workspaces = sum(CUBLAS_WORKSPACES_HOPPER if newer else CUBLAS_WORKSPACES)
         found, times = np.array(peaks[1:], dtype=float), np.array(seconds[1:])
@@ -124,8 +123,8 @@ def run(options: argparse.Namespace, setting: str) -> dict[str, Any]:
     order = np.random.default_rng(0).permutation(len(bench.items))
     fixed = [order[start : start + options.batch_size].tolist() for start in range(0, len(order), options.batch_size)]
     calibration = models["calibration"]
-    dealt, budget = level(bench, calibration, len(fixed))
-    batches = {"fixed": fixed, "level": dealt}
+    balanced, budget = balanced_batches(bench, calibration, len(fixed))
+    batches = {"fixed": fixed, "balanced": balanced}
     # The first epoch loads the libraries' kernels.
     bench.epoch(fixed[:3], models)
     found = {name: bench.epoch(each, models) for name, each in batches.items()}
@@ -134,9 +133,9 @@ def run(options: argparse.Namespace, setting: str) -> dict[str, Any]:
         found[name]["least_device"] = least_device(bench, each, options.step)["least_device"]
         say(f"least device, {name}")
     memory = device_for(budget, calibration, setting)
-    loads = [float(calibration.graph_bytes(bench.sizes)[batch].sum()) for batch in dealt]
+    loads = [float(calibration.graph_bytes(bench.sizes)[batch].sum()) for batch in balanced]
     rows = [
-        {"order": name, **bench.run([dealt[place] for place in places], memory)}
+        {"order": name, **bench.run([balanced[place] for place in places], memory)}
         for name, places in orders(loads).items()
     ]
     rows.append({"order": "fixed", **bench.run(fixed, memory)})
@@ -144,23 +143,23 @@ def run(options: argparse.Namespace, setting: str) -> dict[str, Any]:
 
 
 def text(result: dict[str, Any]) -> str:
-    """Lay it out, MiB and ms."""
+    """Format the result, in MiB and ms."""
     where = f"{result['where']} (torch {result['torch']})"
     lines = [f"{result['graphs']} crystals, {result['workload']} on {where}; MiB, ms"]
-    head = f"{'setting':12}{'batches':14}{'peak':>8}{'most':>8}{'CV':>8}{'reserved':>10}{'least':>8}"
+    head = f"{'setting':12}{'batches':14}{'peak':>8}{'max':>8}{'CV':>8}{'reserved':>10}{'least':>8}"
     lines += ["", head + f"{'step':>8}{'CV':>8}{'crystals/s':>12}"]
     for setting, found in result["settings"].items():
         for name, row in found["epochs"].items():
             peak, step = row["peak"], row["step_seconds"]
-            dealt = f"{row['batches']} {name}"
-            cells = f"{dealt:14}{peak['mean'] / MIB:8.0f}{peak['max'] / MIB:8.0f}{peak['cv']:8.2%}"
+            batches = f"{row['batches']} {name}"
+            cells = f"{batches:14}{peak['mean'] / MIB:8.0f}{peak['max'] / MIB:8.0f}{peak['cv']:8.2%}"
             cells += f"{row['reserved'] / MIB:10.0f}{row['least_device'] / MIB:8.0f}"
             cells += f"{step['mean'] * 1e3:8.1f}{step['cv']:8.2%}{row['crystals_per_second']:12.0f}"
             lines.append(f"{setting:12}{cells}")
     lines.append("")
-    errors = found["epochs"]["level"]["errors"]
+    errors = found["epochs"]["balanced"]["errors"]
     for what, off in errors.items():
-        lines.append(f"{what}: level batches predicted within {off['mean']:.2%} mean, {off['under']:.2%} under")
+        lines.append(f"{what}: balanced batches, mape {off['mean']:.2%}, max underprediction {off['under']:.2%}")
     lines += ["", f"{'setting':12}{'order':16}{'memory':>8}{'reserved':>10}{'used':>8}  retries"]
     for setting, found in result["settings"].items():
         for row in found["on_that_memory"]:
@@ -173,15 +172,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", nargs="?", help="crystals, such as a JARVIS-style JSON")
     parser.add_argument("--calibration", help="of this workload on this device")
-    parser.add_argument("--other", help="a calibration made elsewhere, to put its predictions beside")
+    parser.add_argument("--other", help="a calibration of another machine to compare with")
     parser.add_argument("--workload", default="alignn-pure")
     parser.add_argument("--hidden", type=int, default=256, help="width of the network's hidden layers")
-    parser.add_argument("--graphs", type=int, default=1280, help="most crystals in an epoch")
+    parser.add_argument("--graphs", type=int, default=1280, help="maximum number of crystals in an epoch")
     parser.add_argument("--batch-size", type=int, default=64, help="of the fixed batches")
-    parser.add_argument("--step", type=int, default=256 * MIB, help="bytes to which the least device is found")
-    parser.add_argument("--samples", help="a file of your own where built graphs are kept for the next run, a pickle")
+    parser.add_argument("--step", type=int, default=256 * MIB, help="precision of the least device, bytes")
+    parser.add_argument("--samples", help="pickle file of the graphs, written by the first run")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
-    parser.add_argument("--show", type=Path, help="lay out what --json printed, and measure nothing")
+    parser.add_argument("--show", type=Path, help="print the table of a file that --json wrote; measure nothing")
     parser.add_argument("--setting", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.show:

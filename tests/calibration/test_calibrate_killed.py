@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -52,6 +53,6 @@ def test_killed_while_it_measures(lines: int, tmp_path: Path, monkeypatch: pytes
     done = CliRunner().invoke(main, [*options(data, output), "--resume"])
     assert done.exit_code == 0, done.output
     assert not journal.exists()
-    found = [entry.to_dict() for entry in Calibration.load(output).observations]
+    found = [asdict(entry) for entry in Calibration.load(output).observations]
     assert len(found) == PROBES
     assert all(entry["seen"] in found for entry in seen)

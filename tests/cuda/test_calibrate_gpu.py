@@ -105,5 +105,6 @@ def test_a_device_too_small_for_a_single_graph(calibrate, tmp_path):
 def test_a_device_too_small_for_the_model(calibrate, tmp_path):
     done = calibrate("--gpu", "0", workload=toml(tmp_path, width=1024, layers=4), STUBCUDA_BYTES=60 * MIB)
     assert done.returncode == 1
-    assert "does not fit" in done.stderr
+    assert "making the workload" in done.stderr
+    assert "ran out of memory" in done.stderr
     assert "Traceback" not in done.stderr

@@ -6,6 +6,7 @@ import contextlib
 import json
 import resource
 from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -77,6 +78,6 @@ def test_a_calibration_is_not_measured_again(tmp_path: Path, monkeypatch: pytest
     assert len(seen) == 12
     resumed = CliRunner().invoke(main, [*command, "cal.json", "--resume"])
     assert resumed.exit_code == 0, resumed.output
-    kept = [entry.to_dict() for entry in Calibration.load(tmp_path / "cal.json").observations]
+    kept = [asdict(entry) for entry in Calibration.load(tmp_path / "cal.json").observations]
     assert kept == [entry["seen"] for entry in seen]
     assert not (tmp_path / "cal.json.probes.jsonl").exists()

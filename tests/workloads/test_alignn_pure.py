@@ -157,7 +157,7 @@ print(measure(crystals, graphs=workload.graphs)["line_edges"].sum(), "dgl" in sy
     ("arguments", "words"),
     [
         ({"atom_features": "basic"}, "atom_features is 'basic'"),
-        ({"graphs": {"strategy": "k-nearest"}}, "graphs of the strategy 'k-nearest'"),
+        ({"graphs": {"strategy": "k-nearest"}}, "strategy of the graphs is 'k-nearest'"),
     ],
 )
 def test_settings_that_the_network_is_not_trained_with(arguments, words):
