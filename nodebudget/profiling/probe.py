@@ -45,7 +45,7 @@ class Probe(Protocol):
         ...
 
     def free_bytes(self) -> int:
-        """Return how many bytes a step may take."""
+        """Return the bytes that are free for a step."""
         ...
 
     def release(self) -> None:
