@@ -18,7 +18,11 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 def memory(name: str, help_text: str) -> Callable[[F], F]:
     """Add an option that takes an amount of memory, such as 40GiB; pass bytes."""
-    return click.option(name, type=parse_bytes, metavar="SIZE", help=help_text)
+
+    def to_bytes(ctx: click.Context, param: click.Parameter, value: str | None) -> int | None:
+        return None if value is None else parse_bytes(value)
+
+    return click.option(name, callback=to_bytes, metavar="SIZE", help=help_text)
 
 
 def printer(function: F) -> F:

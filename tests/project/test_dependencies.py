@@ -1,35 +1,50 @@
-"""The checks of the pinned set: its licences, and what is known against it."""
+"""The scripts that check the pinned set: its licences, and its known vulnerabilities."""
 
 from __future__ import annotations
 
 import json
-import os
-import subprocess
+import runpy
 import sys
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from types import SimpleNamespace
 
 import pytest
 from paths import ROOT
 
 
-def run(script, *arguments, **environment):
-    command = [sys.executable, str(ROOT / "scripts" / script), *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, env={**os.environ, **environment})
+@pytest.fixture
+def run(monkeypatch, capsys):
+    """Run a script in this process; return its exit code and what it prints."""
+
+    def call(script, *arguments):
+        monkeypatch.setattr(sys, "argv", [script, *map(str, arguments)])
+        with pytest.raises(SystemExit) as end:
+            runpy.run_path(str(ROOT / "scripts" / script), run_name="__main__")
+        out, err = capsys.readouterr()
+        code = end.value.code
+        return SimpleNamespace(
+            returncode=code if isinstance(code, int) else 1,
+            stdout=out,
+            stderr=err + (code if isinstance(code, str) else ""),
+        )
+
+    return call
 
 
 class TestLicences:
     @pytest.fixture
-    def look(self, tmp_path):
-        """Look at one installed package that declares these lines."""
+    def check(self, run, tmp_path, monkeypatch):
+        """Check one installed package that declares these lines."""
 
         def call(name, *lines):
-            place = tmp_path / f"{name.replace('-', '_')}-1.0.dist-info"
-            place.mkdir()
+            folder = tmp_path / f"{name.replace('-', '_')}-1.0.dist-info"
+            folder.mkdir()
             head = ["Metadata-Version: 2.4", f"Name: {name}", "Version: 1.0"]
-            (place / "METADATA").write_text("\n".join([*head, *lines]) + "\n")
+            (folder / "METADATA").write_text("\n".join([*head, *lines]) + "\n")
             (tmp_path / "pins.txt").write_text(f"# a comment\n{name}==1.0\n")
-            return run("licenses.py", tmp_path / "pins.txt", PYTHONPATH=str(tmp_path))
+            monkeypatch.syspath_prepend(str(tmp_path))
+            return run("licenses.py", tmp_path / "pins.txt")
 
         return call
 
@@ -41,8 +56,8 @@ class TestLicences:
             ["Classifier: License :: OSI Approved", "License: MIT"],
         ],
     )
-    def test_an_allowed_one(self, look, lines):
-        done = look("a-package", *lines)
+    def test_allowed(self, check, lines):
+        done = check("a-package", *lines)
         assert done.returncode == 0, done.stderr
         assert "licences of 1 packages looked at, 0 refused" in done.stdout
 
@@ -55,18 +70,18 @@ class TestLicences:
             (["Classifier: License :: Other/Proprietary License"], "'none'"),
         ],
     )
-    def test_another_one(self, look, lines, shown):
-        done = look("a-package", *lines)
+    def test_not_allowed(self, check, lines, shown):
+        done = check("a-package", *lines)
         assert done.returncode == 1
         assert f"a-package declares the licence {shown}; leave it out, or except it" in done.stderr
 
     @pytest.mark.parametrize(
         ("expression", "code"), [("MPL-2.0 AND (Apache-2.0 OR MIT)", 0), ("MPL-2.0 AND AGPL-3.0-only", 1)]
     )
-    def test_an_exception_holds_for_the_licence_that_it_names(self, look, expression, code):
-        assert look("orjson", f"License-Expression: {expression}").returncode == code
+    def test_an_exception_holds_for_the_licence_that_it_names(self, check, expression, code):
+        assert check("orjson", f"License-Expression: {expression}").returncode == code
 
-    def test_a_package_that_is_not_installed_is_named(self, tmp_path):
+    def test_a_package_that_is_not_installed_is_named(self, run, tmp_path):
         (tmp_path / "pins.txt").write_text("not-there==1.0\n")
         assert "1 not installed: not-there" in run("licenses.py", tmp_path / "pins.txt").stdout
 
@@ -108,7 +123,7 @@ class TestVulnerabilities:
             server.shutdown()
 
     @pytest.fixture
-    def audit(self, tmp_path):
+    def audit(self, run, tmp_path):
         def call(pins, url, *options):
             (tmp_path / "pins.txt").write_text(pins)
             cache = ["--cache-dir", tmp_path / "cache"]
