@@ -92,7 +92,7 @@ def measure_samples(
     Raises:
         InputError: The path holds measured sizes, or can't be measured.
     """
-    from nodebudget.cli.measuring import measure_for
+    from nodebudget.datasets.measure import measure
     from nodebudget.datasets.readers.open_dataset import open_data
 
     samples = open_data(path, allow_pickle=allow_pickle)
@@ -100,8 +100,15 @@ def measure_samples(
         raise InputError(
             f"{path!r} holds sizes, not crystals", hint="give the crystals or graphs that they were measured from"
         )
-    progress = steps.of("measuring sizes")
-    sizes = measure_for(workload, path, samples, allow_pickle=allow_pickle, progress=progress, **options)
+    graphs, size_of = getattr(workload, "graphs", None), getattr(workload, "size_of", None)
+    sizes = measure(
+        path if size_of is None else samples,  # only sizes of the standard columns are cached
+        graphs=graphs,
+        size_of=size_of,
+        allow_pickle=allow_pickle,
+        progress=steps.of("measuring sizes"),
+        **options,
+    )
     measured = sizes.settings.get("indices")  # without those that were skipped
     if measured is None:
         return samples, sizes
