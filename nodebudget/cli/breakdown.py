@@ -39,7 +39,7 @@ def command(
     """
     from nodebudget.analysis.breakdown import break_down, check_counts, choose_batches
     from nodebudget.profiling.open import open_probe
-    from nodebudget.report.breakdown import breakdown_text, draw_breakdown
+    from nodebudget.report.breakdown import breakdown_report
     from nodebudget.workloads.registry import load_workload
 
     check_count("batch_size", batch_size, 1)
@@ -52,10 +52,11 @@ def command(
     checks = check_counts(model)
     where = probe.describe()
     caption = f"{workload}, on {where['device']} ({where['name']})"
-    outputs.draw(lambda file: draw_breakdown(batches, file, caption=caption), printer)
+    report = breakdown_report(batches, checks)
+    outputs.draw(report, printer, caption)
     record = {
         "device": where,
         "batches": [batch.to_dict() for batch in batches],
         "checks": [check.to_dict() for check in checks],
     }
-    printer.result(record, lambda: breakdown_text(batches, checks))
+    printer.result(record, lambda: report)

@@ -122,14 +122,11 @@ def _with_overheads(
 def _print(calibration: Calibration, sizes: SizeTable, batch_size: int, capacity: int | None, printer: Printer) -> None:
     from nodebudget.analysis.device_budget import SETTINGS, device_budget
     from nodebudget.calibration.memory_model import KIND, SCHEMA_VERSION
-    from nodebudget.report.text import budget_text, calibration_text
+    from nodebudget.report.calibration import calibration_report
 
     settings = SETTINGS if capacity is not None else ()
     budgets = [device_budget(capacity or 0, calibration, setting=setting) for setting in settings]
     record = {"kind": KIND, "schema_version": SCHEMA_VERSION, **calibration.to_dict()}
     if budgets:
         record["gpu_budget"] = {budget.setting: budget.to_dict() for budget in budgets}
-    printer.result(
-        record,
-        lambda: "\n\n".join([calibration_text(calibration, sizes, batch_size), *map(budget_text, budgets)]),
-    )
+    printer.result(record, lambda: calibration_report(calibration, sizes, batch_size, budgets=budgets))

@@ -39,7 +39,7 @@ def command(
       nodebudget compare a.json b.json --batch-size 64 --plot sizes.png
     """
     from nodebudget.analysis.dataset_comparison import compare
-    from nodebudget.report.compare import compare_text, draw_comparison
+    from nodebudget.report.comparison import comparison_report
 
     check_count("batch_size", batch_size, 1)
     opened = open_calibration(calibration)
@@ -50,8 +50,9 @@ def command(
         ]
     tables = list(zip(_names(data), sizes, strict=True))
     comparison = compare(tables, batch_size, calibration=opened.calibration, seed=seed)
-    outputs.draw(lambda file: draw_comparison(comparison, file), printer)
-    printer.result(comparison.to_dict(), lambda: compare_text(comparison))
+    report = comparison_report(comparison, opened.calibration, calibration.calibration or "")
+    outputs.draw(report, printer)
+    printer.result(comparison.to_dict(), lambda: report)
 
 
 def _names(paths: tuple[str, ...]) -> list[str]:

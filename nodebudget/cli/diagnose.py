@@ -37,7 +37,7 @@ def command(
     from nodebudget.analysis.run_diff.runs import read_run_config
     from nodebudget.calibration.memory_model import Calibration
     from nodebudget.datasets.readers.open_dataset import open_data
-    from nodebudget.report.diagnose import diagnosis_text
+    from nodebudget.report.diagnosis import diagnosis_report
 
     first, second = read_run_config(run_a), read_run_config(run_b)
     diagnosis = diagnose(
@@ -47,4 +47,4 @@ def command(
         data_b=None if data_b is None else open_data(data_b),
         calibration=None if calibration is None else Calibration.load(calibration),
     )
-    printer.result(diagnosis.to_dict(), lambda: diagnosis_text(diagnosis))
+    printer.result(diagnosis.to_dict(), lambda: diagnosis_report(diagnosis))

@@ -21,9 +21,9 @@ def command(printer: Printer) -> None:
       nodebudget doctor
     """
     from nodebudget.analysis.environment import examine
-    from nodebudget.report.environment import examination_text
+    from nodebudget.report.environment import examination_report
 
     examination = examine()
     if printer.as_json or not printer.quiet:
-        printer.result(examination.to_dict(), lambda: examination_text(examination))
+        printer.result(examination.to_dict(), lambda: examination_report(examination))
     examination.require_calibrate()

@@ -12,10 +12,9 @@ from nodebudget.cli.command import Command
 from nodebudget.cli.printer import Printer
 from nodebudget.datasets.graph_settings import STRATEGIES, GraphSettings
 from nodebudget.errors import InputError, printable
-from nodebudget.utils.size_labels import size_label
 
 if TYPE_CHECKING:
-    from nodebudget.datasets.size_table import SizeTable
+    pass
 
 #: Skipped crystals that are named one by one.
 _NAMED = 20
@@ -89,6 +88,7 @@ def command(
     from nodebudget.datasets.dask_executor import dask_executor
     from nodebudget.datasets.measure import MeasureOptions, measure
     from nodebudget.datasets.read_limits import ReadLimits
+    from nodebudget.report.sizes import sizes_report
 
     if dask is not None and workers is not None:
         raise InputError("--dask together with --workers", hint="the cluster has its own workers; give one of the two")
@@ -123,7 +123,7 @@ def command(
     if outputs.output is not None:
         printer.note(f"sizes of {len(table)} graphs in {outputs.output}")
     settings = {key: value for key, value in table.settings.items() if key not in ("skipped", "indices")}
-    printer.result({**table.statistics(), "skipped": skipped, "settings": settings}, lambda: _sizes_text(table))
+    printer.result({**table.statistics(), "skipped": skipped, "settings": settings}, lambda: sizes_report(table))
 
 
 def _given(values: dict[str, Any], *names: str) -> dict[str, Any]:
@@ -149,16 +149,3 @@ def _note_skipped(skipped: list[dict[str, Any]], printer: Printer) -> None:
         printer.note(printable(f"skipped crystal {entry['index']}{label}: {entry['reason']}"), always=True)
     if len(skipped) > _NAMED:
         printer.note(f"skipped {len(skipped) - _NAMED} more; --json lists all {len(skipped)}", always=True)
-
-
-def _sizes_text(table: SizeTable) -> str:
-    from nodebudget.report.text import render, table_of
-
-    statistics = table.statistics()
-    names = ("mean", "median", "min", "max", "std", "total")
-    rows = [[size_label(column), *(_number(statistics[column][name]) for name in names)] for column in table.columns]
-    return f"{len(table):,} graphs\n{render(table_of(['per graph', *names], rows), width=140)}"
-
-
-def _number(value: float) -> str:
-    return f"{value:,}" if isinstance(value, int) else f"{value:,.1f}"

@@ -39,25 +39,25 @@ def command(run: str, follow: bool, capacity: str | None, as_json: bool, quiet: 
     """Show a run."""
     from nodebudget.monitor.log_reader import RunReader
     from nodebudget.monitor.summary import summarize
-    from nodebudget.report.run import run_text
+    from nodebudget.report.run import run_report
+    from nodebudget.report.text.render import render
     from nodebudget.utils.byte_units import parse_bytes
 
     room = None if capacity is None else parse_bytes(capacity)
     reader = RunReader(run)
     if follow:
         _follow(reader, room, hidden=quiet or as_json)
-    summary = summarize(reader.run, room)
     if as_json:
-        print_json(summary)
+        print_json(summarize(reader.run, room))
     else:
-        say(run_text(summary))
+        say(render(run_report(reader.run, room)))
 
 
 def _follow(reader: RunReader, room: int | None, *, hidden: bool) -> None:
     from rich.live import Live
 
-    from nodebudget.report.console import PlainConsole
-    from nodebudget.report.run import live_view
+    from nodebudget.report.text.console import PlainConsole
+    from nodebudget.report.text.live_view import live_view
 
     console = PlainConsole(stderr=True)
     seen_gpu = _gpu(reader.run)

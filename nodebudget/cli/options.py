@@ -5,13 +5,16 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, BinaryIO, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
 from nodebudget.cli.printer import Printer
 from nodebudget.errors import InputError
 from nodebudget.utils.byte_units import parse_bytes
+
+if TYPE_CHECKING:
+    from nodebudget.report.report import Report
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -102,12 +105,13 @@ class Outputs:
             require("matplotlib")
         return self
 
-    def draw(self, draw: Callable[[BinaryIO], object], printer: Printer) -> None:
-        """Write the plot, if one is wanted, with a function that takes an open file."""
+    def draw(self, report: Report, printer: Printer, caption: str = "") -> None:
+        """Write the charts of a report, if a plot is wanted."""
         if self.plot is not None:
+            from nodebudget.report.plots import save_picture
             from nodebudget.utils.files import write_whole
 
-            write_whole(self.plot, draw, force=self.force)
+            write_whole(self.plot, lambda file: save_picture(report.draw(), file, caption), force=self.force)
             printer.note(f"written: {self.plot}")
 
 

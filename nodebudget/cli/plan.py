@@ -89,7 +89,7 @@ def command(
     printer: Printer,
 ) -> None:
     """Pack DATA into batches."""
-    from nodebudget.report.plan import plan_text
+    from nodebudget.report.plan import plan_report
     from nodebudget.sampling.budget import Budget
     from nodebudget.sampling.planner import make_plan
 
@@ -113,7 +113,7 @@ def command(
     if outputs.output is not None:
         plan.save(outputs.output, force=outputs.force)
         printer.note(f"{len(plan):,} batches in {outputs.output}")
-    printer.result(plan.statistics(), lambda: plan_text(plan))
+    printer.result(plan.statistics(), lambda: plan_report(plan))
 
 
 def _warn_if_far(memory: int, largest: float, printer: Printer) -> None:
@@ -126,10 +126,11 @@ def _warn_if_far(memory: int, largest: float, printer: Printer) -> None:
 
 def _memory_of(capacity: int, memory: int | None, calibration: Calibration | None, printer: Printer) -> int:
     from nodebudget.analysis.device_budget import device_budget
-    from nodebudget.report.text import budget_text
+    from nodebudget.report.calibration import device_budget_report
+    from nodebudget.report.text.render import render
 
     if memory is not None or calibration is None:
         raise InputError("--capacity goes with --calibration and without --memory", hint="give one of the two")
     budget = device_budget(capacity, calibration)
-    printer.note(budget_text(budget))
+    printer.note(render(device_budget_report(budget)))
     return budget.memory

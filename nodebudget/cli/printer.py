@@ -9,11 +9,14 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stdout
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from nodebudget.errors import printable_lines
+
+if TYPE_CHECKING:
+    from nodebudget.report.report import Report
 
 
 class Printer:
@@ -27,17 +30,20 @@ class Printer:
     def __init__(self, *, as_json: bool = False, quiet: bool = False) -> None:
         self.as_json, self.quiet = as_json, quiet
 
-    def result(self, record: Any, text: Callable[[], str]) -> None:
-        """Print a result on stdout: the record as one JSON object with `--json`, else the text.
+    def result(self, record: Any, shown: Callable[[], Report | str]) -> None:
+        """Print a result on stdout: the record as one JSON object with `--json`, else the report.
 
         Args:
             record: Plain values and numpy arrays. NaN and infinities become null, since JSON has neither.
-            text: Returns the text; called only if it is printed.
+            shown: Returns the report, or its text; called only if it is printed.
         """
         if self.as_json:
             click.echo(json.dumps(_plain(record), indent=2, allow_nan=False))
         else:
-            click.echo(printable_lines(text()))
+            from nodebudget.report.text.render import render
+
+            report = shown()
+            click.echo(printable_lines(report if isinstance(report, str) else render(report)))
 
     def note(self, text: str, *, always: bool = False) -> None:
         """Print lines on stderr; with `always` even if quiet."""

@@ -14,7 +14,6 @@ from nodebudget.cli import options
 from nodebudget.cli.command import Command
 from nodebudget.cli.printer import Printer
 from nodebudget.errors import InputError
-from nodebudget.utils.byte_units import format_bytes
 from nodebudget.utils.optional_imports import require
 
 if TYPE_CHECKING:
@@ -96,8 +95,8 @@ def _make_folder(folder: Path) -> Path:
 
 
 def _write(folder: Path, result: Quickstart) -> dict[str, str]:
-    from nodebudget.report.html import trials
-    from nodebudget.report.pictures import draw_runs
+    from nodebudget.report.plots import save_picture
+    from nodebudget.report.quickstart import KIND, SCHEMA_VERSION, quickstart_report
     from nodebudget.utils.files import write_whole
     from nodebudget.utils.records import write_record
 
@@ -108,23 +107,19 @@ def _write(folder: Path, result: Quickstart) -> dict[str, str]:
         files[f"{name}, sizes"] = result.sizes[name].save(folder / f"{stem}_sizes.npz", force=True)
     files["calibration"] = result.calibration.save(folder / "calibration.json", force=True)
     table = folder / "runs.json"
-    files["table"] = write_record(table, trials.KIND, trials.SCHEMA_VERSION, result.to_dict(), force=True)
+    files["table"] = write_record(table, KIND, SCHEMA_VERSION, result.to_dict(), force=True)
     device = f"{result.device['device']} ({result.device['name']})"
     caption = f"every training step of one epoch of ALIGNN, measured on {device}"
-    draw = partial(draw_runs, result.runs, result.memory, caption=caption)
+    draw = partial(save_picture, quickstart_report(result.to_dict()).draw(), caption=caption)
     files["picture"] = write_whole(folder / "peaks.png", draw, force=True)
     return {name: str(path) for name, path in files.items()}
 
 
 def _text(result: Quickstart) -> str:
-    from nodebudget.report.text import calibration_text, runs_table
+    from nodebudget.report.calibration import calibration_report
+    from nodebudget.report.quickstart import quickstart_report
+    from nodebudget.report.text.render import render
 
-    lines = [
-        calibration_text(result.calibration, result.sizes["large cells"], result.batch_size, "the large cells"),
-        f"\nMemory budget of both datasets: {format_bytes(result.memory)}",
-        runs_table(result.runs),
-    ]
-    dropped = sum(run["graphs_left_out"] for run in result.runs if run["batching"] == "fixed")
-    if dropped:
-        lines.append(f"The fixed runs drop {dropped} crystals in incomplete last batches; the budget runs drop none.")
-    return "\n".join(lines)
+    sizes = result.sizes["large cells"]
+    calibration = calibration_report(result.calibration, sizes, result.batch_size, "the large cells")
+    return f"{render(calibration)}\n\n{render(quickstart_report(result.to_dict()))}"

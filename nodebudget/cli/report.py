@@ -40,17 +40,17 @@ def command(
     quiet: bool,
 ) -> None:
     """Write a page."""
-    from nodebudget.report.html import make_page
-    from nodebudget.report.html.render import printable
-    from nodebudget.report.html.words import LEVELS
+    from nodebudget.errors import printable
+    from nodebudget.report.html.page import make_page
+    from nodebudget.report.report import URGENCIES
     from nodebudget.utils.byte_units import parse_bytes
     from nodebudget.utils.files import check_output, write_whole
 
     target = output or (None if as_json else _DEFAULT)
     if target is not None:
         check_output(target, force=force)
-    room = None if capacity is None else parse_bytes(capacity)
-    page = make_page(files, title=title, batch_size=batch_size, capacity=room)
+    device_memory = None if capacity is None else parse_bytes(capacity)
+    page = make_page(files, title=title, batch_size=batch_size, capacity=device_memory)
     if target is not None:
         write_whole(target, lambda file: file.write(page.html.encode()), force=force)
         note(f"written: {target}", quiet=quiet)
@@ -58,4 +58,4 @@ def command(
         print_json({**page.values, "written": target})
         return
     for entry in page.values["advice"]:
-        say(printable(f"{LEVELS[entry['level']]}: {entry['text']} [{entry['about']}]"))
+        say(printable(f"{URGENCIES[entry['level']]}: {entry['text']} [{entry['about']}]"))

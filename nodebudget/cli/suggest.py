@@ -59,7 +59,8 @@ def command(
       nodebudget suggest --reference 35 --batch-size 64 --target 20
     """
     from nodebudget.analysis.equivalent_batch_size import advise_learning_rate, suggest_batch_size
-    from nodebudget.report.suggest import Answer, answers_table, answers_text
+    from nodebudget.report.suggestion import Answer, answers_table, suggestion_report
+    from nodebudget.report.text.render import FORMATS
 
     if printer.as_json and style is not None:
         raise InputError("--json and --format together", hint="give one of them")
@@ -76,7 +77,7 @@ def command(
     records = [answer.to_dict() for answer in answers]
     printer.result(
         {**records[0], "targets": records},
-        lambda: answers_text(answers) if style is None else answers_table(answers, style),
+        lambda: suggestion_report(answers) if style is None else FORMATS[style](answers_table(answers)),
     )
 
 

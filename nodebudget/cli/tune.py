@@ -53,7 +53,7 @@ def command(
     from nodebudget.calibration.compatibility import check_applicable
     from nodebudget.calibration.memory_model import Calibration
     from nodebudget.profiling.open import open_probe
-    from nodebudget.report.curves import curve_text, draw_curve
+    from nodebudget.report.throughput import throughput_report
     from nodebudget.utils.records import provenance, write_record
     from nodebudget.workloads.registry import load_workload
 
@@ -80,5 +80,6 @@ def command(
         write_record(outputs.output, "nodebudget.tune", 1, advice.to_dict(), force=outputs.force)
         printer.note(f"written: {outputs.output}")
     caption = f"{workload}, timed on {where['device']} ({where['name']})"
-    outputs.draw(lambda file: draw_curve(advice, file, caption=caption), printer)
-    printer.result(advice.to_dict(), lambda: curve_text(advice))
+    report = throughput_report(advice)
+    outputs.draw(report, printer, caption)
+    printer.result(advice.to_dict(), lambda: report)

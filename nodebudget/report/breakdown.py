@@ -1,155 +1,112 @@
-"""What the memory of a training step is made of, as tables and as a picture."""
+"""What the memory of a training step consists of, phase by phase."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, BinaryIO
 
 import numpy as np
 import numpy.typing as npt
 
 from nodebudget.analysis.breakdown import Breakdown, Check
 from nodebudget.profiling.attribution import PARTS
-from nodebudget.report.text import render, table_of
+from nodebudget.report.charts import Axis, Chart, Series
+from nodebudget.report.report import Advice, Report, Table
 from nodebudget.utils.byte_units import format_bytes
-from nodebudget.utils.optional_imports import require
 
-# Colours that stay apart for colour-blind eyes (Okabe and Ito, 2008); what stays between steps is dark.
-_COLOURS = {
-    "parameters": "#000000",
-    "optimizer state": "#0072b2",
-    "gradients": "#56b4e9",
-    "batch data": "#cc79a7",
-    "activations": "#e69f00",
-    "temporary": "#f0e442",
-    "beside": "#999999",
-    "rounding": "#d9d9d9",
-}
+#: Parts that a report shows although all are zero.
+_ALWAYS = PARTS[: PARTS.index("beside")]
+
+_LABELLED = ("graphs", "phase of the peak")
 
 _LABELS = {
     "parameters": "parameters, buffers",
-    "beside": "beside the workload",
+    "beside": "other allocations",
     "rounding": "rounding of blocks",
     "typical": "typical batch",
     "largest": "largest fixed batch",
     "budget": "budget batch",
+    "batch": "make the batch",
 }
 
 
-def breakdown_text(found: Sequence[Breakdown], checks: Sequence[Check]) -> str:
-    """Describe for people what the peaks are made of, phase by phase, and whether the counts agree."""
-    parts = ["What is live at the peak of a training step:", _peaks_table(found)]
-    first = found[0]
-    parts += [f"The highest moment of each phase, {_label(first.label)}:", _phases_table(first)]
-    for check in checks:
-        state = f" ({check.error:+.2%})" if check.counted else ""
-        counted, measured = format_bytes(check.counted), format_bytes(check.measured)
-        parts.append(f"{check.what}: counted {counted}, measured {measured}{state}")
-    parts.append(_sentence(first))
-    return "\n".join(parts)
-
-
-def _peaks_table(found: Sequence[Breakdown]) -> str:
-    head = ["part", *(_label(entry.label) for entry in found)]
-    rows = [["graphs", *(f"{entry.sizes['graphs']:,.0f}" for entry in found)]]
-    rows.append(["in the phase", *(_phase(entry.peak_phase) for entry in found)])
-    for part in _used(found):
-        rows.append([_label(part), *(_share(entry, part) for entry in found)])
-    rows.append(["sum", *(format_bytes(entry.total) for entry in found)])
-    rows.append(["measured", *(f"{format_bytes(entry.measured)} ({entry.error:+.2%})" for entry in found)])
-    return render(table_of(head, rows), width=120)
-
-
-def _share(entry: Breakdown, part: str) -> str:
-    return f"{format_bytes(entry.peak[part])} {entry.peak[part] / entry.total:6.1%}"
-
-
-def _phases_table(entry: Breakdown) -> str:
-    used = _used([entry])
-    head = ["phase", *(_label(part) for part in used), "sum"]
-    rows = [
-        [_phase(phase), *(format_bytes(parts[part]) for part in used), format_bytes(sum(parts.values()))]
-        for phase, parts in entry.phases.items()
-    ]
-    return render(table_of(head, rows), width=160)
-
-
-def _sentence(entry: Breakdown) -> str:
-    largest = max(PARTS, key=lambda part: entry.peak[part])
-    # What the optimizer needs for a moment is as large as its parameters, whatever the batch.
-    of_data = ["batch data", "activations", *(["temporary"] if entry.peak_phase != "optimizer" else [])]
-    share = sum(entry.peak[part] for part in of_data) / entry.total
-    return (
-        f"The peak of the {_label(entry.label)} is in the phase '{_phase(entry.peak_phase)}'; largest in it: "
-        f"{_label(largest)}, {entry.peak[largest] / entry.total:.0%}. Of the peak {share:.0%} goes with the batch, the "
-        "rest with the model alone."
+def breakdown_report(batches: Sequence[Breakdown], checks: Sequence[Check]) -> Report:
+    """Report on what the peaks of batches consist of, phase by phase, and whether the counts agree."""
+    first = batches[0]
+    return Report(
+        "Breakdown",
+        tables=[_peaks(batches), _phases(first)],
+        notes=[_check(check) for check in checks],
+        advice=[Advice("note", _summary(first))],
+        draw=lambda: _charts(batches),
     )
 
 
-def _used(found: Sequence[Breakdown]) -> list[str]:
-    always = PARTS[: PARTS.index("beside")]
-    return [part for part in PARTS if part in always or any(entry.timeline[:, _place(part)].any() for entry in found)]
+def _peaks(batches: Sequence[Breakdown]) -> Table:
+    columns = [[*_LABELLED, *map(_label, _used(batches)), "sum", "measured"]]
+    for entry in batches:
+        parts = [f"{format_bytes(entry.peak[part])} {entry.peak[part] / entry.total:6.1%}" for part in _used(batches)]
+        measured = f"{format_bytes(entry.measured)} ({entry.error:+.2%})"
+        graphs = f"{entry.sizes['graphs']:,.0f}"
+        columns.append([graphs, _label(entry.peak_phase), *parts, format_bytes(entry.total), measured])
+    head = ["part", *(_label(entry.label) for entry in batches)]
+    rows = [list(row) for row in zip(*columns, strict=True)]
+    return Table(head, rows, "Live memory at the peak of a training step")
 
 
-def _place(part: str) -> int:
-    return PARTS.index(part)
+def _phases(entry: Breakdown) -> Table:
+    rows = [[_label(part), *(format_bytes(parts[part]) for parts in entry.phases.values())] for part in _used([entry])]
+    rows.append(["sum", *(format_bytes(sum(parts.values())) for parts in entry.phases.values())])
+    return Table(["part", *map(_label, entry.phases)], rows, f"Maximum of each phase, {_label(entry.label)}")
+
+
+def _check(check: Check) -> str:
+    error = f" ({check.error:+.2%})" if check.counted else ""
+    return f"{check.what}: counted {format_bytes(check.counted)}, measured {format_bytes(check.measured)}{error}"
+
+
+def _summary(entry: Breakdown) -> str:
+    largest = max(PARTS, key=lambda part: entry.peak[part])
+    # What the optimizer needs temporarily is as large as its parameters, whatever the batch.
+    of_data = ["batch data", "activations", *(["temporary"] if entry.peak_phase != "optimizer" else [])]
+    share = sum(entry.peak[part] for part in of_data) / entry.total
+    return (
+        f"The peak of the {_label(entry.label)} is in the phase '{_label(entry.peak_phase)}'. Largest part: "
+        f"{_label(largest)}, {entry.peak[largest] / entry.total:.0%}. {share:.0%} of the peak depends on the batch, "
+        "the rest on the model alone."
+    )
+
+
+def _used(batches: Sequence[Breakdown]) -> list[str]:
+    """Return the parts that are shown: those of the workload, and others that any of the steps has."""
+    live = {part: any(entry.timeline[:, place].any() for entry in batches) for place, part in enumerate(PARTS)}
+    return [part for part in PARTS if part in _ALWAYS or live[part]]
 
 
 def _label(name: str) -> str:
     return _LABELS.get(name, name)
 
 
-def _phase(name: str) -> str:
-    return "batch made" if name == "batch" else name
+def _charts(batches: Sequence[Breakdown]) -> list[Chart]:
+    """Draw the live bytes over the phases of a step, stacked by part, one chart for each batch."""
+    highest = 1.05 * max(float(entry.timeline.sum(axis=1).max()) for entry in batches)
+    return [_chart(entry, _used(batches), highest) for entry in batches]
 
 
-def draw_breakdown(found: Sequence[Breakdown], file: BinaryIO, *, caption: str = "") -> None:
-    """Draw the live bytes over the phases of a step, stacked by part, one panel a batch.
-
-    Args:
-        found: What `nodebudget.analysis.breakdown.break_down` measured.
-        file: Where the PNG goes.
-        caption: Said under the panels: what was measured on what.
-
-    Raises:
-        MissingError: matplotlib is not there.
-    """
-    require("matplotlib").use("Agg")
-    pyplot = require("matplotlib.pyplot")
-    figure, axes = pyplot.subplots(
-        1, len(found), figsize=(4.6 * len(found) + 1.6, 4.4), sharey=True, squeeze=False, layout="constrained"
+def _chart(entry: Breakdown, used: Sequence[str], highest: float) -> Chart:
+    x, rows, phases = _stretched(entry)
+    tops = np.cumsum([entry.timeline[rows, PARTS.index(part)] for part in used], axis=0).astype(float)
+    lows = [np.zeros(len(rows)), *tops[:-1]]
+    bands = [
+        Series("band", part.replace(" ", "-"), _label(part), x.tolist(), top.tolist(), low.tolist())
+        for part, top, low in zip(used, tops, lows, strict=True)
+    ]
+    ticks = [(place + 0.5, _label(phase)) for place, phase in enumerate(phases)]
+    return Chart(
+        f"{_label(entry.label).capitalize()}: peak {format_bytes(entry.total)}",
+        Axis("phase of the step", low=0.0, high=len(phases), ticks=ticks),
+        Axis("live memory", "bytes", low=0.0, high=highest),
+        [*bands[::-1], Series("event", "exact", "", list(range(1, len(phases))), [])],
     )
-    highest = max(entry.timeline.sum(axis=1).max() for entry in found)
-    scale, unit = (2**30, "GiB") if highest >= 2**30 else (2**20, "MiB")
-    used = _used(found)
-    for axis, entry in zip(axes[0], found, strict=True):
-        _panel(axis, entry, used, scale)
-        axis.set_title(f"{_label(entry.label)}: peak {format_bytes(entry.total)}", fontsize=11)
-    axes[0][0].set_ylabel(f"live memory, {unit}")
-    handles, labels = axes[0][0].get_legend_handles_labels()
-    figure.legend(handles[::-1], labels[::-1], frameon=False, fontsize=9, loc="outside right center")
-    if caption:
-        figure.supxlabel(caption, fontsize=8, color="#555555")
-    figure.savefig(file, format="png", dpi=130)
-    pyplot.close(figure)
-
-
-def _panel(axis: Any, entry: Breakdown, used: Sequence[str], scale: int) -> None:
-    places, rows, phases = _stretched(entry)
-    stacks = [entry.timeline[rows, _place(part)] / scale for part in used]
-    axis.stackplot(
-        places,
-        *stacks,
-        colors=[_COLOURS[part] for part in used],
-        labels=[_label(part) for part in used],
-        linewidth=0,
-    )
-    for place in range(1, len(phases)):
-        axis.axvline(place, color="#555555", linewidth=0.6)
-    axis.set_xticks(np.arange(len(phases)) + 0.5, labels=[_phase(phase) for phase in phases], rotation=30, ha="right")
-    axis.tick_params(axis="x", labelsize=8, length=0)
-    axis.set_xlim(0, len(phases))
-    axis.spines[["top", "right"]].set_visible(False)
 
 
 def _stretched(entry: Breakdown) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.int64], list[str]]:

@@ -1,26 +1,20 @@
-"""What this machine has and lacks, as a table and next steps."""
+"""What this machine has and lacks."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from nodebudget.report.text import render
+from nodebudget.report.report import Report, Table
 
 if TYPE_CHECKING:
     from nodebudget.analysis.environment import Examination
 
 
-def examination_text(examination: Examination) -> str:
-    """Describe what was checked, and what to install next."""
-    from rich.table import Table
-
-    table = Table("what", "state", "details", "needed for")
-    for check in examination.checks:
-        table.add_row(check.name, check.state, check.found, check.purpose)
-    lines = [render(table, width=120)]
-    steps = [f"  {check.name}: {check.next_step}" for check in examination.checks if check.next_step]
-    if steps:
-        lines += ["Next steps, if you need it:", *steps]
+def examination_report(examination: Examination) -> Report:
+    """Report on what was checked, and on what to install next."""
+    head = ["what", "state", "details", "needed for"]
+    rows = [[check.name, check.state, check.found, check.purpose] for check in examination.checks]
+    notes = [f"For {check.name}: {check.next_step}" for check in examination.checks if check.next_step]
     if not examination.blocking:
-        lines.append(f"'nodebudget calibrate' can run on {examination.device}.")
-    return "\n".join(lines)
+        notes.append(f"'nodebudget calibrate' can run on {examination.device}.")
+    return Report("Environment", tables=[Table(head, rows, prose=head)], notes=notes)

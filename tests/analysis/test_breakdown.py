@@ -24,7 +24,9 @@ from nodebudget.errors import DoesNotFitError, InputError, WorkloadError
 from nodebudget.profiling.attribution import PARTS, attribute
 from nodebudget.profiling.open import open_probe
 from nodebudget.profiling.phases import Mark, Recording, record_step
-from nodebudget.report.breakdown import breakdown_text, draw_breakdown
+from nodebudget.report.breakdown import breakdown_report
+from nodebudget.report.plots import save_picture
+from nodebudget.report.text.render import render
 from nodebudget.workloads.protocol import resident_storages
 from nodebudget.workloads.registry import load_workload
 
@@ -273,7 +275,7 @@ CHECKS = [Check("gradients: 1 × the trained parameters", 1000, 1010), Check("op
     ("name", "steps"), [("breakdown", STEPS), ("breakdown_gpu", [made_up("typical", MIB // 8, beside=8 * MIB)])]
 )
 def test_text_is_as_it_was_looked_at(name, steps):
-    text = breakdown_text(steps, CHECKS) + "\n"
+    text = render(breakdown_report(steps, CHECKS), 80) + "\n"
     path = GOLDEN / f"{name}.txt"
     if os.environ.get("NODEBUDGET_GOLDEN") == "write":
         path.write_text(text)
@@ -282,7 +284,7 @@ def test_text_is_as_it_was_looked_at(name, steps):
 
 def test_the_picture_is_a_png_of_a_readable_size():
     file = io.BytesIO()
-    draw_breakdown(STEPS, file, caption="measured on nothing")
+    save_picture(breakdown_report(STEPS, CHECKS).draw(), file, "measured on nothing")
     width, height = struct.unpack(">II", file.getvalue()[16:24])
     assert width > 1000
     assert height > 400

@@ -24,7 +24,9 @@ from nodebudget.analysis.batch_statistics import (
 from nodebudget.analysis.dataset_comparison import compare
 from nodebudget.cli import main
 from nodebudget.errors import InputError
-from nodebudget.report.compare import compare_text, draw_comparison
+from nodebudget.report.comparison import comparison_report
+from nodebudget.report.plots import save_picture
+from nodebudget.report.text.render import render
 
 
 def crystals(graphs, mean, *, neighbours=12, seed=0):
@@ -167,7 +169,8 @@ SMALL = [
 
 @pytest.mark.parametrize(("name", "calibration"), [("compare", None), ("compare_bytes", fitted())])
 def test_text_is_as_it_was_looked_at(name, calibration):
-    text = compare_text(compare(SMALL, 16, calibration=calibration)) + "\n"
+    report = comparison_report(compare(SMALL, 16, calibration=calibration), calibration)
+    text = render(report, 80) + "\n"
     path = GOLDEN / f"{name}.txt"
     if os.environ.get("NODEBUDGET_GOLDEN") == "write":
         path.write_text(text)
@@ -177,7 +180,7 @@ def test_text_is_as_it_was_looked_at(name, calibration):
 @pytest.mark.parametrize("calibration", [None, fitted()])
 def test_the_picture_is_a_png_of_a_readable_size(calibration):
     file = io.BytesIO()
-    draw_comparison(compare(SMALL, 16, calibration=calibration), file)
+    save_picture(comparison_report(compare(SMALL, 16, calibration=calibration), calibration).draw(), file)
     width, height = struct.unpack(">II", file.getvalue()[16:24])
     assert width > 1000
     assert height > 400

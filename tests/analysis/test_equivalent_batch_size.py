@@ -17,7 +17,8 @@ from nodebudget.analysis.equivalent_batch_size import advise_learning_rate
 from nodebudget.analysis.safe_batch_size import Risk, Trial, largest_safe_batch_size
 from nodebudget.cli import main
 from nodebudget.errors import DoesNotFitError, InputError, OversizedError
-from nodebudget.report.suggest import FORMATS, Answer, answers_table, answers_text
+from nodebudget.report.suggestion import Answer, answers_table, suggestion_report
+from nodebudget.report.text.render import FORMATS, render
 
 A = SizeTable.from_counts([30, 40], [360, 480], [4320, 5760])
 B = SizeTable.from_counts([20, 20], [300, 300], [4500, 4500])
@@ -158,7 +159,7 @@ def test_a_large_dataset_goes_by_the_distribution_and_says_so():
     risk = largest_safe_batch_size(sizes, fitted(), "4GiB")
     assert not risk.confirmed
     assert risk.trial.epochs == 20
-    assert "by the distribution of sums" in answers_text([answer("large", risk)])
+    assert "from the distribution of sums" in render(suggestion_report([answer("large", risk)]))
 
 
 @pytest.mark.parametrize(
@@ -198,11 +199,11 @@ def answer(name, risk=None, reference=A):
 @pytest.mark.parametrize(
     ("name", "make"),
     [
-        ("suggest_one", lambda: answers_text([answer("b")])),
-        ("suggest_many", lambda: answers_text([answer("b", RISK), answer("with_under_score", RISK)])),
+        ("suggest_one", lambda: render(suggestion_report([answer("b")]), 80)),
+        ("suggest_many", lambda: render(suggestion_report([answer("b", RISK), answer("with_under_score", RISK)]), 80)),
         *(
-            (f"suggest_{style}", lambda style=style: answers_table([answer("b", RISK), answer("c_d", None)], style))
-            for style in FORMATS
+            (f"suggest_{style}", lambda write=write: write(answers_table([answer("b", RISK), answer("c_d", None)])))
+            for style, write in FORMATS.items()
         ),
     ],
 )

@@ -20,7 +20,8 @@ from nodebudget.cli import main
 from nodebudget.datasets.measure import measure
 from nodebudget.datasets.readers.open_dataset import open_data
 from nodebudget.errors import InputError
-from nodebudget.report.diagnose import diagnosis_text
+from nodebudget.report.diagnosis import diagnosis_report
+from nodebudget.report.text.render import render
 from nodebudget.workloads.alignn import AlignnWorkload
 
 FIRST = {
@@ -242,7 +243,7 @@ def test_text_is_as_it_was_looked_at(name, data):
     options = {}
     if name == "diagnose_bytes":
         options = {"data_a": open_data(data[0]), "data_b": open_data(data[1]), "calibration": fitted()}
-    text = diagnosis_text(found(FIRST, SECOND, **options)) + "\n"
+    text = render(diagnosis_report(found(FIRST, SECOND, **options)), 80) + "\n"
     path = GOLDEN / f"{name}.txt"
     if os.environ.get("NODEBUDGET_GOLDEN") == "write":
         path.write_text(text)

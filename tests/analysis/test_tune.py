@@ -24,7 +24,9 @@ from nodebudget.cli import main
 from nodebudget.datasets.measure import measure
 from nodebudget.errors import DoesNotFitError, InputError, WorkloadError
 from nodebudget.profiling.open import open_probe
-from nodebudget.report.curves import curve_text, draw_curve, format_seconds
+from nodebudget.report.plots import save_picture
+from nodebudget.report.text.render import render
+from nodebudget.report.throughput import throughput_report
 
 CRYSTALS = entries(most=8, count=40)
 SIZES = measure(CRYSTALS)
@@ -97,28 +99,21 @@ def test_what_is_written_has_the_promised_keys():
 
 
 def test_the_table_marks_the_recommendation_and_says_when_times_scatter():
-    text = curve_text(analyse(LADDER))
+    text = render(throughput_report(analyse(LADDER)), 80)
     (marked,) = [line for line in text.splitlines() if " * " in line]
     assert "16.0 GiB" in marked
     assert "Time of a step: 10.0 ms fixed + 100 µs per graph + 2.00 µs per edge (mean error 0.0%)." in text
     assert "Repeats" not in text
-    loud = curve_text(analyse([point(2**30 * 2**rung, 10 * 2**rung, scatter=0.05) for rung in range(8)]))
+    noisy = [point(2**30 * 2**rung, 10 * 2**rung, scatter=0.05) for rung in range(8)]
+    loud = render(throughput_report(analyse(noisy)))
     assert "Repeats of a step differ by up to ±5%" in loud
 
 
 def test_the_picture_is_a_png():
     file = io.BytesIO()
-    draw_curve(analyse(LADDER), file, caption="timed on nothing")
+    save_picture(throughput_report(analyse(LADDER)).draw(), file, "timed on nothing")
     assert file.getvalue().startswith(b"\x89PNG\r\n\x1a\n")
-    draw_curve(analyse(LADDER[:1] * 2), io.BytesIO())
-
-
-@pytest.mark.parametrize(
-    ("seconds", "text"),
-    [(0, "0 s"), (1.5, "1.50 s"), (0.0123, "12.3 ms"), (0.9996, "1.00 s"), (3e-6, "3.00 µs"), (2e-10, "0.200 ns")],
-)
-def test_seconds_as_people_write_them(seconds, text):
-    assert format_seconds(seconds) == text
+    save_picture(throughput_report(analyse(LADDER[:1] * 2)).draw(), io.BytesIO())
 
 
 def test_rates_as_people_write_them():

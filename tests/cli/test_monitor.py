@@ -23,7 +23,10 @@ from nodebudget.calibration.prediction_interval import PredictionBound
 from nodebudget.cli import main
 from nodebudget.monitor.log_reader import read_run
 from nodebudget.monitor.summary import summarize
-from nodebudget.report.run import duration, live_view, run_text
+from nodebudget.report.formats import duration
+from nodebudget.report.run import run_report
+from nodebudget.report.text.live_view import live_view
+from nodebudget.report.text.render import render
 
 TABLE = SizeTable.from_counts(nodes=[10, 20, 30, 40], edges=[100, 200, 300, 400])
 CALIBRATION = Calibration(
@@ -78,9 +81,9 @@ def test_a_summary(log):
 def test_a_summary_of_measured_peaks(log):
     add(log)
     done = invoke(log, "--capacity", "1GiB")
-    assert "measured peaks are 10.00% over the predicted ones" in done.output
-    assert "4 times the allocator gave its cache back" in done.output
-    assert "the highest peak took 14% of 1.00 GiB" in done.output
+    assert "Measured peaks are 10.00% over the predicted ones" in done.output
+    assert "4 times the allocator emptied its cache" in done.output
+    assert "The highest step took 142 MiB, 14% of 1.00 GiB" in done.output
 
 
 def test_json(log):
@@ -240,16 +243,26 @@ def test_time_left_is_of_the_epoch_where_the_run_is_not_known(tmp_path):
 
 @pytest.mark.parametrize(
     ("seconds", "text"),
-    [(0.0123, "12.3 ms"), (6.14, "6.1 s"), (245, "4:05"), (3723, "1:02:03"), (59.97, "1:00"), (0.9999, "1.0 s")],
+    [
+        (0.0123, "12.3 ms"),
+        (6.14, "6.14 s"),
+        (245, "4:05"),
+        (3723, "1:02:03"),
+        (59.97, "1:00"),
+        (0.9999, "1.00 s"),
+        (0, "0 s"),
+        (3e-6, "3.00 µs"),
+        (2e-10, "0.200 ns"),
+    ],
 )
 def test_times_for_people(seconds, text):
     assert duration(seconds) == text
 
 
 def test_run_text_needs_no_device(log):
-    summary = summarize(read_run(log))
-    summary["device"] = {}
-    assert "a device (unknown)" in run_text(summary)
+    run = read_run(log)
+    run.header["device"] = {}
+    assert "a device (unknown)" in render(run_report(run))
 
 
 @pytest.mark.slow

@@ -14,7 +14,7 @@ from nodebudget.datasets.cache.checkpoint import MeasureCheckpoint
 from nodebudget.datasets.graph_settings import GraphSettings
 from nodebudget.errors import InputError, NodeBudgetError
 from nodebudget.monitor.log_reader import read_run
-from nodebudget.report.html import make_page
+from nodebudget.report.html.page import make_page
 from nodebudget.sampling.plan_io import read_plan
 from nodebudget.workloads.registry import load_workload
 

@@ -131,7 +131,12 @@ def test_it_is_whole_silent_and_alone(page_file, visit, screen):
     assert page.locator("section").count() == 7
     texts = page.locator("h2").all_inner_texts()
     assert texts[:4] == ["In short", "calibration.json", "sizes.npz", "plan.json"]
-    for words in ("Measured against predicted peak", "Fixed against budget", "Memory over the run", "Events"):
+    for words in (
+        "Measured against predicted peak",
+        "Predicted bytes per batch: fixed against budget",
+        "Memory over the run",
+        "Events",
+    ):
         assert page.get_by_text(words, exact=True).first.is_visible()
     assert page.locator("svg.chart:visible").count() >= 6
 

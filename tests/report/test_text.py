@@ -8,9 +8,11 @@ import pytest
 from calibrations import fitted
 from paths import GOLDEN
 
-from nodebudget import SizeTable, suggest_batch_size
-from nodebudget.report.pictures import draw_runs
-from nodebudget.report.text import calibration_text, runs_table, suggestion_text
+from nodebudget import SizeTable
+from nodebudget.report.calibration import calibration_report
+from nodebudget.report.plots import save_picture
+from nodebudget.report.quickstart import quickstart_report
+from nodebudget.report.text.render import render
 
 SIZES = SizeTable.from_counts([10, 20, 30], [120, 250, 380], [1400, 3000, 4800])
 
@@ -25,6 +27,7 @@ def run(dataset, batching, peaks):
         "graphs_per_batch": {"mean": 16.0, "std": 0.25},
         "predicted_bytes": summary,
         "measured_bytes": summary,
+        "graphs_left_out": 3,
         "measured_peaks": peaks,
     }
 
@@ -40,10 +43,8 @@ RUNS = [
 @pytest.mark.parametrize(
     ("name", "make"),
     [
-        ("calibration", lambda: calibration_text(fitted(), SIZES, 64)),
-        ("suggestion_by_mean", lambda: suggestion_text(suggest_batch_size(35, 64, 20))),
-        ("suggestion_by_bytes", lambda: suggestion_text(suggest_batch_size(SIZES, 64, SIZES, calibration=fitted()))),
-        ("runs", lambda: runs_table(RUNS)),
+        ("calibration", lambda: render(calibration_report(fitted(), SIZES, 64), 80)),
+        ("runs", lambda: render(quickstart_report({"memory": 1000 << 20, "runs": RUNS}), 80)),
     ],
 )
 def test_text_is_as_it_was_looked_at(name, make):
@@ -55,7 +56,7 @@ def test_text_is_as_it_was_looked_at(name, make):
 
 def test_the_picture_is_a_png_of_a_readable_size():
     file = io.BytesIO()
-    draw_runs(RUNS, 1000 << 20, file, caption="measured on nothing")
+    save_picture(quickstart_report({"memory": 1000 << 20, "runs": RUNS}).draw(), file, "measured on nothing")
     data = file.getvalue()
     assert data.startswith(b"\x89PNG\r\n\x1a\n")
     width, height = struct.unpack(">II", data[16:24])

@@ -14,8 +14,8 @@ from paths import GOLDEN, ROOT
 from nodebudget import NodeBudgetSampler, SizeTable
 from nodebudget.errors import InputError
 from nodebudget.monitor.log_reader import read_run
-from nodebudget.report.html import make_page
 from nodebudget.report.html.inputs import read_inputs
+from nodebudget.report.html.page import make_page
 from nodebudget.sampling.plan_io import read_plan
 
 PACKAGE = ROOT / "nodebudget"
@@ -28,7 +28,7 @@ VERSIONS = {
     "calibration.memory_model.SCHEMA_VERSION": ["calibration_v{}.json"],
     "sampling.plan.SCHEMA_VERSION": ["plan_v{}.json", "plan_v{}.npz"],
     "monitor.log_reader.SCHEMA_VERSION": ["run_v{}.jsonl"],
-    "report.html.trials.SCHEMA_VERSION": ["quickstart_v{}.json"],
+    "report.quickstart.SCHEMA_VERSION": ["quickstart_v{}.json"],
     "datasets.size_table_io.SCHEMA_VERSION": ["sizes_v{}.npz", "sizes_mapped_v{}.npz"],
     "sampling.state.STATE_VERSION": ["state_v{}.json"],
 }
@@ -130,6 +130,6 @@ def test_quickstarts(path):
     pytest.importorskip("jinja2")
     page = make_page([str(path)])
     assert "NodeBudgetSampler" in page.html
-    (trial,) = read_inputs([str(path)])
-    assert trial.kind == "trial"
-    assert trial.value["schema_version"] == version_of(path)
+    (record,) = read_inputs([str(path)])
+    assert record.kind == "quickstart"
+    assert record.value["schema_version"] == version_of(path)

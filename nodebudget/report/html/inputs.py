@@ -1,4 +1,4 @@
-"""Files of any kind that a page is made of, told apart by what is in them."""
+"""Files of any kind that a page is made of, recognised by their content."""
 
 from __future__ import annotations
 
@@ -10,32 +10,38 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from nodebudget.calibration import memory_model as costmodel
+from nodebudget.calibration import memory_model
 from nodebudget.calibration.memory_model import Calibration
 from nodebudget.datasets.size_table import SUFFIXES, SizeTable
 from nodebudget.errors import InputError, RecordError
-from nodebudget.monitor import log_reader as log
-from nodebudget.monitor.log_reader import read_run
-from nodebudget.report.html import trials
-from nodebudget.sampling import plan as batches
+from nodebudget.monitor import log_reader
+from nodebudget.report import quickstart
+from nodebudget.sampling import plan
 from nodebudget.sampling.plan_io import read_plan
 from nodebudget.utils.files import TEXT, read_text
 from nodebudget.utils.records import read_record
 
-#: Kinds in the order in which a page shows them, as people call them.
-KINDS = {"calibration": "calibration", "sizes": "sizes", "plan": "plan", "trial": "quickstart", "run": "run"}
+#: Kinds in the order in which a page shows them, and what several are called.
+KINDS = {
+    "calibration": "calibrations",
+    "sizes": "datasets",
+    "plan": "plans",
+    "quickstart": "quickstarts",
+    "run": "runs",
+}
 
-_SAYS = {costmodel.KIND: "calibration", batches.KIND: "plan", log.KIND: "run", trials.KIND: "trial"}
+#: The kind that a record names → one of `KINDS`.
+_RECORDS = {memory_model.KIND: "calibration", plan.KIND: "plan", log_reader.KIND: "run", quickstart.KIND: "quickstart"}
 
 _READERS: dict[str, Callable[[str], Any]] = {
     "calibration": Calibration.load,
     "sizes": SizeTable.load,
     "plan": read_plan,
-    "trial": lambda path: read_record(path, trials.KIND, trials.SCHEMA_VERSION),
-    "run": read_run,
+    "quickstart": lambda path: read_record(path, quickstart.KIND, quickstart.SCHEMA_VERSION),
+    "run": log_reader.read_run,
 }
 
-_WANTED = "a run, a calibration, a plan or sizes"
+_SUPPORTED = "supported: runs, calibrations, plans, sizes, and the runs.json of a quickstart"
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,9 +50,9 @@ class Input:
 
     Attributes:
         path: As the user gave it.
-        name: Its file name where that tells the files apart, else the path.
+        name: Its file name where no other file has the same, else the path.
         kind: One of `KINDS`.
-        value: What it holds: a Calibration, SizeTable, SavedPlan, Run, or a dict for "trial".
+        value: What it holds: a Calibration, SizeTable, SavedPlan, Run, or a dict for "quickstart".
     """
 
     path: str
@@ -65,15 +71,10 @@ def read_inputs(paths: Sequence[str]) -> list[Input]:
     """
     different = list(dict.fromkeys(map(str, paths)))
     if not different:
-        raise InputError("no file to report on", limit=_WANTED, hint="name one or more")
+        raise InputError("no file to report on", limit=_SUPPORTED, hint="name one or more")
     short = [Path(path).name or path for path in different]
     names = short if len(set(short)) == len(short) else different
     return [_read(path, name) for path, name in zip(different, names, strict=True)]
-
-
-def of_kind(inputs: Sequence[Input], kind: str) -> list[Input]:
-    """Return those of one kind."""
-    return [entry for entry in inputs if entry.kind == kind]
 
 
 def _read(path: str, name: str) -> Input:
@@ -90,13 +91,13 @@ def _kind_of(path: str) -> str:
         return "plan"
     if suffix in SUFFIXES:
         return "sizes"
-    said = _first_value(path)
-    found = said.get("kind") if isinstance(said, dict) else None
-    if isinstance(found, str) and found in _SAYS:
-        return _SAYS[found]
-    if isinstance(said, list):
+    record = _first_value(path)
+    if isinstance(record, list):
         raise _refuse(path, "it holds a list", "of crystals, measure them first: nodebudget measure DATA -o sizes.npz")
-    raise _refuse(path, f"it says it is {found!r}" if found else "it does not say what it is", "name other files")
+    kind = record.get("kind") if isinstance(record, dict) else None
+    if isinstance(kind, str) and kind in _RECORDS:
+        return _RECORDS[kind]
+    raise _refuse(path, f"its kind is {kind!r}" if kind else "it names no kind", "name other files")
 
 
 def _is_plan(path: str) -> bool:
@@ -104,30 +105,24 @@ def _is_plan(path: str) -> bool:
         with Path(path).open("rb") as file, zipfile.ZipFile(file) as archive:
             return "offsets.npy" in archive.namelist()
     except (zipfile.BadZipFile, ValueError):
-        return False  # no archive: what reads sizes says so
+        return False  # not an archive: the reader of sizes says so
 
 
 def _first_value(path: str) -> Any:
     """Return the first JSON value of a file: all of a record, or the header of a log."""
     try:
         with Path(path).open("rb") as file:
-            line = file.readline(TEXT)
-        return _parse(line.decode()) or _parse(read_text(path, max_bytes=batches.TEXT), whole=True)
+            line = file.readline(TEXT).decode()
+        try:
+            return json.loads(line) or json.loads(read_text(path, max_bytes=plan.TEXT))
+        except (json.JSONDecodeError, RecursionError):
+            return json.loads(read_text(path, max_bytes=plan.TEXT))
     except (ValueError, RecursionError) as error:
-        reason = "it is no text" if isinstance(error, UnicodeDecodeError) else "it is no JSON"
+        reason = "it is not a text" if isinstance(error, UnicodeDecodeError) else "it is not JSON"
         if not isinstance(error, (UnicodeError, json.JSONDecodeError, RecursionError)):
             reason = str(error)
         raise _refuse(path, reason, "name other files, or make this one again if it was cut") from error
 
 
-def _parse(text: str, *, whole: bool = False) -> Any:
-    try:
-        return json.loads(text)
-    except (ValueError, RecursionError):
-        if whole:
-            raise
-        return None
-
-
 def _refuse(path: str | os.PathLike[str], why: str, hint: str) -> RecordError:
-    return RecordError(f"{str(path)!r} is no record: {why}", limit=_WANTED, hint=hint)
+    return RecordError(f"{str(path)!r} can't be shown: {why}", limit=_SUPPORTED, hint=hint)

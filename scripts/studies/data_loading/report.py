@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from data_loading import Study
 from data_loading.pairs import Finding
-from nodebudget.report.text import render, table_of
+from nodebudget.report.report import Table
+from nodebudget.report.text.render import as_text
 from nodebudget.utils.byte_units import format_bytes
 
 _WIDTH = 150
@@ -56,7 +57,7 @@ def _table(findings: tuple[Finding, ...]) -> str:
         ]
         for finding in findings
     ]
-    return render(table_of(head, rows), width=_WIDTH)
+    return as_text(Table(head, rows), _WIDTH)
 
 
 def _formula(finding: Finding) -> str:

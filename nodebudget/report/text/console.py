@@ -1,4 +1,4 @@
-"""Where tables are drawn, whatever is in them."""
+"""The console on which tables are drawn, whatever is in them."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from nodebudget.errors import printable_lines
 
 
 class PlainConsole(Console):
-    """A console that shows texts as they are: rich's marks in them mean nothing, nor does what a terminal would obey.
+    """A console that shows texts as they are: no markup, no emoji, no control characters.
 
     Args:
-        **options: As rich's own console takes them.
+        **options: Those of `rich.console.Console`.
     """
 
     def __init__(self, **options: Any) -> None:
