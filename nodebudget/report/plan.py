@@ -50,9 +50,9 @@ def plan_report(plan: Plan) -> Report:
         ["oversized graphs", f"{values['oversized']:,}"],
     ]
     if values["pack"] == "balanced":
-        text = f"Compare with batch_size={graphs['mean']:.0f}: as many graphs per step, and so the same learning rate."
+        text = f"This replaces batch_size={graphs['mean']:.0f}: as many graphs per step, so keep the learning rate."
     else:
-        text = "For inference and validation; --pack balanced gives even batches for training."
+        text = "For inference and validation. For training, --pack balanced gives even batches."
     intro = f"{values['graphs']:,} graphs in batches of {plan.limits.describe()}"
     return Report("Plan", intro, tables=[Table(["plan", ""], rows)], advice=_warnings(values) or [Advice("note", text)])
 

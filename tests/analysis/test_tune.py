@@ -217,7 +217,7 @@ def test_the_command_prints_writes_and_draws(files, monkeypatch):
     out, plot = files / "tune.json", files / "tune.png"
     result = invoke(files, *QUICK, "-o", str(out), "--plot", str(plot))
     assert result.exit_code == 0, result.output
-    assert "graphs a second" in result.stdout
+    assert "graphs per second" in result.stdout
     assert "Use a budget of " in result.stdout
     record = json.loads(out.read_text())
     assert (record["kind"], record["schema_version"]) == ("nodebudget.tune", 1)
