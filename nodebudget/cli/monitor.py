@@ -56,8 +56,8 @@ def command(run: str, follow: bool, capacity: str | None, as_json: bool, quiet: 
 def _follow(reader: RunReader, room: int | None, *, hidden: bool) -> None:
     from rich.live import Live
 
-    from nodebudget.report.text.console import PlainConsole
     from nodebudget.report.text.live_view import live_view
+    from nodebudget.report.text.render import PlainConsole
 
     console = PlainConsole(stderr=True)
     seen_gpu = _gpu(reader.run)

@@ -69,11 +69,11 @@ def _batches(values: Mapping[str, Any]) -> Table:
             cells = [_amount(column, totals[key]) for key in ("mean", "std", "expected_max")]
             rows.append([*group_labels(rows, dataset["name"]), size_label(column), *cells, ratio])
             rows[-1].append("" if change is None else f"{change:+.1%}")
-    head = ["dataset", "size", "mean", "std", "max of an epoch", "max / mean", "vs. first"]
+    head = ["dataset", "per batch", "mean", "std", "max of an epoch", "max / mean", "vs. first"]
     title = f"Sizes per batch of {values['batch_size']:,} graphs, shuffled"
     if len(values["datasets"]) == 1:
         head, rows = head[:-1], [row[:-1] for row in rows]
-    return Table(head, rows, title, ["size"])
+    return Table(head, rows, title, ["per batch"])
 
 
 def _amount(column: str, value: float) -> str:

@@ -205,7 +205,7 @@ def _chart(values: Mapping[str, Any]) -> Chart:
 
 
 def _advice(values: Mapping[str, Any]) -> list[Advice]:
-    fixed, budget, balance, limits = (values[key] for key in ("fixed", "budget", "balanced", "limits"))  # on disk
+    fixed, budget, balance = (values[key] for key in ("fixed", "budget", "balanced"))
     loads, column = (budget, values["measure"]) if budget else (balance, balance["column"])
     text = f"{values['batches']:,} batches of {mean_std(**values['graphs_per_batch'])} graphs vary by "
     text += f"{percent(loads['cv'])} (CV) in {size_label(column)}"
@@ -215,6 +215,8 @@ def _advice(values: Mapping[str, Any]) -> list[Advice]:
         text += f"; {fixed['over']:,} of {fixed['batches']:,} batches exceed the budget." if fixed["over"] else "."
     elif not budget:
         text += ". Give the sizes that it was planned for too, to see it beside a fixed batch size."
+    else:
+        text += "."
     advice = [Advice("good" if fixed and budget["cv"] <= fixed["cv"] else "note", text), *_warnings(values)]
     if values["fill"] < _FULL and values["pack"] == "balanced":
         # At the lower bound the unused memory can't be avoided.
@@ -223,7 +225,8 @@ def _advice(values: Mapping[str, Any]) -> list[Advice]:
             "one batch fewer would not hold all graphs" if least else f"lower bound {values['lower_bound']:,} batches"
         )
         advice.append(Advice("note", f"Batches are {values['fill']:.0%} full: {reason}."))
-    memory, reach = limits["memory"], (limits["bound"] or {}).get("reach")  # on disk
+    saved = values["limits"]  # on disk
+    memory, reach = saved["memory"], (saved["bound"] or {}).get("reach")
     if memory and reach and memory > _FAR * reach:
         text = f"The budget of {format_bytes(memory)} is far beyond the largest measured step, {format_bytes(reach)}: "
         advice.append(Advice("warn", f"{text}calibrate with a larger --max-graphs."))

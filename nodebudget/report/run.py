@@ -207,11 +207,11 @@ def _memory(values: Mapping[str, Any], series: Mapping[str, Any], marks: Sequenc
         notes.append(f"The lines are the maxima of {MAX_POINTS} intervals of the run, the band their range.")
     # One range is enough: two would cover each other.
     main = "measured" if "measured" in shown else shown[-1]
-    level = [Series("level", "capacity", "capacity", [], [capacity])] if drawn else []
+    line = [Series("level", "capacity", "capacity", [], [capacity])] if drawn else []
     curves = [curve for name in shown for curve in lines(series[name], name, AMOUNTS[name], ranges=name == main)]
     y = Axis("memory", "bytes", low=0.0, high=1.12 * max(highest, capacity if drawn else 0))
     x = Axis("step", whole=True)
-    return Chart("Memory over the run", x, y, [*level, *curves, *marks], note=" ".join(notes), wide=True)
+    return Chart("Memory over the run", x, y, [*line, *curves, *marks], note=" ".join(notes), wide=True)
 
 
 def _margin(run: Run) -> float | None:

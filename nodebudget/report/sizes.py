@@ -12,17 +12,13 @@ from nodebudget.utils.size_labels import size_label
 if TYPE_CHECKING:
     from nodebudget.datasets.size_table import SizeTable
 
-_STATISTICS = ("mean", "median", "min", "max", "std")
+_STATISTICS = ("mean", "median", "min", "max", "std", "total")
 
 
 def sizes_report(sizes: SizeTable) -> Report:
     """Report on the sizes of one dataset."""
-    rows = [
-        [size_label(column), *(number(statistics[key]) for key in (*_STATISTICS, "total"))]
-        for column, statistics in sizes.statistics().items()
-        if column != "graphs"
-    ]
-    return Report("Sizes", f"{len(sizes):,} graphs", tables=[Table(["per graph", *_STATISTICS, "total"], rows)])
+    table = statistics_table({"": sizes.statistics()})
+    return Report("Sizes", f"{len(sizes):,} graphs", tables=[Table(table.head[2:], [row[2:] for row in table.rows])])
 
 
 def statistics_table(datasets: Mapping[str, Mapping[str, Any]]) -> Table:
@@ -32,7 +28,7 @@ def statistics_table(datasets: Mapping[str, Mapping[str, Any]]) -> Table:
         for column in (key for key in statistics if key != "graphs"):
             cells = [number(statistics[column][key]) for key in _STATISTICS]
             rows.append([*group_labels(rows, name, f"{statistics['graphs']:,}"), size_label(column), *cells])
-    return Table(["dataset", "graphs", "size", *_STATISTICS], rows, "Sizes per graph", ["size"])
+    return Table(["dataset", "graphs", "per graph", *_STATISTICS], rows, "Sizes per graph", ["per graph"])
 
 
 def group_labels(rows: Sequence[Sequence[str]], *labels: str) -> list[str]:

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from importlib import resources
-from typing import Any
+from typing import Any, NamedTuple
 
 from nodebudget.analysis.dataset_comparison import compare
 from nodebudget.errors import NodeBudgetError, RecordError, printable
@@ -46,10 +46,7 @@ class Page:
     values: dict[str, Any]
 
 
-@dataclass(frozen=True)
-class _Section:
-    """A report on one file, or on all datasets."""
-
+class _Section(NamedTuple):
     kind: str
     name: str
     report: Report
@@ -130,14 +127,10 @@ def _datasets(tables: Sequence[Any], batch_size: int, calibrations: Sequence[Any
 
 def _section(kind: str, name: str, report: Report) -> _Section:
     markup = require("markupsafe").Markup
-    charts = [
-        (
-            chart,
-            [markup(svg) for svg in drawings(chart)],
-            [(markup(swatch(entry)), entry.label) for entry in chart.legend],
-        )
-        for chart in report.draw()
-    ]
+    charts = []
+    for chart in report.draw():
+        legend = [(markup(swatch(entry)), entry.label) for entry in chart.legend]
+        charts.append((chart, [*map(markup, drawings(chart))], legend))
     html = _environment().get_template("section.html").render(name=name, report=report, charts=charts)
     return _Section(kind, name, report, markup(html))
 

@@ -41,7 +41,7 @@ def live_view(run: Run, capacity: int | None, gpu: str | None = None) -> Rendera
         parts.append(_line(gpu, style="dim"))
     notes = [event for event in run.events if event.get("event") in ("warning", "out of memory")]
     parts += [_line(f"step {note['step']}: {note['text']}", style="yellow") for note in notes[-3:]]
-    return Panel(Group(*parts), title=escape(printable(title)), title_align="left", width=100)
+    return Panel(Group(*parts), title=escape(printable(title)), title_align="left")
 
 
 def _progress(run: Run) -> RenderableType:
@@ -60,15 +60,16 @@ def _progress(run: Run) -> RenderableType:
     lines = Table.grid()
     lines.add_row(_line("   ".join(word for word in words if word), style="bold"))
     if total:
-        lines.add_row(ProgressBar(total=total, completed=min(done, total), width=96))
+        lines.add_row(ProgressBar(total=total, completed=min(done, total)))
     return lines
 
 
 def _memory(run: Run, capacity: int | None) -> RenderableType:
     step: Mapping[str, Any] = run.steps[-1]
-    table = Table.grid(padding=(0, 2))
-    for justify in ("left", "right", "right", "left"):
+    table = Table.grid(padding=(0, 2), expand=True)
+    for justify in ("left", "right", "right"):
         table.add_column(justify=justify, no_wrap=True)
+    table.add_column(ratio=1)
     table.add_row("", "now", "highest", f"of {format_bytes(capacity)}" if capacity else "", style="dim")
     highest = {name: max((past[name] or 0 for past in run.steps), default=0) for name in AMOUNTS}
     for name, label in AMOUNTS.items():
@@ -77,14 +78,12 @@ def _memory(run: Run, capacity: int | None) -> RenderableType:
             continue
         # The process holds more than what goes to the device, or the step.
         comparable = name != "rss" or not highest["measured"]
-        bar = _bar(highest[name], value, capacity) if capacity and comparable else Text("")
+        bar: RenderableType = ""
+        if capacity and comparable:
+            style = "red" if highest[name] > NARROW * capacity else "green"
+            bar = ProgressBar(total=capacity, completed=min(value, capacity), complete_style=style)
         table.add_row(label, format_bytes(value), format_bytes(highest[name]), bar)
     return table
-
-
-def _bar(highest: int, now: int, capacity: int) -> ProgressBar:
-    style = "red" if highest > NARROW * capacity else "green"
-    return ProgressBar(total=capacity, completed=min(now, capacity), width=36, complete_style=style)
 
 
 def _line(words: str, style: str = "") -> Text:

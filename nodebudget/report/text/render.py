@@ -6,19 +6,36 @@ import csv
 import io
 import shutil
 from collections.abc import Iterator
+from typing import Any
 
 from rich import box
 from rich.cells import cell_len
+from rich.console import Console
 from rich.table import Table as RichTable
+from rich.text import Text
 
-from nodebudget.errors import printable
+from nodebudget.errors import printable, printable_lines
 from nodebudget.report.report import URGENCIES, Advice, Report, Table
-from nodebudget.report.text.console import PlainConsole
 
 _LATEX = {"\\": r"\textbackslash{}", **{sign: f"\\{sign}" for sign in "&%$#_{}"}, "~": r"\textasciitilde{}"}
 
 #: Cells of more characters are wrapped where a terminal is narrow.
 _PROSE = 24
+
+
+class PlainConsole(Console):
+    """A console that shows texts as they are: no markup, no emoji, no control characters.
+
+    Args:
+        **options: Those of `rich.console.Console`.
+    """
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(markup=False, emoji=False, highlight=False, **options)
+
+    def render_str(self, text: str, **options: Any) -> Text:
+        """Make a text of a string, such as a cell of a table."""
+        return super().render_str(printable_lines(text), **options)
 
 
 def render(report: Report, width: int | None = None) -> str:
