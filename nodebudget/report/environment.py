@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 def examination_report(examination: Examination) -> Report:
     """Report on what was checked, and on what to install next."""
     head = ["what", "state", "details", "needed for"]
-    rows = [[check.name, check.state, check.found, check.purpose] for check in examination.checks]
+    rows = [[check.name, check.state, check.details, check.purpose] for check in examination.checks]
     notes = [f"For {check.name}: {check.next_step}" for check in examination.checks if check.next_step]
     if not examination.blocking:
         notes.append(f"'nodebudget calibrate' can run on {examination.device}.")

@@ -59,7 +59,7 @@ class RunData:
 
 @dataclass(frozen=True)
 class Baseline:
-    """RunConfig A, from which changes are estimated.
+    """Run A, from which changes are estimated.
 
     Attributes:
         run: The run.

@@ -31,7 +31,7 @@ def prefetch_bytes(run: RunConfig, setting: str, a: Any, b: Any, batch: float) -
     """Return the change in host memory if a data loader setting of run A changes, bytes; None for other settings.
 
     Args:
-        run: RunConfig A.
+        run: Run A.
         setting: Dotted name.
         a: Its value in run A; None if it is not set.
         b: Its value in run B.
