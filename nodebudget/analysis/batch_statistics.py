@@ -16,19 +16,19 @@ Floats = npt.NDArray[np.float64]
 #: Cells of the grid on which a distribution of totals is computed.
 _CELLS = 2**13
 
-#: Graphs drawn in a simulation that estimates a mean, and the least and the largest number of its epochs. The more
-#: batches an epoch has, the less its largest total varies.
+#: Graphs drawn in a simulation that estimates a mean, and the least and the largest number of its epochs. The
+#: largest total varies less the more batches there are.
 _DRAWS, _MIN_EPOCHS, _MAX_EPOCHS = 500_000, 20, 400
 
 
 @dataclass(frozen=True)
 class Totals:
-    """The total of one size over a batch of a fixed number of graphs.
+    """The cost of a batch of a fixed number of graphs: the total of a size, or its peak in bytes.
 
     Attributes:
-        mean: Mean total of a full batch.
-        std: Its standard deviation, for batches drawn without replacement.
-        expected_max: Mean of the largest total of a shuffled epoch, simulated; `mean` or more.
+        mean: Cost of a full batch with mean totals.
+        std: Standard deviation of its total, for batches drawn without replacement.
+        expected_max: Mean of the largest cost of a shuffled epoch, simulated; `mean` or more.
         standard_error: Standard error of `expected_max`.
         analytic_max: The same mean from the distribution of sums, without a simulation.
     """
@@ -44,36 +44,17 @@ class Totals:
         return dict(self.__dict__)
 
 
-def describe_totals(columns: npt.ArrayLike, batch_size: int, *, seed: int = 0) -> list[Totals]:
-    """Describe the totals of batches of shuffled epochs.
-
-    Args:
-        columns: Sizes, shape (graphs, columns).
-        batch_size: Graphs per batch; the last batch of an epoch may have fewer.
-        seed: Random seed of the simulation.
-
-    Returns:
-        One entry per column.
-    """
-    values = np.asarray(columns, dtype=np.float64)
-    maxima = _simulate(values, batch_size, seed)
-    return [
-        _totals(*mean_and_std(column, batch_size), seen, expected_max(column, batch_size))
-        for column, seen in zip(values.T, maxima.T, strict=True)
-    ]
-
-
 @dataclass(frozen=True, eq=False)
-class GraphBytes:
-    """Bytes that each graph adds to the peak of a step, by segment of a max-affine calibration.
+class GraphCosts:
+    """What each graph adds to a batch: a size, or bytes by segment of a max-affine calibration.
 
-    The peak of a batch is the maximum over the segments of the fixed bytes plus the sum over its graphs. The expected
-    largest peak of an epoch is approximated by the maximum over the segments of the expected largest totals.
+    The cost of a batch is the maximum over the segments of the fixed cost plus the sum over its graphs. The expected
+    largest cost of an epoch is approximated by the maximum over the segments of the expected largest totals.
 
     Attributes:
-        values: Bytes, shape (graphs, segments).
-        fixed: Bytes of a step without graphs, shape (segments,).
-        floor: Bytes of the smallest step.
+        values: Costs, shape (graphs, segments).
+        fixed: Cost of a batch without graphs, shape (segments,).
+        floor: Minimum cost of a batch.
     """
 
     values: Floats
@@ -81,8 +62,13 @@ class GraphBytes:
     floor: float
 
     @classmethod
-    def of(cls, calibration: Calibration, sizes: SizeTable) -> GraphBytes:
-        """Compute them for a dataset.
+    def of_size(cls, column: npt.ArrayLike) -> GraphCosts:
+        """Take a size column, shape (graphs,), as the cost."""
+        return cls(np.asarray(column, dtype=np.float64)[:, None], np.zeros(1), 0.0)
+
+    @classmethod
+    def of_bytes(cls, calibration: Calibration, sizes: SizeTable) -> GraphCosts:
+        """Take the predicted bytes of the graphs of a dataset as the cost.
 
         Raises:
             InputError: The sizes lack a column that the calibration depends on.
@@ -91,26 +77,48 @@ class GraphBytes:
         fixed = np.array([segment["fixed"] for segment in calibration.segments])
         return cls(np.stack(values, axis=1), fixed, calibration.floor)
 
-    def peaks(self, totals: Floats) -> Floats:
-        """Return the peaks of batches, shape (batches,), from their totals, shape (batches, segments)."""
+    def batch_costs(self, totals: Floats) -> Floats:
+        """Return the costs of batches, shape (batches,), from their totals, shape (batches, segments)."""
         return np.asarray(np.maximum((totals + self.fixed).max(axis=1), self.floor), dtype=np.float64)
 
     def describe(self, batch_size: int, *, seed: int = 0) -> Totals:
-        """Describe the peaks of batches; mean and standard deviation are those of the segment of a mean batch."""
-        maxima = self.peaks(_simulate(self.values, batch_size, seed))
-        means, stds = zip(*(mean_and_std(column, batch_size) for column in self.values.T), strict=True)
-        segment = int(np.argmax(np.array(means) + self.fixed))
-        mean = float(self.peaks(np.array([means]))[0])
-        return _totals(mean, stds[segment], maxima, self.expected_max(batch_size))
+        """Describe the costs of batches of shuffled epochs.
 
-    def mean_peak(self, batch_size: int) -> float:
-        """Return the peak of a batch with mean totals, bytes."""
+        Args:
+            batch_size: Graphs per batch; the last batch of an epoch may have fewer.
+            seed: Random seed of the simulation.
+        """
+        epochs = int(np.clip(_DRAWS // len(self.values), _MIN_EPOCHS, _MAX_EPOCHS))
+        maxima = self.batch_costs(simulate_max(self.values, batch_size, epochs, np.random.default_rng(seed)))
+        means, stds = zip(*(mean_and_std(column, batch_size) for column in self.values.T), strict=True)
+        mean = self.mean_cost(batch_size)
+        return Totals(
+            mean,
+            stds[int(np.argmax(np.array(means) + self.fixed))],
+            max(float(maxima.mean()), mean),  # by chance the simulated mean of the maximum can be under the mean
+            float(maxima.std(ddof=1) / epochs**0.5),
+            self.expected_max(batch_size),
+        )
+
+    def mean_cost(self, batch_size: int) -> float:
+        """Return the cost of a batch with mean totals."""
         drawn = min(batch_size, len(self.values))
-        return float(self.peaks(drawn * self.values.mean(axis=0, keepdims=True))[0])
+        return float(self.batch_costs(drawn * self.values.mean(axis=0, keepdims=True))[0])
 
     def expected_max(self, batch_size: int) -> float:
-        """Return the mean of the largest peak of an epoch, bytes, from the distribution of sums of each segment."""
-        return float(self.peaks(np.array([[expected_max(column, batch_size) for column in self.values.T]]))[0])
+        """Return the mean of the largest cost of an epoch, from the distribution of sums of each segment."""
+        maxima = [[expected_max(column, batch_size) for column in self.values.T]]
+        return float(self.batch_costs(np.array(maxima))[0])
+
+    def draw(self, batch_size: int, count: int, rng: np.random.Generator) -> Floats:
+        """Return the costs of `count` or more full batches of shuffled epochs, shape (batches,)."""
+        drawn = min(batch_size, len(self.values))
+        batches = len(self.values) // drawn
+        totals = [
+            rng.permutation(self.values)[: batches * drawn].reshape(batches, drawn, -1).sum(axis=1)
+            for _ in range(-(-count // batches))
+        ]
+        return self.batch_costs(np.concatenate(totals))
 
 
 def mean_and_std(values: Floats, batch_size: int) -> tuple[float, float]:
@@ -181,28 +189,6 @@ def simulate_max(columns: Floats, batch_size: int, epochs: int, rng: np.random.G
     starts, rows = np.arange(0, len(columns), batch_size), np.ascontiguousarray(columns.T)
     orders = (rng.permutation(len(columns)) for _ in range(epochs))
     return np.array([np.add.reduceat(rows.take(order, axis=1), starts, axis=1).max(axis=1) for order in orders])
-
-
-def draw_totals(columns: Floats, batch_size: int, count: int, rng: np.random.Generator) -> Floats:
-    """Return the totals of `count` or more full batches of shuffled epochs, shape (batches, columns)."""
-    drawn = min(batch_size, len(columns))
-    batches = len(columns) // drawn
-    epochs = [
-        rng.permutation(columns)[: batches * drawn].reshape(batches, drawn, -1).sum(axis=1)
-        for _ in range(-(-count // batches))
-    ]
-    return np.concatenate(epochs)
-
-
-def _simulate(columns: Floats, batch_size: int, seed: int) -> Floats:
-    epochs = int(np.clip(_DRAWS // len(columns), _MIN_EPOCHS, _MAX_EPOCHS))
-    return simulate_max(columns, batch_size, epochs, np.random.default_rng(seed))
-
-
-def _totals(mean: float, std: float, maxima: Floats, analytic_max: float) -> Totals:
-    # By chance the simulated mean of the maximum can be under the exact mean.
-    simulated, error = max(float(maxima.mean()), mean), float(maxima.std(ddof=1) / len(maxima) ** 0.5)
-    return Totals(mean, std, simulated, error, analytic_max)
 
 
 def _finite_population(graphs: int, drawn: int) -> float:

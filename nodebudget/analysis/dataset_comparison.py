@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from nodebudget.analysis.batch_statistics import GraphBytes, Totals, describe_totals, draw_totals
+from nodebudget.analysis.batch_statistics import GraphCosts, Totals
 from nodebudget.analysis.shapley import GRAPHS, Cause, Measure, explain, mean_sizes
 from nodebudget.calibration.memory_model import Calibration
 from nodebudget.datasets.size_table import SizeTable
@@ -123,8 +123,8 @@ def compare(
         seed: Random seed of the simulated epochs, 0 or more.
 
     Raises:
-        InputError: There is no dataset, one is empty, the batch size is under 1, or the sizes lack a column that the
-            calibration depends on.
+        InputError: There are no tables, a dataset is empty, the batch size is under 1, or the sizes lack a column that
+            the calibration depends on.
     """
     size = check_count("batch_size", batch_size, 1)
     if not tables:
@@ -147,27 +147,22 @@ def _row(
     calibration: Calibration | None,
     seed: int,
 ) -> Row:
-    columns = np.stack([table[column].astype(np.float64) for column in table.columns], axis=1)
-    totals = describe_totals(columns, batch_size, seed=seed)
-    graphs = None if calibration is None else GraphBytes.of(calibration, table)
+    costs = {column: GraphCosts.of_size(table[column]) for column in table.columns}
+    if calibration is not None:
+        costs["bytes"] = GraphCosts.of_bytes(calibration, table)
+    totals = {column: cost.describe(batch_size, seed=seed) for column, cost in costs.items()}
+    predicted_bytes = totals.pop("bytes") if calibration is not None else None
     measure = Measure.of([first, table], calibration)
-
-    def draw() -> Floats:
-        rng = np.random.default_rng(seed)
-        if graphs is None:
-            return draw_totals(table[common].astype(np.float64)[:, None], batch_size, _DRAWN, rng)[:, 0]
-        return graphs.peaks(draw_totals(graphs.values, batch_size, _DRAWN, rng))
-
     return Row(
         name,
         table.statistics(),
-        dict(zip(table.columns, totals, strict=True)),
-        None if graphs is None else graphs.describe(batch_size, seed=seed),
+        totals,
+        predicted_bytes,
         _difference(table, first, batch_size, calibration),
         () if table is first else explain(table, first, batch_size, measure),
         measure.name,
         table,
-        draw,
+        partial(costs[common].draw, batch_size, _DRAWN, np.random.default_rng(seed)),
     )
 
 

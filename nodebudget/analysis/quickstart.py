@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -99,38 +99,34 @@ def run_quickstart(config: QuickstartConfig, progress: Progress) -> Quickstart:
     Warns (UserWarning) if ALIGNN is trained without DGL because DGL can't use the device.
     """
     probe = open_probe(config.device)
-    name = config.workload or _choose_workload(config.device)
+    kind = config.workload or _choose_workload(config.device)
     make_loader: Any = torch.utils.data.DataLoader
-    if name == "alignn":
+    if kind == "alignn":
         make_loader = load_dgl().dataloading.GraphDataLoader
-    progress("reading crystals", 0, 1)
     datasets = example_datasets(config.limit)
-    progress("reading crystals", 1, 1)
-    workload = load_workload(name, config.device, hidden_features=config.hidden_features)
-    graphs = getattr(workload, "graphs", None)
-    sizes = {
-        name: measure(crystals, graphs=graphs, progress=partial(progress, f"measuring {name}"))
-        for name, crystals in datasets.items()
-    }
-    samples = _build(workload, datasets, progress)
+    workload = load_workload(kind, config.device, hidden_features=config.hidden_features)
+    sizes, samples = {}, {}
+    for name, crystals in datasets.items():
+        graphs = getattr(workload, "graphs", None)
+        sizes[name] = measure(crystals, graphs=graphs, progress=partial(progress, f"measuring {name}"))
+        tracked = _tracked(crystals, partial(progress, f"building graphs of {name}"))
+        samples[name] = [to_sample(workload, crystal) for crystal in tracked]
     calibration = _calibrate(workload, samples, sizes, probe, config, progress)
     memory = config.memory or _mean_batch_memory(calibration, sizes["large cells"], config.batch_size)
-
-    def loader(batching: str, dataset: str) -> Any:
-        data = list(enumerate(samples[dataset]))
-        if batching == "fixed":
-            # Drop the incomplete last batch, as alignn's own loaders do.
-            fixed = {"batch_size": config.batch_size, "shuffle": True, "drop_last": True}
-            return make_loader(data, collate_fn=list, generator=torch.Generator().manual_seed(config.seed), **fixed)
-        sampler = NodeBudgetSampler(sizes[dataset], calibration=calibration, memory=memory, seed=config.seed)
-        return make_loader(data, collate_fn=list, batch_sampler=sampler)
-
     runs = []
-    for dataset in datasets:
-        for batching, label in (("fixed", f"batch_size={config.batch_size}"), ("budget", "NodeBudgetSampler")):
-            show = partial(progress, f"training {dataset}, {batching}")
-            run = _train(loader(batching, dataset), workload, probe, calibration, sizes[dataset], show)
-            runs.append({"dataset": dataset, "batching": batching, "label": label, **run})
+    for name in datasets:
+        # Without the incomplete last batch, as in alignn's own loaders.
+        fixed: dict[str, Any] = {"batch_size": config.batch_size, "shuffle": True, "drop_last": True}
+        fixed["generator"] = torch.Generator().manual_seed(config.seed)
+        sampler = NodeBudgetSampler(sizes[name], calibration=calibration, memory=memory, seed=config.seed)
+        for batching, label, options in (
+            ("fixed", f"batch_size={config.batch_size}", fixed),
+            ("budget", "NodeBudgetSampler", {"batch_sampler": sampler}),
+        ):
+            loader = make_loader(list(enumerate(samples[name])), collate_fn=list, **options)
+            batches = _tracked(loader, partial(progress, f"training {name}, {batching}"))
+            run = _train(batches, workload, probe, calibration, sizes[name])
+            runs.append({"dataset": name, "batching": batching, "label": label, **run})
     return Quickstart(datasets, sizes, calibration, probe.describe(), config.batch_size, memory, runs)
 
 
@@ -146,16 +142,10 @@ def _choose_workload(device: str) -> str:
     return "alignn"
 
 
-def _build(workload: Workload, datasets: Crystals, progress: Progress) -> dict[str, list[Any]]:
-    total = sum(map(len, datasets.values()))
-    samples: dict[str, list[Any]] = {name: [] for name in datasets}
-    done = 0
-    for name, crystals in datasets.items():
-        for crystal in crystals:
-            samples[name].append(to_sample(workload, crystal))
-            done += 1
-            progress("building graphs", done, total)
-    return samples
+def _tracked(items: Any, progress: Callable[[int, int], None]) -> Iterator[Any]:
+    for done, item in enumerate(items, start=1):
+        yield item
+        progress(done, len(items))
 
 
 def _calibrate(
@@ -185,22 +175,16 @@ def _mean_batch_memory(calibration: Calibration, sizes: SizeTable, batch_size: i
 
 
 def _train(
-    loader: Any,
-    workload: Workload,
-    probe: Probe,
-    calibration: Calibration,
-    sizes: SizeTable,
-    progress: Callable[[int, int], None],
+    batches: Iterable[Any], workload: Workload, probe: Probe, calibration: Calibration, sizes: SizeTable
 ) -> dict[str, Any]:
-    """Train an epoch and return what was measured of it; the loader yields lists of (index, sample)."""
+    """Train on batches of (index, sample) and return what was measured."""
     graphs, predicted, peaks = [], [], []
-    for done, batch in enumerate(loader, start=1):
+    for batch in batches:
         indices, samples = zip(*batch, strict=True)
         peak = probe.measure(partial(_step, workload, samples))
         graphs.append(len(batch))
         predicted.append(float(calibration.predict_bytes(**sizes.totals(list(indices)))))
         peaks.append(int((calibration.resident if peak.resident is None else peak.resident) + peak.requested))
-        progress(done, len(loader))
     return {
         "batches": len(graphs),
         "graphs": sum(graphs),

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from nodebudget.analysis.batch_statistics import GraphBytes, exceedance_probability, mean_and_std, simulate_max
+from nodebudget.analysis.batch_statistics import GraphCosts, exceedance_probability, mean_and_std, simulate_max
 from nodebudget.calibration.memory_model import Calibration
 from nodebudget.datasets.size_table import SizeTable
 from nodebudget.errors import InputError
@@ -128,7 +128,7 @@ def largest_safe_batch_size(
     plan = make_plan(sizes, budget, seed=seed)
     assert budget.memory is not None
     assert plan.predicted_bytes is not None
-    graphs = GraphBytes.of(calibration, sizes)
+    graphs = GraphCosts.of_bytes(calibration, sizes)
     available = np.floor(calibration.max_prediction(budget.memory) - graphs.fixed)
     search = _Search(graphs.values, available, probability, seed)
     batch_size, trial = search.largest()
@@ -139,7 +139,7 @@ def largest_safe_batch_size(
         _last_true(search.fits_if_normal, len(sizes)),
         trial,
         search.conclusive,
-        graphs.mean_peak(batch_size),
+        graphs.mean_cost(batch_size),
         graphs.expected_max(batch_size),
         len(plan),
         (float(plan.graphs.mean()), float(plan.graphs.std())),

@@ -1,4 +1,4 @@
-"""Real crystals that come with a package, so that everything can be tried without data of one's own."""
+"""Real crystals that come with pymatgen, to try everything without a dataset."""
 
 from __future__ import annotations
 
@@ -6,17 +6,20 @@ from typing import Any
 
 from nodebudget.utils.optional_imports import require
 
-#: Cells of at most so many atoms make the small-cell dataset, the others the large-cell one.
+#: Maximum number of atoms of a cell in the small-cell dataset.
 SMALL = 8
 
 
 def example_datasets(limit: int | None = None) -> dict[str, list[dict[str, Any]]]:
     """Return the AFLOW prototypes that come with pymatgen as two JARVIS-style datasets, by the size of the cell.
 
-    Their target is the volume an atom, in Å³: a real property that a network can learn from the structure.
+    The target is the volume per atom, in Å³, which a network can learn from the structure.
+
+    Args:
+        limit: Maximum number of crystals of each dataset; None returns all.
 
     Raises:
-        MissingError: pymatgen or jarvis-tools is not there.
+        MissingError: pymatgen or jarvis-tools is not installed.
     """
     library = require("pymatgen.analysis.prototypes").AFLOW_PROTOTYPE_LIBRARY
     crystals = [_jarvis_dict(entry["snl"].structure, str(entry["tags"]["aflow"])) for entry in library]

@@ -15,7 +15,7 @@ from paths import GOLDEN
 
 from nodebudget import SizeTable
 from nodebudget.analysis.batch_statistics import (
-    describe_totals,
+    GraphCosts,
     exceedance_probability,
     expected_max,
     mean_and_std,
@@ -99,9 +99,8 @@ def test_mean_and_spread_of_a_batch_are_those_of_all_subsets(values, batch_size)
 
 @given(st.lists(st.integers(0, 1000), min_size=1, max_size=60), st.integers(1, 70))
 def test_the_worst_batch_is_between_the_mean_one_and_the_largest_graphs(values, batch_size):
-    columns = np.array(values, dtype=float)[:, None]
-    found = describe_totals(columns, batch_size)[0]
-    largest = float(np.sort(columns[:, 0])[::-1][:batch_size].sum())
+    found = GraphCosts.of_size(values).describe(batch_size)
+    largest = float(sum(sorted(values)[-batch_size:]))
     for worst in (found.expected_max, found.analytic_max):
         assert found.mean * (1 - 1e-6) - 1e-6 <= worst <= largest * (1 + 1e-9) + 1e-9
 

@@ -12,7 +12,7 @@ from click.testing import CliRunner
 from paths import GOLDEN
 
 from nodebudget import SizeTable, suggest_batch_size
-from nodebudget.analysis.batch_statistics import GraphBytes, simulate_max
+from nodebudget.analysis.batch_statistics import GraphCosts, simulate_max
 from nodebudget.analysis.equivalent_batch_size import advise_learning_rate
 from nodebudget.analysis.safe_batch_size import Risk, Trial, largest_safe_batch_size
 from nodebudget.cli import main
@@ -122,11 +122,11 @@ def test_the_largest_safe_batch_size_fits_in_fresh_epochs_and_a_larger_one_does_
     assert risk.confirmed
     assert risk.trial.passed
     assert risk.trial.upper <= 0.01
-    graphs, room = GraphBytes.of(calibration, HEAVY), calibration.max_prediction(2 * 2**30)
+    graphs, room = GraphCosts.of_bytes(calibration, HEAVY), calibration.max_prediction(2 * 2**30)
 
     def failures(batch_size):
         seen = simulate_max(graphs.values, batch_size, 2000, np.random.default_rng(7))
-        return int((graphs.peaks(seen) > room).sum())
+        return int((graphs.batch_costs(seen) > room).sum())
 
     assert failures(risk.batch_size) <= 40
     assert failures(round(risk.batch_size * 1.1)) > 20

@@ -276,7 +276,7 @@ def test_wrong_input_is_one_sentence_and_exit_2(tmp_path):
     bad_ids = write(tmp_path / "ids", {"batch_size": 2})
     (tmp_path / "ids" / "ids_train_val_test.json").write_text("{}")
     cases = {
-        str(tmp_path / "nowhere"): "no file or folder",
+        str(tmp_path / "nowhere"): "does not exist",
         str(tmp_path / "empty"): "has no config",
         str(tmp_path / "torn.json"): "is not JSON",
         str(tmp_path / "list.json"): "has no settings",

@@ -19,10 +19,10 @@ from nodebudget.datasets.readers.open_dataset import Data
 from nodebudget.datasets.size_table import SizeTable
 from nodebudget.errors import InputError, MissingError
 
-#: Effects whose bytes are of a whole step if there is a calibration.
+#: Effects whose bytes are of a whole step, with a calibration.
 STEP_EFFECTS = ("batch", "graph", "width", "dtype")
 
-#: Effects whose bytes are of parameters, gradients and optimizer state alone if there is no calibration.
+#: Effects whose bytes are of parameters, gradients and optimizer state only, without a calibration.
 MODEL_EFFECTS = ("model", "width", "dtype")
 
 

@@ -75,7 +75,7 @@ def read_run_config(path: str | os.PathLike[str]) -> RunConfig:
     """
     source = Path(path)
     if not source.exists():
-        raise InputError(f"there is no file or folder {str(path)!r}", hint="check the path")
+        raise InputError(f"{str(path)!r} does not exist", hint="check the path")
     config = _config_in(source) if source.is_dir() else source
     values = _read(config)
     model = values.get("model")
