@@ -52,7 +52,7 @@ def assert_dgl_is_the_reason(exit_code, stdout, stderr):
     assert exit_code == 3
     assert "│ broken" in stdout
     assert "does not import with torch" in stdout
-    assert "  DGL: pip install dgl==1.1.3" in stdout
+    assert "DGL: pip install dgl==1.1.3" in stdout
     assert "Traceback" not in stdout + stderr
     (sentence,) = stderr.strip().splitlines()
     assert sentence.startswith("nodebudget: 'nodebudget calibrate' with the built-in workload would fail on ")
