@@ -214,13 +214,19 @@ def limited(size):
     return limit
 
 
+#: Where files are cut off, Python would keep the first bytes of what it compiles.
+NO_BYTECODE = {**os.environ, "PYTHONDONTWRITEBYTECODE": "1"}
+
+
 @pytest.mark.parametrize("size", [0, 700, 9000])
 def test_a_disk_that_fills_up_leaves_what_can_be_gone_on_with(size, tmp_path):
     """RLIMIT_FSIZE stops the file that grows too large: the head of the part, its first rows, or later ones."""
     many = [{**entry, "jid": f"{n}-{entry['jid']}"} for n in range(200) for entry in CRYSTALS]
     path, output = write_lines(tmp_path / "a.jsonl", many), tmp_path / "s.csv"
     command = [*COMMAND, path, "-o", output, "-q", "--json"]
-    failed = subprocess.run(command, capture_output=True, text=True, check=False, preexec_fn=limited(size))
+    failed = subprocess.run(
+        command, capture_output=True, text=True, check=False, preexec_fn=limited(size), env=NO_BYTECODE
+    )
     assert failed.returncode == 2
     [line] = failed.stderr.splitlines()
     assert "could not be written" in line
@@ -234,7 +240,7 @@ def test_a_disk_that_fills_up_leaves_what_can_be_gone_on_with(size, tmp_path):
 def test_a_disk_too_full_for_the_cache_costs_no_sizes(tmp_path):
     path = write_lines(tmp_path / "a.jsonl", CRYSTALS)
     command = [*COMMAND, path, "--json"]
-    done = subprocess.run(command, capture_output=True, text=True, check=True, preexec_fn=limited(100))
+    done = subprocess.run(command, capture_output=True, text=True, check=True, preexec_fn=limited(100), env=NO_BYTECODE)
     assert json.loads(done.stdout)["graphs"] == 12
     assert "sizes are not cached" in done.stderr
     assert not list((tmp_path / ".nodebudget").iterdir())
