@@ -115,8 +115,8 @@ def choose_batches(sizes: SizeTable, batch_size: int, *, seed: int = 0) -> dict[
         seed: Random seed of the shuffled epoch and of the plan.
 
     Returns:
-        Indices of each batch: "typical", the batch of a shuffled epoch that is nearest to the mean; "largest", the
-        largest batch of that epoch; "budget", the largest batch of a plan with the same maximum of graphs.
+        The indices of three batches. "typical" is the batch of a shuffled epoch that is nearest to the mean, "largest"
+        the largest batch of that epoch, "budget" the largest batch of a plan with the same maximum of graphs.
 
     Raises:
         InputError: The dataset is empty, or the batch size is under 1.

@@ -187,7 +187,7 @@ class Calibration:
             **further: Further columns of the calibration, such as `tokens`.
 
         Returns:
-            Bytes: a float for numbers, an array of shape (batches,) for arrays.
+            The bytes, a float for numbers, an array of shape (batches,) for arrays.
 
         Raises:
             InputError: A size that the prediction depends on is missing, negative or not finite, or the quantile is
