@@ -12,6 +12,7 @@ from nodebudget.errors import InputError
 from nodebudget.report.charts import Axis, Chart, Series, lines, thin
 from nodebudget.report.formats import counted, mean_std, number, percent
 from nodebudget.report.report import Advice, Report, Table
+from nodebudget.sampling.plan import FlatBatches
 from nodebudget.sampling.plan_io import SavedPlan
 from nodebudget.utils.byte_units import format_bytes
 from nodebudget.utils.size_labels import count_sizes, size_label
@@ -44,8 +45,8 @@ def plan_report(plan: Plan) -> Report:
         ["lower bound", f"{values['lower_bound']:,}"],
         ["fill", f"{values['fill']:.1%}"],
         ["graphs per batch", mean_std(**graphs)],
-        [f"{label} per batch, mean", plan.show_load(balance["mean"])],
-        [f"{label} per batch, max", plan.show_load(balance["max"])],
+        [f"{label} per batch, mean", plan.format_load(balance["mean"])],
+        [f"{label} per batch, max", plan.format_load(balance["max"])],
         [f"{label} per batch, CV", f"{balance['cv']:.2%}"],
         ["oversized graphs", f"{values['oversized']:,}"],
     ]
@@ -53,7 +54,7 @@ def plan_report(plan: Plan) -> Report:
         text = f"This replaces batch_size={graphs['mean']:.0f}: as many graphs per step, so keep the learning rate."
     else:
         text = "For inference and validation. For training, --pack balanced gives even batches."
-    intro = f"{values['graphs']:,} graphs in batches of {plan.limits.describe()}"
+    intro = f"{values['graphs']:,} graphs in batches of {plan.config.budget.describe()}"
     return Report("Plan", intro, tables=[Table(["plan", ""], rows)], advice=_warnings(values) or [Advice("note", text)])
 
 
@@ -71,7 +72,7 @@ def saved_plan_report(
         calibrations: Known calibrations; the one that the plan was made with is recognised by its coefficients.
         batch_size: Graphs of the fixed batches; None for as many as the plan's have on average.
     """
-    about, budget = plan.about, plan.about["limits"]  # on disk
+    about, budget = plan.metadata, plan.metadata["limits"]  # on disk
     maxima = {**budget["caps"], **({} if budget["max_graphs"] is None else {"graphs": budget["max_graphs"]})}  # on disk
     memory = [] if budget["memory"] is None else [format_bytes(budget["memory"])]
     sizes = next(((name, table) for name, table in tables if table.fingerprint() == about["data"]), None)
@@ -133,14 +134,14 @@ def _calibration(
 def _side_by_side(
     plan: SavedPlan, sizes: SizeTable, calibration: Calibration | None, batch_size: int
 ) -> dict[str, Any]:
-    budget = plan.about["limits"]  # on disk
-    measure = plan.about["balanced"]["column"] if calibration is None else "bytes"
+    budget = plan.metadata["limits"]  # on disk
+    measure = plan.metadata["balanced"]["column"] if calibration is None else "bytes"
     maximum = budget["memory"] if calibration is not None else budget["caps"].get(measure)  # on disk
     order = np.random.default_rng(0).permutation(len(sizes))
     whole = len(order) // batch_size * batch_size
-    fixed = SavedPlan({}, order[:whole], np.arange(0, whole + 1, batch_size))
+    fixed = FlatBatches(order[:whole], np.arange(0, whole + 1, batch_size))
 
-    def describe(plan: SavedPlan) -> dict[str, Any]:
+    def describe(plan: FlatBatches) -> dict[str, Any]:
         totals: dict[str, Any] = {name: plan.loads(values) for name, values in sizes.columns.items()}
         if calibration is not None:
             totals = {name: values for name, values in totals.items() if name in calibration.columns}

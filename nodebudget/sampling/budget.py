@@ -1,4 +1,4 @@
-"""What a batch may hold: caps on its sizes, given or worked out of a calibration and an amount of memory."""
+"""The budget of a batch: maxima of its sizes, or the memory that a training step on it may take."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from nodebudget.datasets.size_table import STANDARD, SizeTable
 from nodebudget.errors import DoesNotFitError, InputError, RecordError
-from nodebudget.sampling.packing.items import Items
+from nodebudget.sampling.packing.items import Column, Items
 from nodebudget.utils.byte_units import format_bytes, parse_bytes
 from nodebudget.utils.size_labels import count_sizes
 
@@ -22,26 +22,26 @@ if TYPE_CHECKING:
 #: Name of the column of predicted bytes.
 BYTES = "predicted bytes"
 
-#: Columns that are not whole numbers are packed as parts of their cap, rounded up: 2^40 of them make the cap, fewer
-#: where the parts of all graphs would not fit in 62 bits.
+#: Columns of fractions are packed as whole parts of their maximum, rounded up: 2^40 of them make the maximum, or fewer,
+#: such that the parts of all graphs fit in 62 bits.
 _PARTS_BITS = 40
 
-#: More than any machine has; numbers up to here can be compared and added without overflow.
-_MOST_BYTES = 2.0**61
+#: More than any machine has; numbers up to this can be compared and added without overflow.
+_LARGEST = 2.0**61
 
 
 @dataclass(frozen=True, eq=False)
 class Budget:
-    """Caps that every batch keeps.
+    """What every batch keeps to. Make one with `Budget.make`.
 
     Attributes:
-        caps: Column → most of it in a batch.
-        max_graphs: Most graphs in a batch, or None.
+        maxima: Column → its maximum per batch.
+        max_graphs: Maximum number of graphs per batch, or None.
         calibration: What predicts bytes, or None.
-        memory: Bytes that a training step may take at its peak, all included, or None.
+        memory: Maximum bytes of a training step at its peak, all included, or None.
     """
 
-    caps: Mapping[str, int | float] = field(default_factory=dict)
+    maxima: Mapping[str, int | float] = field(default_factory=dict)
     max_graphs: int | None = None
     calibration: Calibration | None = None
     memory: int | None = None
@@ -57,109 +57,96 @@ class Budget:
         memory: int | str | None = None,
         max_columns: Mapping[str, int | float] | None = None,
     ) -> Budget:
-        """Check what the user gave.
+        """Check a budget and return it.
 
         Args:
-            max_nodes: Most nodes in a batch; likewise `max_edges`, `max_line_edges`, `max_graphs`.
-            max_edges: Most edges.
-            max_line_edges: Most line-graph edges.
-            max_graphs: Most graphs.
+            max_nodes: Maximum number of nodes per batch; likewise `max_edges`, `max_line_edges`, `max_graphs`.
+            max_edges: Maximum number of edges.
+            max_line_edges: Maximum number of line-graph edges.
+            max_graphs: Maximum number of graphs.
             calibration: Predicts bytes; goes with `memory`.
             memory: Bytes, or a text such as "40GiB": the peak of a training step, resident bytes included.
-            max_columns: Caps on further columns of the sizes, by name.
+            max_columns: Maximum per batch of further columns of the sizes, by name.
 
         Raises:
-            InputError: No cap at all, one that is no positive whole number, or one of `calibration` and
-                `memory` without the other.
-            DoesNotFitError: The memory does not even hold what is there without any graph.
+            InputError: No argument is given, a maximum is not a positive whole number (below 2^63), or one of
+                `calibration` and `memory` is given without the other.
+            DoesNotFitError: A training step takes more than the memory without any graph.
         """
         given = {"nodes": max_nodes, "edges": max_edges, "line_edges": max_line_edges}
-        caps: dict[str, int | float] = {k: _whole(f"max_{k}", v) for k, v in given.items() if v is not None}
+        maxima: dict[str, int | float] = {k: _whole(f"max_{k}", v) for k, v in given.items() if v is not None}
         for name, value in (max_columns or {}).items():
-            if name in caps:
-                raise InputError(f"two caps on {name}: {caps[name]} and {value}", hint="give one of them")
-            caps[name] = _positive(name, value)
-        most = None if max_graphs is None else _whole("max_graphs", max_graphs)
-        room = _memory(calibration, memory)
-        if not caps and most is None and room is None:
+            if name in maxima:
+                raise InputError(f"two maxima of {name}: {maxima[name]} and {value}", hint="give one of them")
+            maxima[name] = _positive(name, value)
+        if max_graphs is not None:
+            max_graphs = _whole("max_graphs", max_graphs)
+        budget = cls(maxima, max_graphs, calibration, _memory(calibration, memory))
+        if not maxima and max_graphs is None and budget.memory is None:
             raise InputError(
                 "no budget for a batch is given",
                 hint="give max_nodes, max_edges, max_line_edges or max_graphs, or a calibration with memory",
             )
-        return cls(caps, most, calibration, room)
+        return budget
 
-    def changed(
-        self,
-        max_nodes: int | None = None,
-        max_edges: int | None = None,
-        max_line_edges: int | None = None,
-        max_graphs: int | None = None,
-        calibration: Calibration | None = None,
-        memory: int | str | None = None,
-        max_columns: Mapping[str, int | float] | None = None,
-    ) -> Budget:
-        """Return limits with what is given changed and all else as it is. Arguments and errors are those of `make`."""
-        given = Budget.make(
-            *(max_nodes, max_edges, max_line_edges, max_graphs),
-            calibration or (self.calibration if memory is not None else None),
-            memory if memory is not None or calibration is None else self.memory,
-            max_columns,
-        )
+    def changed(self, **arguments: Any) -> Budget:
+        """Return the budget with those arguments of `make` changed that are not None. Errors are those of `make`."""
+        given = {name: value for name, value in arguments.items() if value is not None}
+        if "memory" in given or "calibration" in given:
+            given = {"calibration": self.calibration, "memory": self.memory, **given}
+        new = Budget.make(**given)
         return Budget(
-            {**self.caps, **given.caps},
-            given.max_graphs or self.max_graphs,
-            given.calibration or self.calibration,
-            given.memory or self.memory,
+            {**self.maxima, **new.maxima},
+            new.max_graphs or self.max_graphs,
+            new.calibration or self.calibration,
+            new.memory or self.memory,
         )
 
-    @property
-    def graph_room(self) -> int | None:
-        """Bytes that the graphs of one batch may add to what is fixed, by the main piece; None without a calibration.
+    def _headrooms(self) -> list[int]:
+        """Return, for each segment of the calibration, the bytes that a batch's graphs may add; empty without one.
 
         Such that the upper bound of the prediction, not its mean, is within the memory.
         """
         if self.calibration is None or self.memory is None:
-            return None
-        return self._room(self.calibration.fixed)
-
-    def _room(self, fixed: float) -> int:
-        assert self.calibration is not None
-        assert self.memory is not None
+            return []
         mean = self.calibration.max_prediction(self.memory)
         if mean < self.memory:
             # Quantiles differ in their last digits between versions of scipy: down to a millionth of the memory.
             mean -= mean % (self.memory * 2.0**-20)
-        return math.floor(min(mean - fixed, _MOST_BYTES / 2))
+        return [math.floor(min(mean - segment["fixed"], _LARGEST / 2)) for segment in self.calibration.segments]
 
     def describe(self) -> str:
-        """Say the caps in one line."""
+        """Return the maxima in one line: "up to 2,000 nodes, 64 graphs, 40.0 GiB"."""
         graphs = {} if self.max_graphs is None else {"graphs": self.max_graphs}
-        parts = [count_sizes({name: count}) for name, count in {**self.caps, **graphs}.items()]
+        parts = [count_sizes({name: count}) for name, count in {**self.maxima, **graphs}.items()]
         if self.memory is not None:
             parts.append(format_bytes(self.memory))
-        return "at most " + ", ".join(parts)
+        return "up to " + ", ".join(parts)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return plain values for JSON and fingerprints; the calibration by its coefficients."""
-        known = self.calibration
-        coefficients = None if known is None else [dict(piece) for piece in known.segments]
+        """Return plain values for JSON and hashes; the calibration by its coefficients."""
+        model = self.calibration
         return {
-            "caps": dict(self.caps),
-            "max_graphs": self.max_graphs,
-            "memory": self.memory,
-            "coefficients": coefficients,
-            "bound": None if known is None else known.bound.to_dict(),
+            **self._sizes(),
+            "coefficients": None if model is None else [dict(segment) for segment in model.segments],
+            "bound": None if model is None else model.bound.to_dict(),
         }
 
     def to_state(self) -> dict[str, Any]:
-        """Return plain values that `from_state` makes the limits of; the calibration without its measurements."""
-        known = self.calibration
-        bare = None if known is None else replace(known, observations=(), context={}).to_dict()
-        return {"caps": dict(self.caps), "max_graphs": self.max_graphs, "memory": self.memory, "calibration": bare}
+        """Return plain values for `from_state`; the calibration without its measurements."""
+        model = self.calibration
+        return {
+            **self._sizes(),
+            "calibration": None if model is None else replace(model, observations=(), context={}).to_dict(),
+        }
+
+    def _sizes(self) -> dict[str, Any]:
+        maxima = dict(self.maxima)
+        return {"caps": maxima, "max_graphs": self.max_graphs, "memory": self.memory}  # on disk
 
     @classmethod
     def from_state(cls, state: Any) -> Budget:
-        """Make the limits of what `to_state` returned.
+        """Make the budget of what `to_state` returned.
 
         Raises:
             RecordError: It is something else.
@@ -167,84 +154,82 @@ class Budget:
         from nodebudget.calibration.memory_model import Calibration
 
         try:
-            known = None if state["calibration"] is None else Calibration.from_dict(state["calibration"])
+            model = None if state["calibration"] is None else Calibration.from_dict(state["calibration"])
+            maxima = dict(state["caps"])  # on disk
             return cls.make(
-                max_graphs=state["max_graphs"],
-                calibration=known,
-                memory=state["memory"],
-                max_columns=dict(state["caps"]),
+                max_graphs=state["max_graphs"], calibration=model, memory=state["memory"], max_columns=maxima
             )
         except (InputError, DoesNotFitError, KeyError, TypeError, ValueError) as error:
-            raise RecordError(
-                f"this is no state of a budget: {error}", hint="load what state_dict() returned"
-            ) from error
+            raise RecordError(f"not the state of a budget: {error}", hint="load what state_dict() returned") from error
 
     def columns(self, sizes: SizeTable, balance: str | None = None) -> tuple[tuple[str, ...], Items]:
-        """Turn sizes into whole numbers with caps, the column to balance first.
+        """Return the columns to pack, as whole numbers with their maxima, and their names; the balanced one first.
 
         Args:
-            sizes: One row a graph.
+            sizes: One row per graph.
             balance: Column to balance: a name, or None for predicted bytes where there is a calibration, else
-                the cap that asks for the most batches, else the largest size that is known.
+                the column that needs the most batches, else the last of nodes, edges and line-graph edges.
 
         Raises:
-            InputError: The sizes lack a column.
+            InputError: The sizes lack a column, or no graph takes memory by the calibration.
         """
-        found: dict[str, tuple[npt.NDArray[np.int64], int | None]] = {}
-        if self.calibration is not None and self.memory is not None:
-            for place, piece in enumerate(self.calibration.segments):
-                # Each affine piece is a cap of its own: their maximum keeps to the memory when each of them does.
-                room = self._room(piece["fixed"])
-                found[_piece_name(place)] = (_whole_bytes(self.calibration.graph_bytes(sizes, place), room), room)
-            if not any(needs.any() for needs, _ in found.values()):
-                raise InputError(
-                    "by the calibration none of the graphs takes memory, so that all would make one batch",
-                    hint="calibrate with larger probes (--max-graphs) or on other crystals, or cap nodes or edges",
-                )
-        for name, cap in self.caps.items():
-            found[name] = _whole_column(sizes[name], cap)
-        first = balance or self._to_balance(sizes, found)
-        if first not in found:
-            found[first] = (_whole_column(sizes[first], None)[0], None)
+        columns: dict[str, tuple[Column, int | None]] = {}
+        for segment, headroom in enumerate(self._headrooms()):
+            # Each segment has a maximum of its own: the largest of them keeps to the memory when each of them does.
+            assert self.calibration is not None
+            needs = self.calibration.graph_bytes(sizes, segment)
+            columns[_segment_name(segment)] = (_whole_bytes(needs, headroom), headroom)
+        if columns and not any(values.any() for values, _ in columns.values()):
+            raise InputError(
+                "by the calibration none of the graphs takes memory, so that all would make one batch",
+                hint="calibrate with larger probes (--max-graphs) or on other crystals, or give max_nodes or max_edges",
+            )
+        for name, maximum in self.maxima.items():
+            columns[name] = _whole_column(sizes[name], maximum)
+        first = balance or _to_balance(sizes, columns)
+        if first not in columns:
+            columns[first] = _whole_column(sizes[first], None)
         names = self.names(first)
-        return names, Items(tuple(found[n][0] for n in names), tuple(found[n][1] for n in names), self.max_graphs)
+        values, maxima = zip(*(columns[name] for name in names), strict=True)
+        return names, Items(values, maxima, self.max_graphs)
 
     def names(self, balanced: str) -> tuple[str, ...]:
         """Return the names of the columns that are packed, the balanced one first."""
-        pieces = 0 if self.calibration is None or self.memory is None else len(self.calibration.segments)
-        capped = (*map(_piece_name, range(pieces)), *self.caps)
-        return (balanced, *(name for name in capped if name != balanced))
-
-    def _to_balance(self, sizes: SizeTable, found: Mapping[str, tuple[npt.NDArray[np.int64], int | None]]) -> str:
-        if BYTES in found:
-            return BYTES
-        if found:
-            return max(found, key=lambda name: int(found[name][0].sum()) / (found[name][1] or 1))
-        return [name for name in STANDARD if name in sizes][-1]
+        columns = (*map(_segment_name, range(len(self._headrooms()))), *self.maxima)
+        return (balanced, *(name for name in columns if name != balanced))
 
 
-def _piece_name(place: int) -> str:
-    return BYTES if place == 0 else f"{BYTES}, piece {place + 1}"
+def _to_balance(sizes: SizeTable, columns: Mapping[str, tuple[Column, int | None]]) -> str:
+    if BYTES in columns:
+        return BYTES
+    if columns:
+        return max(columns, key=lambda name: int(columns[name][0].sum()) / (columns[name][1] or 1))
+    return [name for name in STANDARD if name in sizes][-1]
 
 
-def _whole_bytes(needs: npt.NDArray[np.float64], room: int) -> npt.NDArray[np.int64]:
+def _segment_name(segment: int) -> str:
+    # Hashed in the states of samplers.
+    return BYTES if segment == 0 else f"{BYTES}, piece {segment + 1}"  # on disk
+
+
+def _whole_bytes(needs: npt.NDArray[np.float64], headroom: int) -> npt.NDArray[np.int64]:
     """Round up."""
-    whole = np.minimum(np.ceil(needs, out=needs), _MOST_BYTES, out=needs).astype(np.int64)
-    if whole.sum(where=whole <= room, dtype=np.float64) >= 2.0**63:
+    whole = np.minimum(np.ceil(needs, out=needs), _LARGEST, out=needs).astype(np.int64)
+    if whole.sum(where=whole <= headroom, dtype=np.float64) >= 2.0**63:
         raise InputError("all graphs together need over 2^63 bytes", hint="check the sizes, or calibrate again")
     return whole
 
 
-def _whole_column(values: npt.NDArray[Any], cap: float | None) -> tuple[npt.NDArray[np.int64], int | None]:
+def _whole_column(values: npt.NDArray[Any], maximum: float | None) -> tuple[Column, int | None]:
     if values.dtype.kind == "i":
-        return values, None if cap is None else math.floor(cap)
+        return values, None if maximum is None else math.floor(maximum)
     # By powers of two and single operations, whose results do not depend on the order in which a processor adds.
     bits = min(_PARTS_BITS, 61 - len(values).bit_length())
-    if cap is None:
-        largest = math.frexp(float(values.max(initial=0)))[1]
-        return np.ceil(np.ldexp(values, bits - largest)).astype(np.int64), None
-    # Over twice the cap it no longer matters by how much.
-    return np.ceil(np.minimum(values / float(cap), 2.0) * 2.0**bits).astype(np.int64), 2**bits
+    if maximum is None:
+        exponent = math.frexp(float(values.max(initial=0)))[1]
+        return np.ceil(np.ldexp(values, bits - exponent)).astype(np.int64), None
+    # Over twice the maximum it no longer matters by how much.
+    return np.ceil(np.minimum(values / float(maximum), 2.0) * 2.0**bits).astype(np.int64), 2**bits
 
 
 def _whole(name: str, value: Any) -> int:
@@ -262,7 +247,7 @@ def _positive(name: str, value: Any) -> int | float:
 
 
 def _refuse(name: str, value: object, limit: str) -> InputError:
-    return InputError(f"{name} is {value!r}", limit=limit, hint="give what a batch may hold at most")
+    return InputError(f"{name} is {value!r}", limit=limit, hint="give the maximum per batch")
 
 
 def _memory(calibration: Calibration | None, memory: int | str | None) -> int | None:
@@ -274,12 +259,12 @@ def _memory(calibration: Calibration | None, memory: int | str | None) -> int | 
         )
     if calibration is None or memory is None:
         return None
-    room = parse_bytes(memory)
-    least = max(calibration.floor, *(piece["fixed"] for piece in calibration.segments))
-    if room <= least:
+    bytes_ = parse_bytes(memory)
+    least = max(calibration.floor, *(segment["fixed"] for segment in calibration.segments))
+    if bytes_ <= least:
         raise DoesNotFitError(
             f"a training step takes {format_bytes(least)} without any graph",
-            limit=f"the memory is {format_bytes(room)}",
+            limit=f"the memory is {format_bytes(bytes_)}",
             hint="give more memory, or train a smaller model",
         )
-    return room
+    return bytes_

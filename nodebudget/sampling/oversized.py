@@ -1,53 +1,44 @@
-"""Graphs over a cap on their own, named with what they need."""
+"""Graphs over the budget on their own, named with what they need."""
 
 from __future__ import annotations
-
-from typing import Any
-
-import numpy as np
-import numpy.typing as npt
 
 from nodebudget.datasets.size_table import SizeTable
 from nodebudget.errors import OversizedError
 from nodebudget.sampling.budget import Budget
+from nodebudget.sampling.packing.batch_grid import Ints
 from nodebudget.utils.byte_units import format_bytes
-from nodebudget.utils.size_labels import count_sizes
-
-Ints = npt.NDArray[np.integer[Any]]
 
 #: So many are named one by one.
 _SHOWN = 5
 
 
-def name_oversized(graphs: Ints, sizes: SizeTable, limits: Budget) -> str:
-    """Name up to five oversized graphs with their size, the cap, and the memory that they would need."""
-    shown = "; ".join(_name(int(graph), sizes, limits) for graph in graphs[:_SHOWN])
+def describe_oversized(graphs: Ints, sizes: SizeTable, budget: Budget) -> str:
+    """Name up to five oversized graphs with their sizes, the maxima, and the memory that they need."""
+    shown = "; ".join(_describe(int(graph), sizes, budget) for graph in graphs[:_SHOWN])
     return f"{shown}; and {len(graphs) - _SHOWN:,} more" if len(graphs) > _SHOWN else shown
 
 
-def _name(graph: int, sizes: SizeTable, limits: Budget) -> str:
+def _describe(graph: int, sizes: SizeTable, budget: Budget) -> str:
     name = f"graph {graph}" if sizes.ids is None else f"graph {graph} ({sizes.ids[graph]})"
-    caps, calibration = limits.caps, limits.calibration
-    over = {column: sizes[column][graph].item() for column in caps}
+    counts = {column: values[graph].item() for column, values in sizes.columns.items()}
     parts = [
-        f"{count_sizes({column: size})}, {size - caps[column]:,} over the cap of {caps[column]:,}"
-        for column, size in over.items()
-        if size > caps[column]
+        f"{counts[column]:,} {column}, {counts[column] - maximum:,} over the maximum of {maximum:,}"
+        for column, maximum in budget.maxima.items()
+        if counts[column] > maximum
     ]
-    if calibration is not None:
-        own = {name: values[graph].item() for name, values in sizes.columns.items()}
-        needed = calibration.predict_bytes(graphs=1, **own)
-        parts += [count_sizes({"nodes": own["nodes"]})] if not parts else []
+    if budget.calibration is not None:
+        parts = parts or [f"{counts['nodes']:,} nodes"]
+        needed = budget.calibration.predict_bytes(graphs=1, **counts)
         parts.append(f"a step with it alone needs {format_bytes(needed)}")
     return f"{name}: {', '.join(parts)}"
 
 
-def too_large(graphs: Ints, sizes: SizeTable, limits: Budget) -> OversizedError:
+def oversized_error(graphs: Ints, sizes: SizeTable, budget: Budget) -> OversizedError:
     """Return the error that names them."""
-    many = "1 graph is" if len(graphs) == 1 else f"{len(graphs):,} graphs are"
+    count = "1 graph is" if len(graphs) == 1 else f"{len(graphs):,} graphs are"
     return OversizedError(
-        f"{many} larger than a batch may be: {name_oversized(graphs, sizes, limits)}",
+        f"{count} larger than a batch may be: {describe_oversized(graphs, sizes, budget)}",
         indices=graphs.tolist(),
-        limit=limits.describe(),
-        hint="raise the cap, or pass oversized='skip' to leave them out or 'alone' to give each its own batch",
+        limit=budget.describe(),
+        hint="raise the budget, or pass oversized='skip' to leave them out or 'alone' to give each its own batch",
     )

@@ -10,45 +10,30 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from nodebudget.errors import RecordError
-from nodebudget.sampling.plan import KIND, SCHEMA_VERSION, TEXT
+from nodebudget.sampling.plan import KIND, SCHEMA_VERSION, TEXT, FlatBatches
 from nodebudget.utils.files import DAMAGE, check_archive
 from nodebudget.utils.records import check_record, read_record
 
-Ints = npt.NDArray[np.integer[Any]]
-
 
 @dataclass(frozen=True, eq=False)
-class SavedPlan:
-    """What the file of a plan holds: the batches, not the sizes of their graphs.
+class SavedPlan(FlatBatches):
+    """The batches of a file, without the sizes of their graphs.
 
     Attributes:
-        about: Statistics (`nodebudget.sampling.plan.Plan.statistics`), `limits`, and `data`, a hash of the sizes.
-        indices: The graphs, batch by batch, shape (graphs in batches,).
-        offsets: Where each batch starts in `indices`, shape (batches + 1,).
+        metadata: Statistics (`nodebudget.sampling.plan.Plan.statistics`), `limits` (the budget), and `data` (a hash of
+            the sizes).
     """
 
-    about: Mapping[str, Any]
-    indices: Ints
-    offsets: Ints
-
-    @property
-    def graphs(self) -> Ints:
-        """Graphs in each batch, shape (batches,)."""
-        return np.diff(self.offsets)
-
-    def loads(self, values: npt.ArrayLike) -> npt.NDArray[Any]:
-        """Sum values of graphs (shape (graphs,) or (graphs, columns)) over each batch."""
-        return np.add.reduceat(np.asarray(values)[self.indices], self.offsets[:-1])
+    metadata: Mapping[str, Any]
 
 
 def read_plan(path: str | os.PathLike[str]) -> SavedPlan:
     """Read what `Plan.save` wrote, `.json` or `.npz`.
 
     Raises:
-        RecordError: It is missing, damaged, something else, or of another schema version.
+        RecordError: The file is missing, damaged, not a plan, or of an unsupported schema version.
     """
     read = _read_npz if Path(path).suffix == ".npz" else _read_json
     try:
@@ -70,16 +55,16 @@ def _read_json(path: str | os.PathLike[str]) -> SavedPlan:
     record = read_record(path, KIND, SCHEMA_VERSION, max_bytes=TEXT)
     batches = record.pop("plan")
     indices = np.array([graph for batch in batches for graph in batch], dtype=np.int64)
-    return SavedPlan(record, indices, np.cumsum([0, *map(len, batches)]))
+    return SavedPlan(indices, np.cumsum([0, *map(len, batches)]), record)
 
 
 def _read_npz(path: str | os.PathLike[str]) -> SavedPlan:
     with Path(path).open("rb") as file:
         check_archive(file)
         with np.load(file, allow_pickle=False) as arrays:
-            about = json.loads(arrays["about"].tobytes())
+            metadata = json.loads(arrays["about"].tobytes())
             indices, offsets = arrays["indices"], arrays["offsets"]
-    return SavedPlan(check_record(about, str(path), KIND, SCHEMA_VERSION), indices, offsets)
+    return SavedPlan(indices, offsets, check_record(metadata, str(path), KIND, SCHEMA_VERSION))
 
 
 def _check(plan: SavedPlan) -> None:

@@ -1,8 +1,7 @@
-"""A batch sampler over plans: what `DataLoader(batch_sampler=…)` takes."""
+"""A batch sampler over plans, for `DataLoader(batch_sampler=…)`."""
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 from collections.abc import Iterator, Mapping
@@ -16,14 +15,14 @@ from nodebudget.datasets.measure import measure
 from nodebudget.datasets.size_table import SizeTable
 from nodebudget.errors import InputError, RecordError
 from nodebudget.sampling.budget import Budget
-from nodebudget.sampling.epoch import EpochProgress, PlanConfig, PlanProvider, replay
-from nodebudget.sampling.oversized import name_oversized
+from nodebudget.sampling.epoch import EpochProgress, PlanProvider, restore_progress
+from nodebudget.sampling.oversized import describe_oversized
 from nodebudget.sampling.plan import Plan
-from nodebudget.sampling.state import STATE_VERSION, checked_state, fingerprints
+from nodebudget.sampling.plan_config import PlanConfig
+from nodebudget.sampling.rank_check import check_ranks
+from nodebudget.sampling.state import STATE_VERSION, check_state, fingerprints
 from nodebudget.utils.checks import check_count
-from nodebudget.utils.distributed import are_the_ranks, differing_ranks
-from nodebudget.utils.distributed import world_and_rank as world_and_rank
-from nodebudget.utils.version import __version__
+from nodebudget.utils.distributed import are_the_ranks, world_and_rank
 
 if TYPE_CHECKING:
     from nodebudget.calibration.memory_model import Calibration
@@ -44,22 +43,21 @@ class NodeBudgetSampler(Sampler[list[int]]):
     look at batches on one rank only, use `plan`. Samplers whose `num_replicas` and `rank` are not those of the default
     process group are not compared.
 
-    Goes into `batch_sampler=` of torch's `DataLoader`, of PyTorch Geometric's, and of DGL's `GraphDataLoader`, where
-    `use_ddp` stays False: this sampler shares out the ranks' batches itself.
+    Pass it as `batch_sampler=` to torch's `DataLoader`, to PyTorch Geometric's, or to DGL's `GraphDataLoader`, where
+    `use_ddp` stays False: this sampler assigns batches to ranks itself.
 
-    Resuming: `state_dict` after a batch, `load_state_dict` in the new process, and the next iteration goes on
-    with the batch after. A loader with worker processes takes batches ahead of the training loop, so that
+    To resume, save `state_dict` after a batch and call `load_state_dict` in the new process: the next iteration
+    continues with the batch after it. A loader with worker processes takes batches ahead of the training loop, so that
     the sampler has given out more than were trained on: either use torchdata's `StatefulDataLoader`, which
-    keeps count, or count the batches that you trained on in this epoch and pass them:
-    `sampler.state_dict(consumed=step)`. With another number of ranks than before, what is left of the epoch is dealt
-    anew to them.
+    counts them, or count the batches that you trained on in this epoch and pass them:
+    `sampler.state_dict(consumed=step)`. With another number of ranks than before, the rest of the epoch is re-planned.
 
-    When memory ran out, `set_budget` deals what is left of the epoch under another budget.
+    After an out-of-memory error, `set_budget` re-plans the rest of the epoch under another budget.
 
     Attributes:
         epoch: As set by `set_epoch`.
-        rank: Which share of each step this sampler yields.
-        num_replicas: Into how many shares a step is cut.
+        rank: This process's rank: which batch of each step this sampler yields.
+        num_replicas: Number of ranks, and of batches per step.
     """
 
     def __init__(
@@ -86,94 +84,93 @@ class NodeBudgetSampler(Sampler[list[int]]):
 
         Args:
             sizes_or_dataset: A `SizeTable`, or a dataset that `nodebudget.measure` counts; crystals as the
-                graphs that the calibration was made on, where there is one.
-            max_nodes: Most nodes in a batch; likewise the other caps. At least one budget must be given.
-            max_edges: Most edges.
-            max_line_edges: Most line-graph edges.
-            max_graphs: Most graphs.
+                graphs that the calibration was made on, if there is one.
+            max_nodes: Maximum number of nodes per batch; likewise the other maxima. At least one budget must be given.
+            max_edges: Maximum number of edges.
+            max_line_edges: Maximum number of line-graph edges.
+            max_graphs: Maximum number of graphs.
             calibration: Predicts the bytes of a training step; goes with `memory`.
-            memory: Bytes, or a text such as "40GiB", that a step may take at its peak, all included.
-            shuffle: Mix anew every epoch; otherwise every epoch is the same.
-            seed: Where randomness comes from; the same on every rank.
-            oversized: What happens to a graph over a cap: "raise", "skip" (left out, counted in `plan` and
+            memory: Maximum bytes of a step at its peak, all included, or a text such as "40GiB".
+            shuffle: Reshuffle every epoch; otherwise every epoch is the same.
+            seed: Random seed; the same on every rank.
+            oversized: What happens to a graph over the budget: "raise", "skip" (left out, counted in `plan` and
                 logged once), or "alone" (a batch of its own, logged once).
             num_replicas: Number of ranks; by default torch.distributed's where it is initialised, else 1.
             rank: This process's rank; by default torch.distributed's, else 0.
             pack: "balanced" (default), "dense" or "sequential"; see `nodebudget.sampling.planner.make_plan` for what
                 each costs and what it does to training.
-            max_columns: Caps on further columns of the sizes, by name.
-            balance: Column that is balanced between batches and ranks; by default predicted bytes, or the cap that
-                asks for the most batches. "time" balances what `time_model` predicts, so that ranks wait less for
-                each other; the caps are kept all the same.
-            time_model: Seconds of a step, as `nodebudget tune` fits them.
-            share: A folder in which the ranks of a machine share plans: one rank works a plan out, the others map it.
-                For many millions of graphs; by default each rank works it out.
+            max_columns: Maximum per batch of further columns of the sizes, by name.
+            balance: Column that is balanced between batches and ranks; by default predicted bytes, or the column that
+                needs the most batches. "time" balances what `time_model` predicts, so that ranks wait less for
+                each other, within the same budget.
+            time_model: Predicts the seconds of a step, as `nodebudget tune` fits it.
+            share: A folder in which the ranks of a machine share plans: one rank computes a plan, the others map it.
+                For many millions of graphs; by default each rank computes it.
 
         Raises:
-            OversizedError: A graph is over a cap, and `oversized` is "raise".
-            DoesNotFitError: No graph is left, or there are fewer graphs than ranks need.
-            InputError: An empty dataset, no budget, an argument that can't be, or a folder where nothing can be shared.
+            OversizedError: A graph is over the budget, and `oversized` is "raise".
+            DoesNotFitError: No graph is left, or there are fewer graphs than ranks.
+            InputError: An empty dataset, no budget, an invalid argument, or a folder where nothing can be shared.
         """
-        limits = Budget.make(
-            max_nodes, max_edges, max_line_edges, max_graphs, calibration, memory, max_columns=max_columns
-        )
+        budget = Budget.make(max_nodes, max_edges, max_line_edges, max_graphs, calibration, memory, max_columns)
         self.num_replicas, self.rank = world_and_rank(num_replicas, rank)
-        known = isinstance(sizes_or_dataset, SizeTable)
-        # The crystals of a calibration become the graphs that it was made on.
-        graphs = None if calibration is None else graph_settings_of(calibration)
-        sizes = sizes_or_dataset if known else measure(sizes_or_dataset, graphs=graphs)
+        sizes = sizes_or_dataset
+        if not isinstance(sizes, SizeTable):
+            # The crystals of a calibration become the graphs that it was made on.
+            sizes = measure(sizes, graphs=None if calibration is None else graph_settings_of(calibration))
         if (balance == "time") != (time_model is not None):
             raise InputError("balance='time' and a time_model go together", hint="make one with 'nodebudget tune'")
         if time_model is not None:
             sizes, balance = sizes.with_column("seconds", time_model.graph_seconds(sizes)), "seconds"
         seed = check_count("seed", seed, 0)
-        recipe = PlanConfig(sizes, limits, pack, shuffle, seed, oversized, self.num_replicas, balance)
-        self._source = PlanProvider(recipe, None if share is None else os.fspath(share))
-        self._made_for, self.epoch = limits, 0
-        self._course = EpochProgress(self._source, 0)
+        config = PlanConfig(sizes, budget, pack, shuffle, seed, oversized, self.num_replicas, balance)
+        self._provider = PlanProvider(config, None if share is None else os.fspath(share))
+        self._original_budget, self.epoch = budget, 0
+        self._progress = EpochProgress(self._provider, 0)
         self._consumed = self._resume = self._changes = 0
         len(self)
-        self._balanced = self._course.balanced
+        self._balanced = self._progress.balanced
         self._report_oversized()
 
     def _report_oversized(self) -> None:
-        graphs, policy = self._course.oversized, self._source.recipe.oversized
+        graphs = self._progress.oversized
         if len(graphs) and self.rank == 0:
-            named = name_oversized(graphs, self.sizes, self.limits)
-            done = "left out" if policy == "skip" else f"in a batch of their own ({named})"
-            caps, many = self.limits.describe(), len(graphs)
-            _log.warning("oversized graphs: %d of %d, over a cap (%s), %s", many, len(self.sizes), caps, done)
+            names = describe_oversized(graphs, self.sizes, self.budget)
+            skip = self._provider.config.oversized == "skip"
+            policy = "left out" if skip else f"in a batch of their own ({names})"
+            graphs_over, limit = f"{len(graphs)} of {len(self.sizes)}", self.budget.describe()
+            _log.warning("oversized graphs: %s, over the budget (%s), %s", graphs_over, limit, policy)
 
     def __len__(self) -> int:
         """Batches of this rank in the epoch, the same in every epoch under the same budget."""
-        return len(self._course)
+        return len(self._progress)
 
     @property
     def sizes(self) -> SizeTable:
         """Sizes of the dataset."""
-        return self._source.recipe.sizes
+        return self._provider.config.sizes
 
     @property
-    def limits(self) -> Budget:
+    def budget(self) -> Budget:
         """What a batch may hold."""
-        return self._source.recipe.limits
+        return self._provider.config.budget
 
     @property
     def plan(self) -> Plan:
         """The batches of the current epoch, of all ranks; after a change in its middle, of what was left then."""
-        return self._course.plan
+        return self._progress.plan
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the epoch whose batches come next, on every rank alike.
 
         Raises:
-            InputError: `epoch` is no whole number, 0 or more.
+            InputError: `epoch` is not a whole number, 0 or more.
         """
         epoch = check_count("epoch", epoch, 0)
         if epoch != self.epoch:
-            # A resumed loop sets the epoch that it was in, and goes on in its middle.
+            # A resumed loop sets the epoch that it was in, and continues in its middle.
             self._resume = self._consumed = 0
-            self._course = EpochProgress(self._source, epoch)
+            self._progress = EpochProgress(self._provider, epoch)
         self.epoch = epoch
 
     def set_budget(
@@ -187,41 +184,43 @@ class NodeBudgetSampler(Sampler[list[int]]):
         max_columns: Mapping[str, int | float] | None = None,
         consumed: int | None = None,
     ) -> None:
-        """Change the budget, on every rank alike: what is left of the epoch, and all further ones, are dealt anew.
+        """Change the budget, on every rank alike: the rest of the epoch and all further epochs are re-planned.
 
-        What is given changes, all else stays as it is. In the middle of an epoch, after an out-of-memory error say,
-        start a new loop over the loader then: it goes on with the graphs that are left, each of which comes once.
+        What is not given stays as it is. In the middle of an epoch, after an out-of-memory error for example,
+        start a new loop over the loader then: it continues with the graphs that are left, each of which comes once.
         `len` is then the number of batches of the whole epoch: those consumed and those that are left.
 
         Args:
-            max_nodes: Most nodes in a batch; all budgets are as in the constructor.
-            max_edges: Most edges.
-            max_line_edges: Most line-graph edges.
-            max_graphs: Most graphs.
+            max_nodes: Maximum number of nodes per batch; all budgets are as in the constructor.
+            max_edges: Maximum number of edges.
+            max_line_edges: Maximum number of line-graph edges.
+            max_graphs: Maximum number of graphs.
             calibration: Predicts the bytes of a training step.
-            memory: Bytes, or a text such as "36GiB", that a step may take.
-            max_columns: Caps on further columns of the sizes, by name.
-            consumed: Batches of this epoch that were trained on. Needed once batches were given out, for only the
+            memory: Maximum bytes of a step, or a text such as "36GiB".
+            max_columns: Maximum per batch of further columns of the sizes, by name.
+            consumed: Batches of this epoch that were trained on. Needed once batches were given out, since only the
                 training loop knows it; not before the first one after `load_state_dict`.
 
         Raises:
-            InputError: No budget, an argument that can't be, or `consumed` is missing or no number of batches of this
+            InputError: No budget, an invalid argument, or `consumed` is missing or not a number of batches of this
                 epoch since the last change.
-            OversizedError: A graph that is left is over a cap, and `oversized` is "raise". Nothing has changed then.
-            DoesNotFitError: What is left can't be dealt to the ranks. Nothing has changed then.
+            OversizedError: A graph that is left is over the budget, and `oversized` is "raise"; nothing has changed.
+            DoesNotFitError: What is left can't be assigned to the ranks; nothing has changed.
         """
-        caps = (max_nodes, max_edges, max_line_edges, max_graphs)
-        limits = self.limits.changed(*caps, calibration, memory, max_columns)
+        sizes = {"max_nodes": max_nodes, "max_edges": max_edges, "max_line_edges": max_line_edges}
+        budget = self.budget.changed(
+            **sizes, max_graphs=max_graphs, calibration=calibration, memory=memory, max_columns=max_columns
+        )
         if consumed is None and self._in_the_middle(self._consumed) and not self._resume:
             raise InputError(
                 f"a budget is set in the middle of an epoch, {self._consumed} of {len(self)} batches given out",
-                limit="how many of them were trained on is not known here",
+                limit="the sampler does not know how many of them were trained on",
                 hint="count them in the training loop and pass consumed=…",
             )
         done = self._count(consumed)
-        course, done = self._course.changed(self._source.changed(limits=limits), done)
+        progress, done = self._progress.changed(self._provider.changed(budget=budget), done)
         pending = self._resume > 0 or self._in_the_middle(done)
-        self._course, self._source, self._changes = course, course.source, self._changes + 1
+        self._progress, self._provider, self._changes = progress, progress.provider, self._changes + 1
         self._consumed, self._resume = done, done if pending else 0
         self._report_oversized()
 
@@ -230,127 +229,97 @@ class NodeBudgetSampler(Sampler[list[int]]):
 
     def __iter__(self) -> Iterator[list[int]]:
         start = self._consumed = self._resume
-        if not start and self._course.began:
-            # What was dealt anew came to its end: the whole epoch once more.
-            self._course = EpochProgress(self._source, self.epoch)
-        return self._batches(self._course, start, self._changes)
+        if not start and self._progress.began:
+            # What was re-planned came to its end: the whole epoch once more.
+            self._progress = EpochProgress(self._provider, self.epoch)
+        return self._batches(self._progress, start, self._changes)
 
-    def _batches(self, course: EpochProgress, start: int, changes: int) -> Iterator[list[int]]:
+    def _batches(self, progress: EpochProgress, start: int, changes: int) -> Iterator[list[int]]:
         # Only now, at the first batch: loaders with workers make iterators that they never use.
         self._resume = 0
-        self._check_ranks(course, start)
+        if not progress.checked and are_the_ranks(self.num_replicas, self.rank):
+            check_ranks(progress, start, self._fingerprints)
+            progress.checked = True
         # Where crystals were left out of the sizes, the dataset still has them: its indices are others.
-        kept = self.sizes.settings.get("indices")
-        for place, batch in enumerate(course.plan.rank_batches(self.rank, start - course.began), start):
+        indices = self.sizes.settings.get("indices")
+        for place, batch in enumerate(progress.plan.rank_batches(self.rank, start - progress.began), start):
             if self._changes != changes:
                 raise InputError(
                     "the budget was changed in the middle of this loop",
-                    limit="its further batches would hold graphs that were dealt anew",
+                    limit="its further batches would hold graphs that were re-planned",
                     hint="start a new loop over the loader after set_budget",
                 )
             self._consumed = place + 1
-            yield batch if kept is None else [kept[row] for row in batch]
-
-    def _check_ranks(self, course: EpochProgress, start: int) -> None:
-        """Raise, on every rank, where their plans differ: crystals would come twice, and ranks would wait for ever."""
-        if course.checked or not are_the_ranks(self.num_replicas, self.rank):
-            return
-        settings = [self._fingerprints["settings"], self.limits.to_dict()]
-        values = {
-            "the dataset, or its order": self._fingerprints["data"],
-            "the budget, pack, shuffle, oversized or balance": json.dumps(settings),
-            "the seed": str(self._source.recipe.seed),
-            "the epoch (set_epoch)": str(course.epoch),
-            "the batches consumed": f"{start} {course.stretches()}",
-            "the version of nodebudget": __version__,
-            "the batches": course.plan.fingerprint(),
-        }
-        differing = differing_ranks(values)
-        if differing:
-            if len(differing) > 1:
-                # A consequence of the others.
-                differing.pop("the batches", None)
-            raise InputError(
-                f"the ranks have planned different batches: {_named(differing)}",
-                limit="every rank must plan the same",
-                hint="make the sampler alike on every rank, from the same dataset in the same order",
-            )
-        course.checked = True
+            yield batch if indices is None else [indices[row] for row in batch]
 
     @cached_property
     def _fingerprints(self) -> dict[str, str]:
         # Loaders ask for the state at every step.
-        return fingerprints(self._source.recipe, self._made_for, self._balanced)
+        return fingerprints(self._provider.config, self._original_budget, self._balanced)
 
     def state_dict(self, consumed: int | None = None) -> dict[str, Any]:
-        """Return where the iteration stands: a few plain values, alike on every rank.
+        """Return where the iteration is: a few plain values, the same on every rank.
 
         Args:
             consumed: Batches of this epoch that were trained on; by default those that were given out, which is
                 more where a loader's workers take them ahead (see the class).
 
         Raises:
-            InputError: `consumed` is no whole number from 0 to the number of batches.
+            InputError: `consumed` is not a whole number from 0 to the number of batches.
         """
-        limits = self.limits
+        budget = self.budget
         return {
             "version": STATE_VERSION,
             "epoch": self.epoch,
             "consumed": self._count(consumed),
-            "seed": self._source.recipe.seed,
+            "seed": self._provider.config.seed,
             "num_replicas": self.num_replicas,
-            "budget": None if limits is self._made_for else limits.to_state(),
-            "stretches": self._course.stretches(),
+            "budget": None if budget is self._original_budget else budget.to_state(),
+            "stretches": self._progress.history(),
             **self._fingerprints,
         }
 
     def _count(self, consumed: int | None) -> int:
         """Return how many batches of the epoch were consumed, as given or as given out."""
         done = self._consumed if consumed is None else check_count("consumed", consumed, 0)
-        if not self._course.began <= done <= len(self):
-            since = f", {self._course.began} of them before the last change of the budget" if self._course.began else ""
+        began = self._progress.began
+        if not began <= done <= len(self):
+            since = f", {began} of them before the last change of the budget" if began else ""
             raise InputError(
                 f"consumed is {done}",
                 limit=f"an epoch has {len(self)} batches{since}",
-                hint="go on with the next epoch instead" if done > len(self) else "count on from the last change",
+                hint="continue with the next epoch" if done > len(self) else "count those before the change as well",
             )
         return done
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
-        """Go on where `state_dict` stood: the next iteration starts after the batches consumed.
+        """Continue where `state_dict` was taken: the next iteration starts after the batches consumed.
 
-        With another number of ranks than the state's, what is left of its epoch is dealt anew to them. A budget that
+        With another number of ranks than the state's, the rest of its epoch is re-planned for them. A budget that
         was set with `set_budget` comes with the state.
 
         Raises:
             RecordError: The state is of another version, dataset, budget or seed.
-            DoesNotFitError: What is left of the epoch can't be dealt to so many ranks. Nothing has changed then.
+            DoesNotFitError: What is left of the epoch can't be assigned to so many ranks. Nothing has changed then.
         """
-        state = checked_state(state_dict, self.state_dict())
-        unchanged = self.limits is self._made_for
-        course = replay(self._source if unchanged else self._source.changed(limits=self._made_for), state)
+        state = check_state(state_dict, self.state_dict())
+        unchanged = self.budget is self._original_budget
+        original = self._provider if unchanged else self._provider.changed(budget=self._original_budget)
+        progress = restore_progress(original, state)
         done = check_count("consumed", state["consumed"], 0)
-        if not course.began <= done <= len(course):
+        if not progress.began <= done <= len(progress):
             raise RecordError(
                 f"the state has {done} batches consumed",
-                limit=f"an epoch has {len(course)}",
+                limit=f"an epoch has {len(progress)}",
                 hint="load the state into the sampler that it was taken from",
             )
         if state["num_replicas"] != self.num_replicas:
-            course, done = course.changed(course.source.changed(num_replicas=self.num_replicas), done)
-        self._course, self._source, self.epoch = course, course.source, course.epoch
+            progress, done = progress.changed(progress.provider.changed(num_replicas=self.num_replicas), done)
+        self._progress, self._provider, self.epoch = progress, progress.provider, progress.epoch
         self._consumed = self._resume = done
 
     def __repr__(self) -> str:
         return (
-            f"NodeBudgetSampler({len(self.sizes)} graphs, {len(self)} batches, {self.limits.describe()}, "
+            f"NodeBudgetSampler({len(self.sizes)} graphs, {len(self)} batches, {self.budget.describe()}, "
             f"rank {self.rank} of {self.num_replicas})"
         )
-
-
-def _named(differing: Mapping[str, list[int]]) -> str:
-    """Name what differs between ranks, and where."""
-    parts = []
-    for name, ranks in differing.items():
-        parts.append(f"{name} of rank{'s' if len(ranks) > 1 else ''} {', '.join(map(str, ranks))}")
-    return ", ".join(parts)

@@ -1,4 +1,4 @@
-"""What a sampler's state says of where it was taken, so that it is loaded nowhere else."""
+"""The state of a sampler: which sampler it belongs to, and whether it can be loaded into another one."""
 
 from __future__ import annotations
 
@@ -9,56 +9,56 @@ from typing import Any
 
 from nodebudget.errors import RecordError
 from nodebudget.sampling.budget import Budget
-from nodebudget.sampling.epoch import PlanConfig
+from nodebudget.sampling.plan_config import PlanConfig
 
 STATE_VERSION = 2
 
-#: What states of the first version lack: then budgets did not change, and ranks neither.
+#: What states of the first version lack: then neither budgets nor ranks changed.
 _ADDED: Mapping[str, Any] = {"budget": None, "stretches": ()}
 
 
-def fingerprints(recipe: PlanConfig, made_for: Budget, balanced: str) -> dict[str, str]:
+def fingerprints(config: PlanConfig, original: Budget, balanced: str) -> dict[str, str]:
     """Return hashes of what a sampler was made with, beside seed and ranks.
 
     Args:
-        recipe: Its sizes and settings.
-        made_for: The budget that it was made with.
+        config: Its sizes and settings.
+        original: The budget that it was made with.
         balanced: The column that is balanced.
     """
-    facts = [made_for.to_dict(), recipe.pack, recipe.shuffle, recipe.oversized, made_for.names(balanced)]
+    facts = [original.to_dict(), config.pack, config.shuffle, config.oversized, original.names(balanced)]
     settings = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
-    return {"data": recipe.sizes.fingerprint(), "settings": settings}
+    return {"data": config.sizes.fingerprint(), "settings": settings}
 
 
-def checked_state(given: Any, own: Mapping[str, Any]) -> dict[str, Any]:
+def check_state(given: Any, current: Mapping[str, Any]) -> dict[str, Any]:
     """Return a state, with what states of the first version lack.
 
     Args:
-        given: What is to be loaded.
-        own: A state of the sampler that it is to be loaded into.
+        given: The state to load.
+        current: A state of the sampler that it is loaded into.
 
     Raises:
-        RecordError: It is no state, or one of another version, dataset, budget or seed.
+        RecordError: It is not a state, or of another version, dataset, budget or seed.
     """
-    if not isinstance(given, Mapping) or not own.keys() - _ADDED.keys() <= given.keys():
-        raise _no_state()
+    if not isinstance(given, Mapping) or not current.keys() - _ADDED.keys() <= given.keys():
+        raise _not_a_state()
     old = given["version"] == 1
     state = {**_ADDED, **given} if old else dict(given)
     reasons = {
         "version": "was written by another version of nodebudget",
         "data": "belongs to another dataset",
         "settings": "belongs to another budget, pack, shuffle, balance or oversized",
-        "seed": f"belongs to seed {state['seed']}, not {own['seed']}",
+        "seed": f"belongs to seed {state['seed']}, not {current['seed']}",
     }
     for key, reason in reasons.items():
-        if state[key] != own[key] and not (old and key == "version"):
+        if state[key] != current[key] and not (old and key == "version"):
             raise RecordError(
-                f"the state {reason}", hint="start the epoch anew, or make the sampler as it was made before"
+                f"the state {reason}", hint="start the epoch again, or make the sampler with the same arguments"
             )
-    if not own.keys() <= state.keys() or not all(isinstance(entry, Mapping) for entry in state["stretches"]):
-        raise _no_state()
+    if not current.keys() <= state.keys() or not all(isinstance(entry, Mapping) for entry in state["stretches"]):
+        raise _not_a_state()
     return state
 
 
-def _no_state() -> RecordError:
-    return RecordError("this is no state of a NodeBudgetSampler", hint="load what state_dict() returned")
+def _not_a_state() -> RecordError:
+    return RecordError("not the state of a NodeBudgetSampler", hint="load what state_dict() returned")

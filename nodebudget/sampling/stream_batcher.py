@@ -1,4 +1,4 @@
-"""Batches within a budget from a stream, whose graphs are not known before they come."""
+"""Batches within a budget from a stream, whose graphs are not known before they are read."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ from nodebudget.datasets.measure import measure
 from nodebudget.datasets.size_table import SizeTable
 from nodebudget.errors import InputError, OversizedError
 from nodebudget.sampling.budget import Budget
-from nodebudget.sampling.planner import POLICIES, Planner
+from nodebudget.sampling.plan_config import POLICIES, PlanConfig
+from nodebudget.sampling.planner import Planner
 from nodebudget.utils.checks import check_choice, check_count
 from nodebudget.utils.distributed import world_and_rank
 
@@ -22,22 +23,22 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger("nodebudget")
 
-#: How full the batches are that are cut from the middle of a stream; more takes luck.
+#: How full the batches are that are cut from the middle of a stream.
 _FILL = 0.995
 
 
 class NodeBudgetBatcher(IterableDataset[list[Any]]):
-    """Cuts a stream of samples into batches within a budget, even ones, by looking ahead.
+    """Cuts a stream of samples into balanced batches within a budget, by looking ahead.
 
-    A buffer fills from the stream; as many full batches as it holds are dealt out of its oldest samples, like
-    `NodeBudgetSampler` deals an epoch, and what is over stays for the next time. The end of the stream flushes
-    it. The larger the buffer, the fuller and more even the batches: ten batches' worth or more is good.
+    A buffer is filled from the stream; its oldest samples are assigned to as many full batches as they make, like
+    `NodeBudgetSampler` assigns an epoch, and the rest stays in the buffer. The end of the stream flushes
+    it. The larger the buffer, the fuller and more balanced the batches: ten batches' worth or more is good.
 
-    Give it to a loader that does not batch on its own, and whose collate function gets a batch's samples:
+    Use it with a loader that does not batch itself, and whose collate function gets a batch's samples:
     `DataLoader(batcher, batch_size=None, collate_fn=collate, num_workers=4)`.
 
-    Each worker process of each rank takes every n-th sample of the stream, so every sample comes once over all.
-    How many batches a rank gets is not known before the stream ends, and may differ between ranks by a few: stop
+    Each worker process of each rank takes every n-th sample of the stream, so that every sample comes once over all.
+    The number of batches of a rank is not known before the stream ends, and may differ between ranks by a few: stop
     all ranks with the first that ends, or use `NodeBudgetSampler` where the data can be counted.
     """
 
@@ -61,38 +62,36 @@ class NodeBudgetBatcher(IterableDataset[list[Any]]):
         rank: int | None = None,
         sharded: bool = False,
     ) -> None:
-        """Prepare to cut a stream.
+        """Check the arguments.
 
         Args:
-            stream: An iterable of samples, an IterableDataset among them. An iterator (a generator, say) can
+            stream: An iterable of samples, such as an IterableDataset. An iterator (a generator, for example) can
                 be read once only, and not by worker processes.
             size_of: Sample → its sizes, `{"nodes": …, "edges": …}`; by default samples are counted as
                 `nodebudget.measure` counts them.
-            max_nodes: Most nodes in a batch; caps, `calibration` and `memory` are as in `NodeBudgetSampler`.
-            max_edges: Most edges.
-            max_line_edges: Most line-graph edges.
-            max_graphs: Most graphs.
+            max_nodes: Maximum number of nodes per batch; all budgets are as in `NodeBudgetSampler`.
+            max_edges: Maximum number of edges.
+            max_line_edges: Maximum number of line-graph edges.
+            max_graphs: Maximum number of graphs.
             calibration: Predicts bytes; goes with `memory`.
-            memory: Bytes that a step may take.
-            max_columns: Caps on further sizes, by name.
+            memory: Maximum bytes of a step.
+            max_columns: Maximum per batch of further sizes, by name.
             buffer: Samples to hold back, in each worker.
-            shuffle: Assign the buffer's samples at random; otherwise as it comes. Either way batches come from
-                one buffer at a time: a stream that is sorted stays so at large.
-            seed: Where randomness comes from.
-            oversized: What happens to a sample over a cap: "raise", "skip" (counted in `skipped` and logged
+            shuffle: Assign the buffer's samples at random; otherwise in their order. Either way batches come from
+                one buffer at a time: a sorted stream stays sorted at large.
+            seed: Random seed.
+            oversized: What happens to a sample over the budget: "raise", "skip" (counted in `skipped` and logged
                 once) or "alone" (a batch of its own).
             num_replicas: Ranks; by default torch.distributed's where it is initialised, else 1.
             rank: This rank.
             sharded: The stream itself gives each rank and worker its share (webdataset does): take it all.
 
         Raises:
-            InputError: No budget, or an argument that can't be.
-            DoesNotFitError: The memory does not even hold a step without any graph.
+            InputError: No budget, or an invalid argument.
+            DoesNotFitError: A training step takes more than the memory without any graph.
         """
         check_choice("oversized", oversized, POLICIES)
-        self.limits = Budget.make(
-            max_nodes, max_edges, max_line_edges, max_graphs, calibration, memory, max_columns=max_columns
-        )
+        self.budget = Budget.make(max_nodes, max_edges, max_line_edges, max_graphs, calibration, memory, max_columns)
         self.stream, self._size_of, self._policy = stream, size_of or _count, oversized
         self._buffer, self._seed = check_count("buffer", buffer, 1), check_count("seed", seed, 0)
         self.num_replicas, self.rank = world_and_rank(num_replicas, rank)
@@ -100,7 +99,7 @@ class NodeBudgetBatcher(IterableDataset[list[Any]]):
         self.epoch, self.skipped = 0, 0
 
     def set_epoch(self, epoch: int) -> None:
-        """Choose other randomness; with worker processes, before the loader is iterated."""
+        """Choose another shuffle; with worker processes, before the loader is iterated."""
         self.epoch = check_count("epoch", epoch, 0)
 
     def __iter__(self) -> Iterator[list[Any]]:
@@ -109,81 +108,65 @@ class NodeBudgetBatcher(IterableDataset[list[Any]]):
         shards, shard = self.num_replicas * workers, self.rank * workers + place
         seed = int(np.random.SeedSequence([self._seed, self.epoch, shard]).generate_state(1)[0])
         self.skipped = 0
-        taken = enumerate(self.stream)
-        share = taken if self._sharded else ((i, sample) for i, sample in taken if i % shards == shard)
+        numbered = enumerate(self.stream)
+        share = numbered if self._sharded else ((i, sample) for i, sample in numbered if i % shards == shard)
         return self._cut(share, seed)
 
     def _cut(self, share: Iterator[tuple[int, Any]], seed: int) -> Iterator[list[Any]]:
-        held, turn = _Buffer(), 0
+        samples: list[Any] = []
+        rows: list[Mapping[str, float]] = []
+        turn = 0
         for place, sample in share:
             sizes = _checked(self._size_of(sample), place)
             if self._is_over(sizes, place):
                 if self._policy == "alone":
                     yield [sample]
                 continue
-            held.add(sample, sizes)
-            if len(held.samples) >= self._buffer:
-                yield from self._deal(held, seed, turn, flush=False)
+            if rows and sizes.keys() != rows[0].keys():
+                raise InputError(
+                    f"a sample has the sizes {', '.join(sizes)}",
+                    limit=f"those before it: {', '.join(rows[0])}",
+                    hint="give every sample the same sizes",
+                )
+            samples.append(sample)
+            rows.append(sizes)
+            if len(samples) >= self._buffer:
+                # A buffer that is too small for one full batch is cut as it is: better than to hold more than asked.
+                count = self._full(_table(rows)) or len(rows)
+                yield from self._batches(samples[:count], rows[:count], seed, turn)
+                del samples[:count], rows[:count]
                 turn += 1
-        if held.samples:
-            yield from self._deal(held, seed, turn, flush=True)
+        if samples:
+            yield from self._batches(samples, rows, seed, turn)
 
     def _is_over(self, sizes: Mapping[str, float], place: int) -> bool:
-        if not self.limits.columns(_table([sizes]))[1].oversized()[0]:
+        if not self.budget.columns(_table([sizes]))[1].oversized()[0]:
             return False
         shown = ", ".join(f"{value:,} {name}" for name, value in sizes.items())
         what = f"sample {place} of the stream is larger than a batch may be: {shown}"
         if self._policy == "raise":
-            hint = "raise the cap, or pass oversized='skip' or 'alone'"
-            raise OversizedError(what, indices=[place], limit=self.limits.describe(), hint=hint)
+            hint = "raise the budget, or pass oversized='skip' or 'alone'"
+            raise OversizedError(what, indices=[place], limit=self.budget.describe(), hint=hint)
         if not self.skipped:
-            done = "left out" if self._policy == "skip" else "in a batch of its own"
-            _log.warning("%s (%s): %s; further ones are counted only", what, self.limits.describe(), done)
+            policy = "left out" if self._policy == "skip" else "in a batch of its own"
+            _log.warning("%s (%s): %s; further ones are counted only", what, self.budget.describe(), policy)
         self.skipped += 1
         return True
 
-    def _deal(self, held: _Buffer, seed: int, turn: int, *, flush: bool) -> Iterator[list[Any]]:
-        table = held.table()
-        many = len(table) if flush else self._full(table)
-        # A buffer that is too small for one full batch is dealt as it is: better than to hold more than asked.
-        many = many or len(table)
-        planner = Planner(table.take(np.arange(many)), self.limits, shuffle=self._shuffle, seed=seed)
-        for batch in planner.plan(turn):
-            yield [held.samples[place] for place in batch]
-        held.drop(many)
+    def _batches(
+        self, samples: list[Any], rows: list[Mapping[str, float]], seed: int, turn: int
+    ) -> Iterator[list[Any]]:
+        config = PlanConfig(_table(rows), self.budget, shuffle=self._shuffle, seed=seed)
+        return ([samples[place] for place in batch] for batch in Planner(config).plan(turn))
 
     def _full(self, table: SizeTable) -> int:
         """Return how many of the oldest samples make a whole number of full batches."""
-        items = self.limits.columns(table)[1]
-        parts = [np.cumsum(values) / cap for values, cap in items.limited]
+        items = self.budget.columns(table)[1]
+        shares = [np.cumsum(values) / maximum for values, maximum in items.limited]
         if items.max_graphs is not None:
-            parts.append(np.arange(1, len(table) + 1) / items.max_graphs)
-        share = np.max(parts, axis=0)
-        return int(np.searchsorted(share, int(share[-1] / _FILL) * _FILL, side="right"))
-
-
-class _Buffer:
-    """Samples that wait, oldest first, and their sizes."""
-
-    def __init__(self) -> None:
-        self.samples: list[Any] = []
-        self.rows: list[Mapping[str, float]] = []
-
-    def add(self, sample: Any, sizes: Mapping[str, float]) -> None:
-        if self.rows and sizes.keys() != self.rows[0].keys():
-            raise InputError(
-                f"a sample has the sizes {', '.join(sizes)}",
-                limit=f"those before it: {', '.join(self.rows[0])}",
-                hint="give every sample the same sizes",
-            )
-        self.samples.append(sample)
-        self.rows.append(sizes)
-
-    def table(self) -> SizeTable:
-        return _table(self.rows)
-
-    def drop(self, many: int) -> None:
-        del self.samples[:many], self.rows[:many]
+            shares.append(np.arange(1, len(table) + 1) / items.max_graphs)
+        batches = np.max(shares, axis=0)
+        return int(np.searchsorted(batches, int(batches[-1] / _FILL) * _FILL, side="right"))
 
 
 def _table(rows: list[Mapping[str, float]]) -> SizeTable:

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import os
+import sys
 from collections.abc import Mapping
-
-import torch
-import torch.distributed
-from torch.utils.data import get_worker_info
+from typing import Any
 
 from nodebudget.errors import InputError
 from nodebudget.utils.checks import check_count
 
-#: Backends that exchange tensors in main memory; the others, but for NCCL, are not asked.
-_ON_CPU = ("gloo", "mpi", "ucc", "cpu:")
+#: Backends that exchange tensors in main memory; of the others NCCL is known.
+_ON_CPU = ("gloo", "mpi", "ucc", "cpu:", "undefined")
 
 
 def world_and_rank(num_replicas: int | None, rank: int | None) -> tuple[int, int]:
@@ -23,11 +21,11 @@ def world_and_rank(num_replicas: int | None, rank: int | None) -> tuple[int, int
     Raises:
         InputError: They are not whole numbers, or there is no such rank.
     """
-    ready = _is_initialized()
+    distributed = _distributed()
     if num_replicas is None:
-        num_replicas = torch.distributed.get_world_size() if ready else 1
+        num_replicas = 1 if distributed is None else distributed.get_world_size()
     if rank is None:
-        rank = torch.distributed.get_rank() if ready else 0
+        rank = 0 if distributed is None else distributed.get_rank()
     world = check_count("num_replicas", num_replicas, 1)
     place = check_count("rank", rank, 0)
     if place >= world:
@@ -39,30 +37,38 @@ def world_and_rank(num_replicas: int | None, rank: int | None) -> tuple[int, int
     return world, place
 
 
-def _is_initialized() -> bool:
-    return torch.distributed.is_available() and torch.distributed.is_initialized()
+def _distributed() -> Any:
+    """Return torch.distributed where a process group is initialised, else None."""
+    torch = sys.modules.get("torch")
+    ready = torch is not None and torch.distributed.is_available() and torch.distributed.is_initialized()
+    return torch.distributed if torch is not None and ready else None
 
 
 def are_the_ranks(num_replicas: int, rank: int) -> bool:
-    """Return whether these are the ranks of torch.distributed's default group, in a process that may call it."""
-    if num_replicas == 1 or not _is_initialized() or get_worker_info() is not None:
+    """Return whether these are the ranks of the default process group, in a process that may communicate with it."""
+    distributed = _distributed()
+    if num_replicas == 1 or distributed is None or sys.modules["torch"].utils.data.get_worker_info() is not None:
         return False
-    return (torch.distributed.get_world_size(), torch.distributed.get_rank()) == (num_replicas, rank)
+    return (distributed.get_world_size(), distributed.get_rank()) == (num_replicas, rank)
 
 
 def differing_ranks(values: Mapping[str, str]) -> dict[str, list[int]]:
     """Return which values differ between ranks, and on which ranks they are not rank 0's.
 
-    A collective of the default process group: every rank must call it, with the same names.
+    A collective of the default process group: every rank must call it, with the same names. Exchanges 8 bytes of a hash
+    per value. Where the backend is neither one that exchanges tensors in main memory nor NCCL, returns nothing.
     """
-    device = _device()
+    import torch
+    import torch.distributed
+
+    device = _exchange_device(str(torch.distributed.get_backend()))
     if device is None:
         return {}
     hashes = [hashlib.sha256(value.encode()).digest() for value in values.values()]
-    own = torch.tensor([int.from_bytes(digest[:8], "big", signed=True) for digest in hashes], device=device)
-    every = [torch.empty_like(own) for _ in range(torch.distributed.get_world_size())]
-    torch.distributed.all_gather(every, own)
-    differs = (torch.stack(every) != every[0]).T.tolist()
+    mine = torch.tensor([int.from_bytes(digest[:8], "big", signed=True) for digest in hashes], device=device)
+    gathered = [torch.empty_like(mine) for _ in range(torch.distributed.get_world_size())]
+    torch.distributed.all_gather(gathered, mine)
+    differs = (torch.stack(gathered) != gathered[0]).T.tolist()
     return {
         name: [rank for rank, other in enumerate(ranks) if other]
         for name, ranks in zip(values, differs, strict=True)
@@ -70,13 +76,12 @@ def differing_ranks(values: Mapping[str, str]) -> dict[str, list[int]]:
     }
 
 
-def _device() -> torch.device | None:
-    """Return where the group's backend takes tensors; None where that is not known."""
-    backend = str(torch.distributed.get_backend())
-    if backend == "undefined" or any(name in backend for name in _ON_CPU):
-        return torch.device("cpu")
+def _exchange_device(backend: str) -> str | None:
+    if any(name in backend for name in _ON_CPU):
+        return "cpu"
     if "nccl" not in backend:
         return None
-    chosen, local = torch.cuda.current_device(), int(os.environ.get("LOCAL_RANK", "0"))
-    # A process that did not call torch.cuda.set_device has the first one, and NCCL refuses two ranks on one.
-    return torch.device("cuda", local if chosen == 0 and local < torch.cuda.device_count() else chosen)
+    cuda = sys.modules["torch"].cuda
+    current, local = cuda.current_device(), int(os.environ.get("LOCAL_RANK", "0"))
+    # Without torch.cuda.set_device every process has the first device, and NCCL refuses two ranks on one.
+    return f"cuda:{local if current == 0 and local < cuda.device_count() else current}"

@@ -34,6 +34,7 @@ from sets import one_cap, two_caps
 
 from nodebudget import SizeTable
 from nodebudget.sampling.budget import Budget
+from nodebudget.sampling.plan_config import PlanConfig
 from nodebudget.sampling.planner import Planner
 
 OURS = {"nodebudget, balanced": "balanced", "nodebudget, dense": "dense"}
@@ -93,7 +94,7 @@ def run_ours(sizes: SizeTable, limits: Budget, pack: str) -> tuple[dict[str, flo
     sorts, first, following = argsort_seconds(len(sizes)), [], []
     # The median of three where that is quick.
     for _ in range(3 if pack == "balanced" else 1):
-        seconds, planner = timed(lambda: Planner(sizes, limits, pack=pack, oversized="skip"))
+        seconds, planner = timed(lambda: Planner(PlanConfig(sizes, limits, pack=pack, oversized="skip")))
         planned, plan = timed(lambda planner=planner: planner.plan(0))
         first.append(seconds + planned)
         following.append(timed(lambda planner=planner: planner.plan(1))[0])
@@ -102,7 +103,7 @@ def run_ours(sizes: SizeTable, limits: Budget, pack: str) -> tuple[dict[str, flo
 
 
 def run_peer(sizes: SizeTable, limits: Budget, peer: Peer, batch: int) -> tuple[dict[str, float], Any] | None:
-    values, cap = np.asarray(sizes["bytes"]), int(limits.caps["bytes"])
+    values, cap = np.asarray(sizes["bytes"]), int(limits.maxima["bytes"])
     if len(values) * (len(values) / batch) > peer.most:
         return None
     sorts = argsort_seconds(len(values))
@@ -120,7 +121,7 @@ def compare(name: str, sizes: SizeTable, batch: int) -> list[dict[str, Any]]:
     """Pack a set under one cap in all ways."""
     cap = int(np.ceil(sizes["bytes"].mean() * batch))
     limits = Budget.make(max_columns={"bytes": cap})
-    planner = Planner(sizes, limits, oversized="skip")
+    planner = Planner(PlanConfig(sizes, limits, oversized="skip"))
     about = {
         "set": name,
         "graphs": len(sizes),
@@ -146,7 +147,7 @@ def compare_two(name: str, sizes: SizeTable, batch: int) -> list[dict[str, Any]]
     columns = ("nodes", "line_edges")
     caps = {column: int(np.ceil(sizes[column].mean() * batch)) for column in columns}
     limits = Budget.make(max_columns=caps)
-    planner = Planner(sizes, limits, oversized="skip")
+    planner = Planner(PlanConfig(sizes, limits, oversized="skip"))
     largest = max(float(sizes[column].max() / caps[column]) for column in columns)
     about = {"set": name, "graphs": len(sizes), "mean_graphs": batch, "cap": caps, "largest_over_cap": largest}
     rows = []

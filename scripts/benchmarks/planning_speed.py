@@ -22,6 +22,7 @@ from nodebudget.sampling.budget import Budget
 from nodebudget.sampling.packing.balancing import Target, balance
 from nodebudget.sampling.packing.batch_grid import BatchGrid
 from nodebudget.sampling.packing.reproducible import RandomStream, shuffled
+from nodebudget.sampling.plan_config import PlanConfig
 from nodebudget.sampling.planner import Planner
 
 GOAL_SORTS, GOAL_BYTES = 2.5, 100.0
@@ -48,7 +49,7 @@ def measure(name: str, values: np.ndarray, batch: int, repeats: int) -> dict[str
     sorts, first, following = [], [], []
     for turn in range(repeats):
         sorts.append(one_argsort(len(values), turn))
-        planner = Planner(sizes, limits, oversized="skip")
+        planner = Planner(PlanConfig(sizes, limits, oversized="skip"))
         first.append(seconds(lambda planner=planner: planner.plan(0)))
         sorts.append(one_argsort(len(values), turn))
         following.append(seconds(lambda planner=planner, turn=turn: planner.plan(turn + 1)))
@@ -73,7 +74,7 @@ def measure(name: str, values: np.ndarray, batch: int, repeats: int) -> dict[str
 def peak_bytes(sizes: SizeTable, limits: Budget) -> int:
     """Return the most bytes that planning holds at once, beside the sizes themselves."""
     tracemalloc.start()
-    planner = Planner(sizes, limits, oversized="skip")
+    planner = Planner(PlanConfig(sizes, limits, oversized="skip"))
     planner.plan(0)
     planner.plan(1)
     peak = tracemalloc.get_traced_memory()[1]

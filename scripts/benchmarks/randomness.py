@@ -26,6 +26,7 @@ from sets import REAL, read
 
 from nodebudget import SizeTable
 from nodebudget.sampling.budget import Budget
+from nodebudget.sampling.plan_config import PlanConfig
 from nodebudget.sampling.planner import Planner
 
 CLASSES = 4
@@ -42,7 +43,7 @@ def labels_of(indices: np.ndarray, counts: np.ndarray, graphs: int) -> np.ndarra
 def balanced_epochs(planner: Planner, epochs: int) -> Iterator[np.ndarray]:
     for epoch in range(epochs):
         plan = planner.plan(epoch)
-        yield labels_of(plan.indices, plan.graphs, len(planner.sizes))
+        yield labels_of(plan.indices, plan.graphs, len(planner.config.sizes))
 
 
 def uniform_epochs(graphs: int, batches: int, epochs: int) -> Iterator[np.ndarray]:
@@ -116,7 +117,7 @@ def targets_of(size: np.ndarray) -> dict[str, np.ndarray]:
 
 def study(name: str, sizes: SizeTable, batch: int, epochs: int) -> dict[str, Any]:
     size = np.asarray(sizes["bytes"], dtype=np.float64)
-    planner = Planner(sizes, Budget.make(max_columns={"bytes": int(np.ceil(size.mean() * batch))}))
+    planner = Planner(PlanConfig(sizes, Budget.make(max_columns={"bytes": int(np.ceil(size.mean() * batch))})))
     batches = len(planner)
     # Two of the same batch, when all batches have n / batches graphs.
     expected = (len(sizes) / batches - 1) / (len(sizes) - 1)

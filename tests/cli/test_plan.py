@@ -80,7 +80,7 @@ def test_the_order_is_kept(sizes: str, tmp_path: Path) -> None:
         (["--max-nodes", "1000", "--memory", "40GiB"], 2, "go together"),
         (["--max-nodes", "1000", "--calibration", "nowhere.json", "--memory", "40GiB"], 2, "nowhere.json"),
         (["--max-nodes", "1000", "--ranks", "0"], 2, "num_replicas is 0"),
-        (["--max-nodes", "1000", "--ranks", "301"], 1, "300 graphs can't be dealt to 301 ranks"),
+        (["--max-nodes", "1000", "--ranks", "301"], 1, "300 graphs can't be assigned to 301 ranks"),
         (["--max-nodes", "1000", "--seed", "-1"], 2, "seed is -1"),
         (["--max-nodes", "1000", "-o", "plan.txt"], 2, "unsupported file format 'plan.txt'"),
     ],

@@ -103,7 +103,7 @@ def test_many_batches_of_parts_do_not_overflow() -> None:
     tokens = np.full(9_000_000, 0.75)
     names, items = (
         NodeBudgetSampler(SizeTable.from_counts(np.ones(10, dtype=int)), max_nodes=1)
-        .limits.changed(max_columns={"tokens": 1.0})
+        .budget.changed(max_columns={"tokens": 1.0})
         .columns(SizeTable.from_counts(np.ones(len(tokens)), tokens=tokens))
     )
     assert items.shares()[names.index("tokens")] == pytest.approx(6_750_000, rel=1e-6)

@@ -92,4 +92,4 @@ def test_a_cap_on_a_size_that_is_not_known_is_refused() -> None:
 
 def test_limits_are_said_in_a_line() -> None:
     limits = Budget.make(max_nodes=2000, max_graphs=64, calibration=calibration(), memory="40GiB")
-    assert limits.describe() == "at most 2,000 nodes, 64 graphs, 40.0 GiB"
+    assert limits.describe() == "up to 2,000 nodes, 64 graphs, 40.0 GiB"

@@ -88,7 +88,7 @@ def run_out(folder: Path, name: str, rank: int, world: int) -> None:
         while step < len(run.loader):
             for batch in run.loader:
                 if not try_step(run, batch, room):
-                    run.sampler.set_budget(max_nodes=int(run.sampler.limits.caps["nodes"] * 0.8), consumed=step)
+                    run.sampler.set_budget(max_nodes=int(run.sampler.budget.maxima["nodes"] * 0.8), consumed=step)
                     break
                 run.note(epoch, step, batch)
                 step += 1

@@ -62,30 +62,27 @@ def test_ranks_with_different_plans_all_raise_before_the_first_step(tmp_path: Pa
     first, second = (json.loads((tmp_path / f"{rank}.json").read_text()) for rank in range(2))
     assert first == second
     differing = {
-        "seed": "the seed of rank 1",
-        "explicit": "the seed of rank 1",
-        "dataset": "the dataset, or its order of rank 1",
-        "budget": "the budget, pack, shuffle, oversized or balance of rank 1",
-        "shuffle": "the budget, pack, shuffle, oversized or balance of rank 1",
-        "epoch": "the epoch (set_epoch) of rank 1",
-        "consumed": "the batches consumed of rank 1",
-        "re-planned": "the budget, pack, shuffle, oversized or balance of rank 1",
+        "seed": "the seed (rank 1)",
+        "explicit": "the seed (rank 1)",
+        "dataset": "the dataset, or its order (rank 1)",
+        "budget": "the budget, pack, shuffle, oversized or balance (rank 1)",
+        "shuffle": "the budget, pack, shuffle, oversized or balance (rank 1)",
+        "epoch": "the epoch (set_epoch) (rank 1)",
+        "consumed": "the batches consumed (rank 1)",
+        "re-planned": "the budget, pack, shuffle, oversized or balance (rank 1)",
     }
     for name, message in first.items():
-        expected = f"the ranks have planned different batches: {differing[name]} (" if name in differing else ""
-        assert message.startswith(expected), name
-        assert bool(message) == (name in differing), name
+        assert f"different from rank 0: {differing[name]} (every" in message if name in differing else message == ""
 
 
 def test_random_numbers_are_these() -> None:
     stream = RandomStream(3, 1)
     assert stream.words(2).tolist() == [4671694712983073299, 7511462375112314811]
     assert stream.permutation(9).tolist() == [7, 4, 3, 1, 2, 5, 6, 0, 8]
-    assert [stream.below(bound) for bound in (1, 2, 7, 100, 2**32)] == [0, 0, 3, 52, 3685280452]
-    assert stream.coins(8).tolist() == [False, False, True, True, False, True, True, False]
-    assert stream.permutation(6).tolist() == [2, 4, 1, 0, 3, 5]
-    assert shuffled(9, stream).tolist() == [8, 4, 5, 1, 0, 7, 3, 6, 2]
-    assert shuffled_rows(np.arange(9).reshape(3, 3), stream).tolist() == [[2, 0, 1], [5, 4, 3], [6, 7, 8]]
+    assert stream.coins(8).tolist() == [False, False, False, False, True, True, False, True]
+    assert stream.permutation(6).tolist() == [0, 2, 3, 5, 1, 4]
+    assert shuffled(9, stream).tolist() == [1, 6, 0, 7, 3, 2, 5, 8, 4]
+    assert shuffled_rows(np.arange(9).reshape(3, 3), stream).tolist() == [[1, 2, 0], [4, 5, 3], [7, 8, 6]]
 
 
 @pytest.mark.parametrize("count", [0, 1, 2, 1000])

@@ -159,8 +159,8 @@ def test_what_is_there_is_not_made_again(tmp_path: Path) -> None:
     first = NodeBudgetSampler(SIZES, max_nodes=500, share=tmp_path)
     second = NodeBudgetSampler(SIZES, max_nodes=500, share=tmp_path)
     assert list(first) == list(second)
-    assert "planner" in first._source.__dict__
-    assert "planner" not in second._source.__dict__
+    assert "planner" in first._provider.__dict__
+    assert "planner" not in second._provider.__dict__
 
 
 def test_old_plans_are_removed_and_mapped_ones_stay_readable(tmp_path: Path) -> None:

@@ -71,11 +71,11 @@ def test_every_version_up_to_the_newest_has_a_file(place):
 @pytest.mark.parametrize("path", written("plan_v*"), ids=lambda path: path.name)
 def test_plans(path):
     plan = read_plan(path)
-    assert plan.about["schema_version"] == version_of(path)
+    assert plan.metadata["schema_version"] == version_of(path)
     assert [plan.indices[a:b].tolist() for a, b in zip(plan.offsets, plan.offsets[1:], strict=False)] == BATCHES
     assert plan.loads(NODES).tolist() == [15, 16, 14, 15]
-    assert (plan.about["seed"], plan.about["epoch"], plan.about["limits"]["caps"]) == (7, 2, {"nodes": 20})
-    assert plan.about["data"] == SizeTable.load(GOLDEN / "sizes_v1.npz").fingerprint()
+    assert (plan.metadata["seed"], plan.metadata["epoch"], plan.metadata["limits"]["caps"]) == (7, 2, {"nodes": 20})
+    assert plan.metadata["data"] == SizeTable.load(GOLDEN / "sizes_v1.npz").fingerprint()
 
 
 @pytest.mark.parametrize("path", written("run_v*"), ids=lambda path: path.name)

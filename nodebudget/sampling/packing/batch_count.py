@@ -11,7 +11,7 @@ from nodebudget.sampling.packing.balancing import Target, balance, exchange_at_r
 from nodebudget.sampling.packing.batch_grid import Batches, BatchGrid, Ints
 from nodebudget.sampling.packing.items import SMALL, Items
 from nodebudget.sampling.packing.ordered import best_fit, split
-from nodebudget.sampling.packing.reproducible import RandomStream, in_order, shuffled
+from nodebudget.sampling.packing.reproducible import RandomStream, index_type, shuffled
 
 #: Best fit takes seconds per million graphs: beyond this many it is not tried where assigning at random fails.
 _BEST_FIT_GRAPHS = 2_000_000
@@ -104,7 +104,9 @@ def _try(items: Items, batches: int, seed: int | None) -> BatchCount | None:
 
 def _first_assignment(items: Items, batches: int, seed: int | None) -> BatchGrid | None:
     graphs = len(items)
-    return assign(items, in_order(graphs) if seed is None else shuffled(graphs, RandomStream(seed, 0)), batches)
+    if seed is None:
+        return assign(items, np.arange(graphs, dtype=index_type(graphs)), batches)
+    return assign(items, shuffled(graphs, RandomStream(seed, 0)), batches)
 
 
 def _best_fit(items: Items, multiple: int, alone: int) -> BatchCount:

@@ -20,17 +20,12 @@ _LOW_HALF = np.uint64(2**32 - 1)
 class RandomStream:
     """Random numbers made of the raw words of PCG64.
 
-    The methods give what `numpy.random.default_rng(key)` gives for the same calls in numpy 1.17 to 2.4, so that plans
-    of earlier versions of nodebudget stay what they were.
-
     Args:
         key: Whole numbers, 0 or more: the seed.
     """
 
     def __init__(self, *key: int) -> None:
         self._bits = np.random.PCG64(np.random.SeedSequence(key))
-        #: The second half of a word whose first half was used.
-        self._spare: Ints = np.empty(0, dtype=np.int64)
 
     def words(self, count: int) -> Words:
         """Return random 64-bit words, shape (count,)."""
@@ -40,44 +35,29 @@ class RandomStream:
         """Return True or False, with equal probability, shape (count,)."""
         return self.words(count) < np.uint64(2**63)
 
-    def below(self, bound: int) -> int:
-        """Return a whole number from 0 to `bound` - 1 (at most 2^32).
-
-        Lemire, Fast random integer generation in an interval, ACM TOMACS 29 (2019).
-        """
-        product = 0 if bound == 1 else int(self._halves(1)[0]) * bound
-        while bound > 1 and product % 2**32 < 2**32 % bound:
-            product = int(self._halves(1)[0]) * bound
-        return product >> 32
-
     def permutation(self, count: int) -> npt.NDArray[np.int64]:
-        """Return 0, 1, … in random order, shape (count,): Fisher and Yates' shuffle, from the end."""
-        order = list(range(count))
-        for i, j in zip(range(count - 1, 0, -1), self._descending(count - 1), strict=True):
-            order[i], order[j] = order[j], order[i]
-        return np.array(order, dtype=np.int64)
+        """Return 0, 1, … in random order, shape (count,): Fisher and Yates' shuffle, from the end.
 
-    def _descending(self, top: int) -> list[int]:
-        """Draw from 0 to i for i = top, top - 1, … 1: bits that are over i are rejected and drawn again."""
-        draws: list[int] = []
+        The first of a stream is what `numpy.random.default_rng(key).permutation(count)` gives in numpy 1.17 to 2.5, by
+        which nodebudget planned before, so that its states can still be loaded.
+        """
+        order, top, spare = list(range(count)), count - 1, np.empty(0, dtype=np.int64)
         while top > 0:
+            # Draw from 0 to i for i = top, top - 1, …: the lowest bits of 32 random ones, rejected where over i.
             mask = (1 << top.bit_length()) - 1
-            candidates = self._halves(top - mask // 2) & mask
+            drawn = top - mask // 2
+            words = self.words((drawn - len(spare) + 1) // 2)
+            halves = np.stack([words & _LOW_HALF, words >> np.uint64(32)], axis=1).astype(np.int64).ravel()
+            halves, spare = np.split(np.concatenate([spare, halves]), [drawn])
+            candidates = halves & mask
             accepted = candidates <= top
             # i falls with each number that is accepted. What is right up to a place is right after it the next time.
             while not np.array_equal(accepted, again := candidates <= top - np.cumsum(accepted) + accepted):
                 accepted = again
-            draws += candidates[accepted].tolist()
+            for i, j in enumerate(candidates[accepted].tolist()):
+                order[top - i], order[j] = order[j], order[top - i]
             top -= int(np.count_nonzero(accepted))
-        return draws
-
-    def _halves(self, count: int) -> Ints:
-        """Return random 32-bit words: the lower half of each 64-bit word, then its upper half."""
-        words = self.words((count - len(self._spare) + 1) // 2)
-        halves = np.stack([words & _LOW_HALF, words >> np.uint64(32)], axis=1).astype(np.int64)
-        halves = np.concatenate([self._spare, halves.ravel()])
-        self._spare = halves[count:]
-        return halves[:count]
+        return np.array(order, dtype=np.int64)
 
 
 def shuffled(graphs: int, stream: RandomStream) -> Ints:
@@ -87,7 +67,7 @@ def shuffled(graphs: int, stream: RandomStream) -> Ints:
     every step misses the cache.
     """
     if not graphs:
-        return in_order(0)
+        return np.arange(0, dtype=np.int32)
     low = np.uint64((1 << (graphs - 1).bit_length()) - 1)
     keys = stream.words(graphs)
     keys &= ~low
@@ -101,11 +81,6 @@ def shuffled_rows(rows: Ints, stream: RandomStream) -> Ints:
     """Return each row in a random order of its own, shape (rows, columns)."""
     order = np.argsort(stream.words(rows.size).reshape(rows.shape), axis=1, kind="stable")
     return np.take_along_axis(rows, order, axis=1)
-
-
-def in_order(graphs: int) -> Ints:
-    """Return 0, 1, …, shape (graphs,)."""
-    return np.arange(graphs, dtype=index_type(graphs))
 
 
 def index_type(graphs: int) -> type[np.int32] | type[np.int64]:

@@ -1,0 +1,48 @@
+"""What a plan depends on, beside the epoch."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from typing import Any
+
+from nodebudget.datasets.size_table import SizeTable
+from nodebudget.errors import InputError
+from nodebudget.sampling.budget import Budget
+from nodebudget.utils.checks import check_choice, check_count
+
+PACKS = ("balanced", "dense", "sequential")
+POLICIES = ("raise", "skip", "alone")
+
+
+@dataclass(frozen=True, eq=False)
+class PlanConfig:
+    """The arguments of `nodebudget.make_plan` that all epochs share; see there.
+
+    Raises:
+        InputError: An argument is invalid, or there are no graphs.
+    """
+
+    sizes: SizeTable
+    budget: Budget
+    pack: str = "balanced"
+    shuffle: bool = True
+    seed: int = 0
+    oversized: str = "raise"
+    num_replicas: int = 1
+    balance: str | None = None
+
+    def __post_init__(self) -> None:
+        check_choice("pack", self.pack, PACKS)
+        check_choice("oversized", self.oversized, POLICIES)
+        check_count("seed", self.seed, 0)
+        check_count("num_replicas", self.num_replicas, 1)
+        if not len(self.sizes):
+            raise InputError("the dataset has no graphs", hint="check how it was read or filtered")
+
+    def digest(self, *further: Any) -> str:
+        """Return a hash of all that its plans depend on, and of further plain values."""
+        facts = [self.budget.to_dict(), self.pack, self.shuffle, self.seed, self.oversized, self.num_replicas]
+        text = json.dumps([*facts, self.balance, self.sizes.fingerprint(), *further], sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
