@@ -2,36 +2,19 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
-import resource
-import sys
-from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
 from crystals import entries
+from full_disk import largest_file
 
 from nodebudget import Calibration, SizeTable
 from nodebudget.cli import main
 
 TABLE = SizeTable.from_counts(range(1, 2001), ids=[f"crystal {index}" for index in range(2000)])
-
-
-@contextlib.contextmanager
-def largest_file(size: int) -> Iterator[None]:
-    """Make each write beyond a size fail, as on a full disk: Python ignores the signal that comes with it."""
-    before, compiles = resource.getrlimit(resource.RLIMIT_FSIZE), not sys.dont_write_bytecode
-    # Commands are imported when they are called: Python would keep the first bytes of what it compiles.
-    sys.dont_write_bytecode = True
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
-        sys.dont_write_bytecode = not compiles
 
 
 #: Command lines, and what they write.
