@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextlib import nullcontext
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
@@ -12,9 +12,6 @@ from nodebudget.cli.command import Command
 from nodebudget.cli.printer import Printer
 from nodebudget.datasets.graph_settings import STRATEGIES, GraphSettings
 from nodebudget.errors import InputError, printable
-
-if TYPE_CHECKING:
-    pass
 
 #: Skipped crystals that are named one by one.
 _NAMED = 20
@@ -85,9 +82,9 @@ def command(
 ) -> None:
     """Count nodes, edges and line-graph edges of every crystal of DATA."""
     # Only now, so that --help does not wait for the readers.
-    from nodebudget.datasets.dask_executor import dask_executor
     from nodebudget.datasets.measure import MeasureOptions, measure
     from nodebudget.datasets.read_limits import ReadLimits
+    from nodebudget.datasets.workers import dask_executor
     from nodebudget.report.sizes import sizes_report
 
     if dask is not None and workers is not None:

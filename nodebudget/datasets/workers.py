@@ -13,7 +13,8 @@ from contextlib import contextmanager
 from nodebudget.datasets.counting.rows import Row, measure_records
 from nodebudget.datasets.graph_settings import GraphSettings
 from nodebudget.datasets.readers.source import Chunk
-from nodebudget.errors import NodeBudgetError, first_line
+from nodebudget.errors import InputError, NodeBudgetError, first_line
+from nodebudget.utils.optional_imports import require
 
 #: Pending chunks per worker: enough to keep it busy, few enough that a dataset is never in memory as a whole.
 _PENDING_PER_WORKER = 3
@@ -21,6 +22,8 @@ _PENDING_PER_WORKER = 3
 _PENDING = 600
 #: Bytes of all pending chunks together.
 _PENDING_BYTES = 256 * 2**20
+#: Seconds in which a Dask scheduler has to answer.
+_DASK_TIMEOUT = 20
 
 
 def measure_chunks(
@@ -29,9 +32,6 @@ def measure_chunks(
     """Yield chunks, in their order, with the rows of their records.
 
     `workers` is a number of processes, 0 for this one alone, or an executor, which is left open.
-
-    Raises:
-        NodeBudgetError: A process died, or the executor failed.
     """
     if isinstance(workers, Executor):
         yield from _in_order(workers, iter(chunks), settings, _PENDING)
@@ -103,3 +103,27 @@ def _failures_as_errors() -> Generator[None, None, None]:
             hint="it may have run out of memory, or the script lacks an "
             "'if __name__ == \"__main__\":' around its main part; try workers=0",
         ) from error
+
+
+@contextmanager
+def dask_executor(address: str) -> Generator[Executor, None, None]:
+    """Connect to the Dask scheduler at an address such as "tcp://10.0.0.1:8786".
+
+    Its workers need nodebudget[structures], but not the data, which is sent to them. When one dies, Dask gives its
+    work to another.
+
+    Raises:
+        InputError: No scheduler answers there.
+        MissingError: distributed is not installed.
+    """
+    distributed = require("distributed")
+    try:
+        client = distributed.Client(address, timeout=_DASK_TIMEOUT, set_as_default=False)
+    # On a machine too busy to start its thread in time, distributed fails an assertion.
+    except (OSError, ValueError, TypeError, AssertionError) as error:
+        raise InputError(
+            f"no Dask scheduler answers at {address!r}: {first_line(error) or type(error).__name__}",
+            hint="start one with 'dask scheduler' and name the address that it prints",
+        ) from error
+    with client:
+        yield client.get_executor()

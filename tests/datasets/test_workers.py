@@ -20,12 +20,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from nodebudget.cli import main
-from nodebudget.datasets.dask_executor import dask_executor
 from nodebudget.datasets.graph_settings import GraphSettings
 from nodebudget.datasets.measure import MeasureOptions, measure
 from nodebudget.datasets.readers import source as sources
 from nodebudget.datasets.readers.source import Chunk
-from nodebudget.datasets.workers import measure_chunks
+from nodebudget.datasets.workers import dask_executor, measure_chunks
 from nodebudget.errors import CrystalError, InputError, NodeBudgetError
 
 CRYSTALS = entries(6, 12)
@@ -196,6 +195,6 @@ def test_no_cluster_there():
     pytest.importorskip("distributed")
     for address in ("no address at all", "tcp://127.0.0.1:1", "udp://127.0.0.1:1"):
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr("nodebudget.datasets.dask_executor._TIMEOUT", 1)
+            patch.setattr("nodebudget.datasets.workers._DASK_TIMEOUT", 1)
             with pytest.raises(InputError, match="no Dask scheduler answers"), dask_executor(address):
                 pass

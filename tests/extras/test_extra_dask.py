@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from apart import need
 
-from nodebudget.datasets.dask_executor import dask_executor
+from nodebudget.datasets.workers import dask_executor
 from nodebudget.errors import InputError
 from nodebudget.utils.optional_imports import require
 

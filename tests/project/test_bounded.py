@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from nodebudget import Calibration, MemoryMonitor, NodeBudgetSampler, SizeTable
-from nodebudget.analysis.run_diff.runs import read_run as read_config
+from nodebudget.analysis.run_diff.runs import read_run_config
 from nodebudget.calibration.checkpoint import ProbeCheckpoint
 from nodebudget.datasets.cache.checkpoint import MeasureCheckpoint
 from nodebudget.datasets.graph_settings import GraphSettings
@@ -32,8 +32,8 @@ def large(path: Path, size: int) -> Path:
         ("cal.json", Calibration.load, 2**26),
         ("probes.jsonl", lambda path: ProbeCheckpoint(path, {}, resume=True), 2**20),
         ("sizes.npz.part", lambda path: MeasureCheckpoint(path, {}), 2**24),
-        ("config.json", read_config, 2**24),
-        ("config.yaml", read_config, 2**20),
+        ("config.json", read_run_config, 2**24),
+        ("config.yaml", read_run_config, 2**20),
         ("config.json", GraphSettings.from_alignn_config, 2**26),
         ("workload.toml", lambda path: load_workload(str(path), "cpu"), 2**20),
         ("plan.json", read_plan, 2**29),

@@ -26,15 +26,7 @@ _MANY_FILES = 1000
 
 
 def fingerprint(files: Sequence[Path], how: str = QUICK) -> str:
-    """Return a SHA-256 that changes when one of the files does.
-
-    Args:
-        files: In the order in which they are read; a missing one counts as such.
-        how: "quick" or "thorough".
-
-    Raises:
-        InputError: A file can't be read, or `how` is something else.
-    """
+    """Return a SHA-256 that changes when one of the files, their order or `how` ("quick" or "thorough") does."""
     check_choice("fingerprint", how, (QUICK, THOROUGH))
     digest = hashlib.sha256(f"{how} {len(files)}".encode())
     read_content = len(files) < _MANY_FILES or how == THOROUGH

@@ -19,13 +19,9 @@ _ENTRY = "cache"
 
 
 class SizeCache:
-    """The sizes of one dataset under one set of settings.
+    """The sizes of the dataset at a path or pattern, under one set of settings on which they depend.
 
     Processes may share it: each writes a whole file and moves it into place, and what they write is the same.
-
-    Args:
-        data: The dataset, or the pattern that names it.
-        settings: What the sizes depend on, beside the data.
     """
 
     def __init__(self, data: str | os.PathLike[str], settings: Mapping[str, Any]) -> None:

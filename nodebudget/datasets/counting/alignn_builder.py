@@ -14,12 +14,7 @@ from nodebudget.utils.optional_imports import require
 
 
 def count_built(atoms: Any, settings: GraphSettings) -> Counts:
-    """Build alignn's graph of jarvis `Atoms` and return its nodes, edges and line-graph edges.
-
-    Raises:
-        SampleError: alignn could build no graph.
-        MissingError: alignn or a package that this strategy needs is not installed; DGL, for all but "pure_torch".
-    """
+    """Build alignn's graph of jarvis `Atoms` and return its nodes, edges and line-graph edges."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")

@@ -64,12 +64,7 @@ def _converted(sample: Any) -> Any:
 
 
 def count_crystal(sample: Any, settings: GraphSettings) -> Counts:
-    """Return the nodes, edges and line-graph edges of the graph that alignn would build of a crystal.
-
-    Raises:
-        SampleError: The crystal can't be read, or alignn could build no graph of it.
-        MissingError: jarvis-tools, vesin or (for strategies that need the graph) alignn is not installed.
-    """
+    """Return the nodes, edges and line-graph edges of alignn's graph of a crystal, or raise a SampleError."""
     atoms = to_atoms(sample)
     if settings.strategy == "k-nearest":
         return count_k_nearest(atoms, settings)

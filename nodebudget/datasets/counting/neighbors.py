@@ -59,9 +59,6 @@ class Neighborhood:
     Args:
         atoms: jarvis Atoms with finite coordinates and a lattice of non-zero volume.
         same_atom: Å; atoms that are not farther from each other count as the same atom.
-
-    Raises:
-        SampleError: The atoms are scattered over more cells than can be searched.
     """
 
     def __init__(self, atoms: Any, same_atom: float = _SAME_ATOM) -> None:
@@ -161,11 +158,7 @@ def _select(pairs: Pairs, chosen: npt.NDArray[np.bool_]) -> Pairs:
 
 
 def count_k_nearest(atoms: Any, settings: GraphSettings) -> Counts:
-    """Return the nodes, edges and line-graph edges of alignn's "k-nearest" graph of a crystal.
-
-    Raises:
-        SampleError: No reasonable cutoff gives every atom its neighbours.
-    """
+    """Return the nodes, edges and line-graph edges of alignn's "k-nearest" graph of a crystal."""
     around = Neighborhood(atoms)
     pairs = _enough(around, settings)
     shell = _shells(pairs[0], pairs[3], around.count, settings.neighbors)

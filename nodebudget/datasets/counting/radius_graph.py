@@ -25,10 +25,6 @@ def count_radius(atoms: Any, settings: GraphSettings) -> Counts:
 
     alignn compares single-precision distances with the radius. Where a distance is so near to it that
     rounding may decide, and for atoms outside of the cell, alignn builds its graph after all.
-
-    Raises:
-        SampleError: No reasonable radius gives the last atom a neighbour.
-        MissingError: alignn is needed and not installed.
     """
     around = Neighborhood(atoms, same_atom=-1.0)
     (site, other, _, _), cutoff, certain = _search(around, settings)

@@ -66,10 +66,7 @@ def _row(name: str | None, sample: Any, settings: GraphSettings) -> Row:
 class Rows:
     """The rows of a table, collected one by one, in 24 bytes each and what their names take.
 
-    Args:
-        on_error: What happens to a sample without sizes: "raise" or "skip".
-        named: Whether samples without a name are named by their number; otherwise only where others have names.
-        size_of: Sample → further sizes.
+    `on_error` is "raise" or "skip"; `named`: samples without a name are named by their number even where none has one.
     """
 
     def __init__(self, on_error: str, named: bool, size_of: SizeOf | None = None) -> None:

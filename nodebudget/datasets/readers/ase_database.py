@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from nodebudget.datasets.read_limits import ReadLimits
-from nodebudget.datasets.readers.json_stream import parse_json
+from nodebudget.datasets.readers.json_files import parse_json
 from nodebudget.datasets.readers.source import Chunk, LazyItems, NamedSample, RecordSource, chunked, refusing
 from nodebudget.datasets.sample_error import SampleError
 from nodebudget.errors import InputError, first_line
@@ -36,8 +36,7 @@ class AseDatabase(RecordSource):
     """The rows of an ase.db, in the order of their ids, which are their names."""
 
     def __init__(self, path: Path, read_limits: ReadLimits) -> None:
-        super().__init__(path)
-        self._read_limits = read_limits
+        super().__init__(path, read_limits)
         self._ids = array("q")
         self.files = [path, *(side for suffix in _SIDE_FILES if (side := Path(f"{path}{suffix}")).exists())]
         with _opened(path) as database:
@@ -45,11 +44,9 @@ class AseDatabase(RecordSource):
             [[self._count]] = database.execute("SELECT COUNT(*) FROM systems")
 
     def count(self) -> int:
-        """Return the number of rows."""
         return int(self._count)
 
     def chunks(self, start: int) -> Iterator[Chunk]:
-        """Yield the rows from number `start` on."""
         with _opened(self.path) as database:
             rows: Iterator[_Row] = iter(database.execute(f"SELECT {_COLUMNS} FROM systems ORDER BY id"))
             yield from chunked(self._bounded(islice(rows, start, None)), start, _decode_row)
@@ -63,8 +60,8 @@ class AseDatabase(RecordSource):
     def _bounded(self, rows: Iterator[_Row]) -> Iterator[tuple[_Row, int]]:
         for row in rows:
             size = sum(len(value) for value in row[1:] if isinstance(value, (bytes, str)))
-            if size > self._read_limits.max_record:
-                yield (row[0], None, None, SampleError(self._read_limits.too_large(size))), 0
+            if size > self.read_limits.max_record:
+                yield (row[0], None, None, SampleError(self.read_limits.too_large(size))), 0
             else:
                 yield row, size
 

@@ -31,11 +31,9 @@ class DglBin(RecordSource):
     picklable = False
 
     def count(self) -> int:
-        """Return the number of graphs."""
         return self._count
 
     def chunks(self, start: int) -> Iterator[Chunk]:
-        """Yield the graphs from number `start` on."""
         for first in range(start, self._count, CHUNK_RECORDS):
             graphs = self._load(range(first, min(first + CHUNK_RECORDS, self._count)))
             yield from chunked(((graph, 0) for graph in graphs), first, _unnamed)

@@ -39,11 +39,9 @@ class Lmdb(RecordSource):
             )
 
     def count(self) -> int:
-        """Return the number of records."""
         return self._count
 
     def chunks(self, start: int) -> Iterator[Chunk]:
-        """Yield the records from number `start` on, to be unpickled by the worker."""
         records = map(self._record, range(start, self._count))
         yield from chunked(((record, len(record or b"")) for record in records), start, _decode_record)
 

@@ -11,13 +11,14 @@ from typing import Any
 
 from nodebudget.datasets.counting.rows import entry_id
 from nodebudget.datasets.read_limits import ReadLimits
-from nodebudget.datasets.readers import shards, structure_file
+from nodebudget.datasets.readers import shards
 from nodebudget.datasets.readers.ase_database import AseDatabase
 from nodebudget.datasets.readers.dgl_bin import DglBin
-from nodebudget.datasets.readers.folder import Folder
 from nodebudget.datasets.readers.json_files import LINE_SUFFIXES, LIST_SUFFIXES, JsonLines, JsonList
 from nodebudget.datasets.readers.parquet import Parquet, holds_structures
 from nodebudget.datasets.readers.source import RecordSource
+from nodebudget.datasets.readers.structure_files import SUFFIXES as STRUCTURE_SUFFIXES
+from nodebudget.datasets.readers.structure_files import Folder
 from nodebudget.datasets.readers.tar import SUFFIXES as TAR_SUFFIXES
 from nodebudget.datasets.readers.tar import Tar
 from nodebudget.datasets.size_table import SUFFIXES as SIZE_SUFFIXES
@@ -158,7 +159,7 @@ def _open_folder(path: Path, allow_pickle: bool, read_limits: ReadLimits) -> Rec
         return _open_lmdb(path, allow_pickle)
     if files := shards.in_folder(path, _SHARD_SUFFIXES):
         return _joined(path, files, read_limits)
-    if files := shards.in_folder(path, structure_file.SUFFIXES):
+    if files := shards.in_folder(path, STRUCTURE_SUFFIXES):
         return Folder(path, [file.name for file in files], read_limits)
     raise InputError(
         f"the folder {str(path)!r} has no id_prop.csv, id_prop.json, data.mdb, shards or structure files",

@@ -12,9 +12,9 @@ import numpy as np
 
 from nodebudget.datasets.counting.rows import ID_KEYS, entry_id
 from nodebudget.datasets.read_limits import ReadLimits
-from nodebudget.datasets.readers.json_stream import parse_json
+from nodebudget.datasets.readers.json_files import parse_json
 from nodebudget.datasets.readers.source import CHUNK_RECORDS, Chunk, LazyItems, NamedSample, RecordSource, refusing
-from nodebudget.datasets.readers.structure_file import parse_structure
+from nodebudget.datasets.readers.structure_files import parse_structure
 from nodebudget.datasets.readers.subprocess_check import run_check
 from nodebudget.datasets.sample_error import SampleError
 from nodebudget.utils.optional_imports import require
@@ -36,12 +36,7 @@ _Payload = tuple[str, ReadLimits, bytes]
 
 
 def holds_structures(path: Path) -> bool:
-    """Return whether a Parquet file holds crystals; otherwise it is a size table.
-
-    Raises:
-        InputError: It is not Parquet.
-        MissingError: pyarrow is not installed.
-    """
+    """Return whether a Parquet file holds crystals; otherwise it is a size table."""
     with _opened(path) as file:
         return any(name in file.schema_arrow.names for name in _COLUMNS)
 
@@ -50,8 +45,7 @@ class Parquet(RecordSource):
     """A Parquet file with one crystal per row."""
 
     def __init__(self, path: Path, read_limits: ReadLimits) -> None:
-        super().__init__(path)
-        self._read_limits = read_limits
+        super().__init__(path, read_limits)
         with _opened(path) as file:
             names = file.schema_arrow.names
             self._column = next(name for name in _COLUMNS if name in names)
@@ -69,18 +63,16 @@ class Parquet(RecordSource):
                 read_limits.check_expansion(path, max(int(group.total_byte_size), 8 * count))
 
     def count(self) -> int:
-        """Return the number of rows."""
         return int(self._starts[-1])
 
     def chunks(self, start: int) -> Iterator[Chunk]:
-        """Yield the rows from number `start` on."""
         group, _ = self._place(start)
         first, unpacked = int(self._starts[group]), 0
         with _opened(self.path) as file:
             for number in range(group, len(self._starts) - 1):
                 for batch in file.iter_batches(self._rows_at_once(number), [number], self._read_columns):
                     unpacked += batch.nbytes
-                    self._read_limits.check_expansion(self.path, unpacked)
+                    self.read_limits.check_expansion(self.path, unpacked)
                     rows = batch.slice(max(0, start - first))
                     if len(rows):
                         payload = self._payload(rows)
@@ -122,7 +114,7 @@ class Parquet(RecordSource):
         sink = arrow.BufferOutputStream()
         with arrow.ipc.new_stream(sink, batch.schema) as writer:
             writer.write_batch(batch)
-        return self._column, self._read_limits, sink.getvalue().to_pybytes()
+        return self._column, self.read_limits, sink.getvalue().to_pybytes()
 
 
 def _decode_rows(payload: _Payload) -> Iterator[NamedSample]:

@@ -11,7 +11,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from nodebudget.datasets.readers.source import Chunk, RecordSource
+from nodebudget.datasets.readers.source import Chunk, LazyItems, NamedSample, RecordSource
+from nodebudget.datasets.sample_error import SampleError
 from nodebudget.errors import CrystalError, InputError
 
 #: Names that a pattern may expand to.
@@ -26,6 +27,8 @@ class Shards(RecordSource):
     def __init__(self, path: Path, parts: Sequence[RecordSource]) -> None:
         super().__init__(path)
         self._parts = parts
+        self._items: list[Sequence[Any]] = []
+        self._ends: list[int] = []
         kinds = {part.kind for part in parts}
         if len(kinds) > 1:
             raise InputError(f"{str(path)!r} mixes crystals and graphs", hint="name files of one of the two")
@@ -34,16 +37,13 @@ class Shards(RecordSource):
         self.files = [file for part in parts for file in part.files]
 
     def count(self) -> int | None:
-        """Return the number of records, or None where a shard has none."""
         counts = [part.count() for part in self._parts]
         return None if None in counts else sum(count for count in counts if count is not None)
 
     def estimated_count(self) -> int:
-        """Return the approximate number of records."""
         return sum(part.estimated_count() for part in self._parts)
 
     def chunks(self, start: int) -> Iterator[Chunk]:
-        """Yield the records from number `start` on."""
         before = 0
         for part in self._parts:
             count, done = part.count(), max(0, start - before)
@@ -60,27 +60,16 @@ class Shards(RecordSource):
             before += end
 
     def items(self) -> Sequence[Any]:
-        """Return the samples of all shards, in their order."""
-        return _Items([part.items() for part in self._parts])
+        self._items = [part.items() for part in self._parts]
+        self._ends = list(itertools.accumulate(map(len, self._items)))
+        return LazyItems(self._ends[-1], self._read)
 
-
-class _Items(Sequence[Any]):
-    """Sequences, one after the other."""
-
-    def __init__(self, parts: list[Sequence[Any]]) -> None:
-        self._parts = parts
-        self._ends = list(itertools.accumulate(len(part) for part in parts))
-
-    def __len__(self) -> int:
-        return self._ends[-1]
-
-    def __getitem__(self, index: Any) -> Any:
-        number = range(len(self))[index]
+    def _read(self, number: int) -> NamedSample:
         part = bisect_right(self._ends, number)
         try:
-            return self._parts[part][number - (self._ends[part - 1] if part else 0)]
+            return None, self._items[part][number - (self._ends[part - 1] if part else 0)]
         except CrystalError as error:
-            raise CrystalError(number, error.name, error.reason) from error
+            return error.name, SampleError(error.reason)
 
 
 def expanded(pattern: str) -> list[Path]:
@@ -88,9 +77,6 @@ def expanded(pattern: str) -> list[Path]:
 
     Braces expand in the order written, globs in the order of names. (The package braceexpand expands a range before
     its length can be checked: `{0..99999999}` takes 4 GB.)
-
-    Raises:
-        InputError: There are too many, or one of them does not exist.
     """
     files: list[Path] = []
     for name in _expanded_braces(pattern):

@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from nodebudget.datasets.read_limits import ReadLimits
 from nodebudget.datasets.sample_error import SampleError
 from nodebudget.errors import CrystalError, InputError, NodeBudgetError, first_line
 
@@ -55,6 +56,7 @@ class RecordSource(ABC):
 
     Attributes:
         path: What the user named.
+        read_limits: Sizes above which it is refused.
         kind: "crystals" or "graphs".
         files: The files that are read, by which a change of the dataset is detected.
         picklable: Whether chunks can be sent to other processes; otherwise this one decodes them.
@@ -65,8 +67,8 @@ class RecordSource(ABC):
     picklable = True
     named = True
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, path: Path, read_limits: ReadLimits | None = None) -> None:
+        self.path, self.read_limits = path, read_limits or ReadLimits()
         self.files: Sequence[Path] = [path]
 
     def count(self) -> int | None:
@@ -98,10 +100,8 @@ class RecordSource(ABC):
 class LazyItems(Sequence[Any]):
     """Samples in any order, each read when it is asked for.
 
-    Args:
-        count: How many.
-        read: Number → sample and name. Opens its file each time, and so works in forked and spawned processes and
-            in threads.
+    `read` takes the number of a sample. It opens its file each time, and so works in forked and spawned processes and
+    in threads.
     """
 
     def __init__(self, count: int, read: Callable[[int], NamedSample]) -> None:
@@ -119,12 +119,9 @@ class LazyItems(Sequence[Any]):
 
 
 def chunked(records: Iterable[tuple[Any, int]], first: int, decode: Callable[[Any], NamedSample]) -> Iterator[Chunk]:
-    """Group records into chunks.
+    """Group records, each with its approximate number of bytes, into chunks; `first` is the number of the first.
 
-    Args:
-        records: Each with its approximate number of bytes.
-        first: Number of the first.
-        decode: Record → sample and name; a function of a module, so that it can be pickled.
+    `decode` is a function of a module, so that it can be pickled.
     """
     payload: list[Any] = []
     size, decode_all = 0, partial(map, decode)

@@ -19,10 +19,10 @@ from typing import Any, BinaryIO
 
 from nodebudget.datasets.counting.rows import entry_id
 from nodebudget.datasets.read_limits import ReadLimits, unpacked
-from nodebudget.datasets.readers.json_stream import parse_json
+from nodebudget.datasets.readers.json_files import parse_json
 from nodebudget.datasets.readers.source import Chunk, LazyItems, NamedSample, RecordSource, chunked, refusing
-from nodebudget.datasets.readers.structure_file import SUFFIXES as STRUCTURES
-from nodebudget.datasets.readers.structure_file import parse_structure
+from nodebudget.datasets.readers.structure_files import SUFFIXES as STRUCTURES
+from nodebudget.datasets.readers.structure_files import parse_structure
 from nodebudget.datasets.sample_error import SampleError
 
 SUFFIXES = (".tar", ".tar.gz", ".tgz")
@@ -48,23 +48,19 @@ class Tar(RecordSource):
     """The samples of a tar archive."""
 
     def __init__(self, path: Path, read_limits: ReadLimits) -> None:
-        super().__init__(path)
-        self._read_limits = read_limits
+        super().__init__(path, read_limits)
         self._members: list[_Member] = []
 
     def chunks(self, start: int) -> Iterator[Chunk]:
-        """Yield the samples from number `start` on."""
-        with _opened(self.path, self._read_limits) as file:
-            samples = islice(_samples(file, self._read_limits), start, None)
-            yield from chunked(
-                (((member, self._read_limits), member.size) for member in samples), start, _decode_member
-            )
+        with _opened(self.path, self.read_limits) as file:
+            samples = islice(_samples(file, self.read_limits), start, None)
+            yield from chunked((((member, self.read_limits), member.size) for member in samples), start, _decode_member)
 
     def items(self) -> Sequence[Any]:
         """Return the samples as JARVIS-style dicts, each read when it is asked for; not of a packed archive."""
         if not self.path.name.lower().endswith(".tar"):
             return super().items()
-        with _opened(self.path, self._read_limits) as file:
+        with _opened(self.path, self.read_limits) as file:
             self._members = list(_samples(file, None))
         return LazyItems(len(self._members), self._read)
 
@@ -72,8 +68,8 @@ class Tar(RecordSource):
         member = self._members[index]
         with self.path.open("rb") as file:
             file.seek(member.start)
-            content = file.read(min(member.size, self._read_limits.max_record + 1))
-        return _decode_member((replace(member, content=content), self._read_limits))
+            content = file.read(min(member.size, self.read_limits.max_record + 1))
+        return _decode_member((replace(member, content=content), self.read_limits))
 
 
 def _decode_member(record: tuple[_Member, ReadLimits]) -> NamedSample:

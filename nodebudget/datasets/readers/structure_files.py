@@ -1,19 +1,26 @@
-"""Structure files, read as alignn reads them, within limits that keep broken and crafted ones from taking forever."""
+"""Structure files, read as alignn reads them, within limits that keep broken and crafted ones from taking forever.
+
+A folder of them may have an id_prop.csv that lists them, as alignn's training script takes it.
+"""
 
 from __future__ import annotations
 
+import csv
 import re
 import shutil
 import tempfile
 import warnings
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from nodebudget.datasets.read_limits import ReadLimits
 from nodebudget.datasets.readers.cif_symmetry import bounded_symmetry
+from nodebudget.datasets.readers.source import Chunk, LazyItems, NamedSample, RecordSource, chunked
 from nodebudget.datasets.sample_error import SampleError
-from nodebudget.errors import first_line
+from nodebudget.errors import InputError, first_line
 from nodebudget.utils.optional_imports import require
 
 #: Suffixes of structure files in a folder; any other file that is named as one is a POSCAR.
@@ -27,20 +34,72 @@ _MAX_SITES = 10_000
 #: Consecutive digits. The time of jarvis's regular expression for symmetry operations grows with their cube.
 _DIGITS = re.compile(r"[\d.]{40}")
 
+#: Name and content of a file, or why it can't be read.
+_Record = tuple[str, "bytes | SampleError", ReadLimits]
+
+
+class Folder(RecordSource):
+    """Structure files in a folder: those of these names or, with None, those that its id_prop.csv lists."""
+
+    def __init__(self, path: Path, names: list[str] | None, read_limits: ReadLimits) -> None:
+        super().__init__(path, read_limits)
+        lists = [path / "id_prop.csv"] if names is None else []
+        self._names = _listed(lists[0]) if names is None else names
+        self.files = [*lists, *(path / name for name in self._names)]
+
+    def count(self) -> int:
+        return len(self._names)
+
+    def chunks(self, start: int) -> Iterator[Chunk]:
+        records = map(self._record, range(start, len(self._names)))
+        sized = ((record, len(record[1]) if isinstance(record[1], bytes) else 0) for record in records)
+        yield from chunked(sized, start, _decode_file)
+
+    def items(self) -> Sequence[Any]:
+        """Return the files as JARVIS-style dicts, each read when it is asked for."""
+        return LazyItems(len(self._names), self._read)
+
+    def _read(self, index: int) -> NamedSample:
+        return _decode_file(self._record(index))
+
+    def _record(self, index: int) -> _Record:
+        name = self._names[index]
+        return name, _content(self.path / name, self.read_limits), self.read_limits
+
+
+def _decode_file(record: _Record) -> NamedSample:
+    name, content, read_limits = record
+    atoms = parse_structure(name, content, read_limits)
+    return name, atoms if isinstance(atoms, SampleError) else {"jid": name, "atoms": atoms}
+
+
+def _content(path: Path, read_limits: ReadLimits) -> bytes | SampleError:
+    try:
+        # A named pipe or a device in a dataset would be read forever.
+        if not path.is_file():
+            return SampleError(f"there is no file {str(path)!r}")
+        if (size := path.stat().st_size) > read_limits.max_record:
+            return SampleError(read_limits.too_large(size))
+        with path.open("rb") as file:
+            return file.read(read_limits.max_record + 1)
+    except OSError as error:
+        return SampleError(f"{str(path)!r} can't be read: {error.strerror}")
+
+
+def _listed(path: Path) -> list[str]:
+    try:
+        with path.open(encoding="utf-8", newline="") as text:
+            return [row[0].strip() for row in csv.reader(text) if row and row[0].strip()]
+    except (OSError, ValueError, csv.Error) as error:
+        raise InputError(
+            f"{str(path)!r} can't be read: {error}", hint="write one line per crystal: file,target"
+        ) from error
+
 
 def parse_structure(name: str, content: bytes | SampleError, read_limits: ReadLimits) -> dict[str, Any] | SampleError:
-    """Parse a structure file: a CIF (.cif), an .xyz or, with any other name, a POSCAR.
+    """Return the `atoms` of a JARVIS entry from a CIF (.cif), an .xyz or, with any other name, a POSCAR.
 
-    Args:
-        name: The file's name, for its suffix and for messages.
-        content: The file's content, or why it can't be read.
-        read_limits: How large it may be.
-
-    Returns:
-        The `atoms` of a JARVIS entry, or why there are none.
-
-    Raises:
-        MissingError: jarvis-tools is not installed.
+    `content` is that of the file, or why it can't be read. Where there are no atoms, the reason is returned.
     """
     require("jarvis.core.atoms")
     if isinstance(content, SampleError):
