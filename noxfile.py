@@ -45,7 +45,10 @@ EXTRAS = {
 #: Tests of what another Python, PyTorch or numpy could change; they need no extra.
 NUMBERS = [
     "tests/utils/test_records.py",
-    "tests/utils/test_foundations.py",
+    "tests/test_errors.py",
+    "tests/utils/test_byte_units.py",
+    "tests/utils/test_files.py",
+    "tests/utils/test_jsonl.py",
     "tests/sampling/test_packing_laws.py",
     "tests/sampling/test_plan.py",
     "tests/sampling/test_same_plan.py",

@@ -15,13 +15,12 @@ from nodebudget.cli.common import Command, json_option, print_json, quiet_option
 if TYPE_CHECKING:
     from nodebudget.monitor.log_reader import Run, RunReader
 
-#: Seconds between two looks at the log.
+#: Seconds between two reads of the log.
 _PAUSE = 0.5
 
-_HELP = """Show what a MemoryMonitor wrote to RUN: memory against the device's, sizes, speed, drift.
+_HELP = """Show the log RUN of a MemoryMonitor: memory and capacity of the device, sizes, speed, drift.
 
-With --follow the view is drawn anew while the run goes on, until it ends or Ctrl-C; then, and without it, a summary is
-printed.
+With --follow the view is updated while the run continues, until it ends or Ctrl-C. A summary is printed at the end.
 
 \b
 Example:
@@ -29,10 +28,10 @@ Example:
 """
 
 
-@click.command("monitor", cls=Command, help=_HELP, short_help="Show a monitored run, live or summed up.")
+@click.command("monitor", cls=Command, help=_HELP, short_help="Show a monitored run, live or as a summary.")
 @click.argument("run", type=click.Path())
-@click.option("-f", "--follow", is_flag=True, help="Go on looking until the run ends or Ctrl-C.")
-@click.option("--capacity", help="Memory that bars are held against, such as 40GiB; default: the device's.")
+@click.option("-f", "--follow", is_flag=True, help="Update the view until the run ends or Ctrl-C.")
+@click.option("--capacity", help="Memory at which a bar is full, such as 40GiB; default: the device's.")
 @json_option
 @quiet_option
 def command(run: str, follow: bool, capacity: str | None, as_json: bool, quiet: bool) -> None:
@@ -43,30 +42,30 @@ def command(run: str, follow: bool, capacity: str | None, as_json: bool, quiet: 
     from nodebudget.report.text.render import render
     from nodebudget.utils.byte_units import parse_bytes
 
-    room = None if capacity is None else parse_bytes(capacity)
+    limit = None if capacity is None else parse_bytes(capacity)
     reader = RunReader(run)
     if follow:
-        _follow(reader, room, hidden=quiet or as_json)
+        _follow(reader, limit, hidden=quiet or as_json)
     if as_json:
-        print_json(summarize(reader.run, room))
+        print_json(summarize(reader.run, limit))
     else:
-        say(render(run_report(reader.run, room)))
+        say(render(run_report(reader.run, limit)))
 
 
-def _follow(reader: RunReader, room: int | None, *, hidden: bool) -> None:
+def _follow(reader: RunReader, limit: int | None, *, hidden: bool) -> None:
     from rich.live import Live
 
     from nodebudget.report.text.live_view import live_view
     from nodebudget.report.text.render import PlainConsole
 
     console = PlainConsole(stderr=True)
-    seen_gpu = _gpu(reader.run)
-    # Elsewhere than on a terminal there is nothing to draw anew: the summary comes at the end.
+    gpu_line = _gpu(reader.run)
+    # Where the output is not a terminal, only the summary at the end is printed.
     show = console.is_terminal and not hidden
 
     def view() -> Any:
-        memory = room or reader.run.header.get("device", {}).get("memory")
-        return live_view(reader.run, memory, seen_gpu())
+        memory = limit or reader.run.header.get("device", {}).get("memory")
+        return live_view(reader.run, memory, gpu_line())
 
     try:
         with Live(view() if show else "", console=console, auto_refresh=False, transient=True) as live:
@@ -79,25 +78,22 @@ def _follow(reader: RunReader, room: int | None, *, hidden: bool) -> None:
 
 
 def _over(run: Run) -> bool:
-    """Whether nothing more will come: the run ended, or its process is gone from this machine."""
+    """Return whether the run has ended, or its process on this machine has."""
     if run.end is not None:
         return True
-    here = run.header.get("host") == platform.node()
-    return here and not _lives(int(run.header.get("pid", 0)))
-
-
-def _lives(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
+    if run.header.get("host") != platform.node():
         return False
+    try:
+        os.kill(int(run.header.get("pid", 0)), 0)
+    except ProcessLookupError:
+        return True
     except PermissionError:
-        pass  # another user's
-    return True
+        pass  # a process of another user
+    return False
 
 
 def _gpu(run: Run) -> Callable[[], str | None]:
-    """Return what asks the driver about the run's GPU, if it is of this machine and pynvml is there."""
+    """Return a function that asks the driver about the run's GPU, where it is on this machine."""
     from nodebudget.utils.optional_imports import require
 
     uuid = run.header.get("device", {}).get("uuid")
@@ -108,7 +104,7 @@ def _gpu(run: Run) -> Callable[[], str | None]:
         pynvml.nvmlInit()
         handle = pynvml.nvmlDeviceGetHandleByUUID(uuid if uuid.startswith("GPU-") else f"GPU-{uuid}")
     except Exception:
-        # No library, no driver, or no such device: the view does without.
+        # No library, no driver, or no such device.
         return lambda: None
 
     def ask() -> str | None:

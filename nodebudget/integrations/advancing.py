@@ -1,4 +1,4 @@
-"""A sampler for training loops that never say which epoch it is."""
+"""A sampler for training loops that do not call `set_epoch`."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from nodebudget.sampling.sampler import NodeBudgetSampler
 class AdvancingSampler(NodeBudgetSampler):
     """A `NodeBudgetSampler` that goes to the next epoch whenever it is iterated again.
 
-    The first iteration is epoch 0, or what `set_epoch` said; each further one is the next epoch. After
-    `load_state_dict` the first iteration goes on with the rest of the epoch that was interrupted, or with
-    the next epoch where that one was done. An iteration counts from its first batch on, also one that is left in
-    the middle, and so does `list(sampler)`: to look at batches without that, use `sampler.plan`. Between two epochs
-    call `state_dict()` without `consumed`: until the next epoch's first batch, the epoch is the one that was done.
+    The first iteration is epoch 0, or the epoch given to `set_epoch`; each further one is the next epoch. After
+    `load_state_dict` the first iteration is the rest of the interrupted epoch, or the next epoch where that one was
+    complete. An iteration counts from its first batch on, even if it is not finished, and so does `list(sampler)`: to
+    look at the batches use `sampler.plan`. Between two epochs call `state_dict()` without `consumed`: until the first
+    batch of the next epoch, the epoch is the one that was completed.
 
-    Under several ranks each must iterate equally often, as training loops do.
+    With several ranks each must iterate equally often, as training loops do.
     """
 
     _fresh = True
 
     def __iter__(self) -> Iterator[list[int]]:
-        # A generator runs from the first batch on: torchdata's loader makes iterators that it never uses.
+        # A generator starts with the first batch: torchdata's loader makes iterators that it never uses.
         if not self._fresh:
             super().set_epoch(self.epoch + 1)
         self._fresh = False
@@ -33,18 +33,18 @@ class AdvancingSampler(NodeBudgetSampler):
         """Choose the epoch of the next iteration.
 
         Raises:
-            InputError: `epoch` is no whole number, 0 or more.
+            InputError: `epoch` is not an integer of 0 or more.
         """
         super().set_epoch(epoch)
         self._fresh = True
 
     def set_budget(self, *arguments: Any, **named: Any) -> None:
-        """Change the budget as `NodeBudgetSampler.set_budget` does; the next iteration goes on with what is left."""
+        """Change the budget as `NodeBudgetSampler.set_budget` does; the next iteration is the rest of the epoch."""
         super().set_budget(*arguments, **named)
         self._fresh = self._fresh or 0 < self.state_dict()["consumed"] < len(self)
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
-        """Go on where `state_dict` stood: in the middle of its epoch, or with the next one if that was done.
+        """Resume at `state_dict`: with the rest of its epoch, or the next epoch if that was complete.
 
         Raises:
             RecordError: The state is of another version, dataset, budget, seed or number of ranks.

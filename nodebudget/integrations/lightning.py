@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from typing import Any
 
@@ -12,18 +13,18 @@ from nodebudget.utils.optional_imports import require
 def lightning_callback(monitor: MemoryMonitor) -> Any:
     """Return a Lightning callback that monitors each training batch.
 
-    It is given to the Trainer::
+    Give it to the Trainer::
 
         trainer = Trainer(callbacks=[lightning_callback(MemoryMonitor("run.jsonl"))])
 
     A step lasts from `on_train_batch_start` to `on_train_batch_end`: forward, backward and optimizer. Batches are
-    counted as they come out of the loader. Works with `lightning` and with `pytorch_lightning`, whichever was imported.
+    counted as the loader returns them. It works with `lightning` and `pytorch_lightning`, whichever was imported.
 
     Args:
-        monitor: Closed with the end of training.
+        monitor: Closed at the end of the training.
 
     Raises:
-        MissingError: Lightning is not there.
+        MissingError: Lightning is not installed.
     """
     older = "pytorch_lightning" in sys.modules and "lightning.pytorch" not in sys.modules
     module = require("pytorch_lightning" if older else "lightning.pytorch")
@@ -36,7 +37,8 @@ def lightning_callback(monitor: MemoryMonitor) -> Any:
 
         def on_train_epoch_start(self, trainer: Any, pl_module: Any) -> None:
             """Log the epoch."""
-            monitor.begin_epoch(_whole(trainer.num_training_batches))
+            count = trainer.num_training_batches
+            monitor.begin_epoch(int(count) if math.isfinite(count) else None)
 
         def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
             """Begin a step."""
@@ -44,10 +46,11 @@ def lightning_callback(monitor: MemoryMonitor) -> Any:
 
         def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
             """End it."""
-            self._step.finish("done")
+            if self._step is not None:
+                self._step.finish("done")
 
         def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
-            """End the step and the log with what went wrong."""
+            """End the step and the log with the exception."""
             if self._step is not None:
                 self._step.__exit__(type(exception), exception, None)
             monitor.__exit__(type(exception), exception, None)
@@ -57,8 +60,3 @@ def lightning_callback(monitor: MemoryMonitor) -> Any:
             monitor.close()
 
     return MemoryCallback()
-
-
-def _whole(count: float) -> int | None:
-    # Infinite for a stream.
-    return int(count) if count != float("inf") else None

@@ -2,9 +2,9 @@
 
     python scripts/benchmarks/soak.py [--steps 2000] [--workers 2] [--device cpu] [--json]
 
-Trains on the AFLOW prototypes that come with pymatgen, in epochs of some twenty batches of `NodeBudgetSampler`. Every
-ten steps it reads the resident set of the training process and of its workers, and how many files they have open. The
-first tenth of the run is warm-up; growth is the mean of the last tenth over that of the second one.
+Trains on the AFLOW prototypes that come with pymatgen, in epochs of about twenty batches of `NodeBudgetSampler`. Every
+ten steps it reads the resident set of the training process and of its workers, and their numbers of open files. The
+first tenth of the run is warm-up; growth is the mean of the last tenth relative to that of the second tenth.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def open_files(process: int) -> int:
     return len(list(Path(f"/proc/{process}/fd").iterdir()))
 
 
-def look() -> dict[str, int]:
+def read_processes() -> dict[str, int]:
     """Read the training process and its workers."""
     workers = [child.pid for child in multiprocessing.active_children() if child.pid]
     return {
@@ -54,7 +54,7 @@ def look() -> dict[str, int]:
 
 
 def train(options: argparse.Namespace, log: Path) -> tuple[list[dict[str, int]], dict[str, Any]]:
-    """Train, looking every so many steps."""
+    """Train, and read the processes every `EVERY` steps."""
     torch.set_num_threads(1)
     work = AlignnWorkload(
         options.device, hidden_features=options.hidden, alignn_layers=options.layers, gcn_layers=options.layers
@@ -70,17 +70,17 @@ def train(options: argparse.Namespace, log: Path) -> tuple[list[dict[str, int]],
         collate_fn=on_host.batch,
         persistent_workers=options.workers > 0 and not options.restart_workers,
     )
-    seen = []
+    readings = []
     with MemoryMonitor(str(log), model=work.model, optimizer=work.optimizer) as monitor:
         for batch in batches(monitor, loader, sampler, options.steps):
             work.step([part.to(work.device) for part in batch])
             if monitor.steps % EVERY == 0:
-                seen.append(look())
-    return seen, {"epochs": sampler.epoch, "batches_an_epoch": len(sampler), "crystals": len(samples)}
+                readings.append(read_processes())
+    return readings, {"epochs": sampler.epoch, "batches_per_epoch": len(sampler), "crystals": len(samples)}
 
 
 def batches(monitor: MemoryMonitor, loader: Any, sampler: NodeBudgetSampler, steps: int) -> Iterator[Any]:
-    """Yield batches, epoch after epoch, until there were so many steps."""
+    """Yield the batches of epoch after epoch, for `steps` steps."""
     while monitor.steps < steps:
         sampler.set_epoch(sampler.epoch + 1)
         for batch in monitor.watch(loader):
@@ -90,7 +90,7 @@ def batches(monitor: MemoryMonitor, loader: Any, sampler: NodeBudgetSampler, ste
 
 
 def growth(values: list[int]) -> float:
-    """Return the mean of the last tenth over that of the second one, less one."""
+    """Return the mean of the last tenth relative to that of the second tenth, less one."""
     tenth = max(1, len(values) // 10)
     before, after = np.mean(values[tenth : 2 * tenth]), np.mean(values[-tenth:])
     return float(after / before - 1) if before else 0.0
@@ -100,35 +100,35 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--steps", type=int, default=2000)
     parser.add_argument("--workers", type=int, default=2, help="worker processes of the loader")
-    parser.add_argument("--restart-workers", action="store_true", help="start them anew in every epoch")
+    parser.add_argument("--restart-workers", action="store_true", help="start them in every epoch")
     parser.add_argument("--hidden", type=int, default=32, help="width of ALIGNN")
     parser.add_argument("--layers", type=int, default=2, help="ALIGNN layers, and as many on the crystal graph")
-    parser.add_argument("--batch", type=int, default=8, help="mean crystals a batch")
+    parser.add_argument("--batch", type=int, default=8, help="mean crystals per batch")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     options = parser.parse_args()
     warnings.simplefilter("ignore")
     with tempfile.TemporaryDirectory() as folder:
         log = Path(folder) / "run.jsonl"
-        seen, about = train(options, log)
+        readings, about = train(options, log)
         run = read_run(log)
-    columns = {name: [entry[name] for entry in seen] for name in seen[0]}
+    columns = {name: [entry[name] for entry in readings] for name in readings[0]}
     result = {
         **about,
         "steps": len(run.steps),
         "growth": {name: growth(values) for name, values in columns.items()},
         "last": {name: values[-1] for name, values in columns.items()},
-        "most": {name: max(values) for name, values in columns.items()},
+        "max": {name: max(values) for name, values in columns.items()},
         "warnings": [event["text"] for event in run.events if event["event"] == "warning"],
     }
     if options.json:
         print(json.dumps(result, indent=2))
         return
-    print(f"{result['steps']:,} steps, {about['epochs']} epochs of {about['batches_an_epoch']} batches")
+    print(f"{result['steps']:,} steps, {about['epochs']} epochs of {about['batches_per_epoch']} batches")
     for name, unit in (("rss", 2**20), ("workers_rss", 2**20), ("files", 1), ("workers_files", 1)):
         label = {"rss": "resident set, MiB", "workers_rss": "of the workers, MiB", "files": "open files"}.get(name)
-        grown, last, most = (result[key][name] for key in ("growth", "last", "most"))
-        print(f"{label or 'of the workers':22}{last / unit:8.0f}   most {most / unit:6.0f}   growth {grown:+.2%}")
+        increase, last, maximum = (result[key][name] for key in ("growth", "last", "max"))
+        print(f"{label or 'of the workers':22}{last / unit:8.0f}   max {maximum / unit:6.0f}   growth {increase:+.2%}")
     print("warnings of the monitor:", "; ".join(result["warnings"]) or "none")
 
 

@@ -62,7 +62,7 @@ CASES = {
         "suggest --reference 35 --batch-size 0 --target 20",
         2,
         "batch_size is 0",
-        "give such a number",
+        "choose a number in this range",
     ),
     "no neighbours": ("measure good.json --neighbors 0 -o out.npz", 2, "neighbors is 0", "12 is alignn's usual number"),
     "a device that is not there": (

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import pickle
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -14,11 +13,9 @@ import pytest
 import torch
 from crystals import entries
 
-from nodebudget.datasets.measure import measure
-from nodebudget.datasets.size_table import SizeTable
+from nodebudget import SizeTable, measure
 from nodebudget.errors import InputError, OversizedError
-from nodebudget.integrations.advancing import AdvancingSampler
-from nodebudget.integrations.alignn import budget_loaders, with_budget
+from nodebudget.integrations import budget_loaders, with_budget
 from nodebudget.utils.optional_imports import require
 
 # How alignn reads its own pydantic models, and how it compares the prediction for one graph with its target.
@@ -216,10 +213,10 @@ def test_a_dataset_without_line_graphs_and_without_a_test() -> None:
     assert set(train.batch_sampler.sizes["edges"].tolist()) == {3}
 
 
-def test_what_train_dgl_would_stumble_over_is_said_before_it(caplog: pytest.LogCaptureFixture) -> None:
+def test_what_train_dgl_would_fail_on_is_refused_before_it(caplog: pytest.LogCaptureFixture) -> None:
     good, no_ids = Stored([3] * 4), Stored([3] * 4)
     no_ids.ids = []
-    with pytest.raises(InputError, match=r"val dataset has 0 ids .*one id for each graph"):
+    with pytest.raises(InputError, match=r"val dataset has 0 ids .*one id per graph"):
         budget_loaders(good, no_ids, max_nodes=9)
     with pytest.raises(InputError, match="the test dataset has no ids"):
         budget_loaders(good, good, [1], max_nodes=9)
@@ -227,7 +224,7 @@ def test_what_train_dgl_would_stumble_over_is_said_before_it(caplog: pytest.LogC
         with_budget([good, good], max_nodes=9)
     with pytest.raises(InputError, match="train_sizes has 1 rows"):
         budget_loaders(good, good, max_nodes=9, train_sizes=SizeTable.from_counts([3]))
-    with pytest.raises(InputError, match="no collate function"):
+    with pytest.raises(InputError, match="no method collate_line_graph"):
         budget_loaders(SimpleDataset(), SimpleDataset(), max_nodes=9)
     with pytest.raises(InputError, match="no budget"):
         budget_loaders(good, good)
@@ -235,7 +232,7 @@ def test_what_train_dgl_would_stumble_over_is_said_before_it(caplog: pytest.LogC
         budget_loaders(Stored([3, 10]), good, max_nodes=9)
     with caplog.at_level(logging.WARNING, "nodebudget"):
         budget_loaders(Stored([3, 3, 8]), good, max_nodes=9)
-    assert "1 of 2 training batches hold a single graph" in caplog.text
+    assert "1 of 2 training batches have a single graph" in caplog.text
 
 
 class SimpleDataset:
@@ -248,61 +245,3 @@ class SimpleDataset:
 
     def __getitem__(self, index: int) -> Any:
         return Stored([3])[index]
-
-
-def make_advancing() -> AdvancingSampler:
-    return AdvancingSampler(SizeTable.from_counts(np.arange(1, 60)), max_nodes=100, seed=2)
-
-
-def epoch_batches(epoch: int) -> list[list[int]]:
-    sampler = make_advancing()
-    sampler.set_epoch(epoch)
-    return list(sampler)
-
-
-def test_each_iteration_is_the_next_epoch() -> None:
-    sampler = make_advancing()
-    assert [list(sampler) for _ in range(3)] == [epoch_batches(epoch) for epoch in range(3)]
-    sampler.set_epoch(1)
-    assert list(sampler) == epoch_batches(1)
-    assert list(sampler) == epoch_batches(2)
-    next(iter(sampler))  # left in the middle
-    assert list(sampler) == epoch_batches(4)
-
-
-@pytest.mark.parametrize("stop", [0, 3, None])
-def test_a_resumed_run_sees_what_an_uninterrupted_one_would(stop: int | None) -> None:
-    whole = [batch for epoch in range(3) for batch in epoch_batches(epoch)]
-    first = make_advancing()
-    seen = list(first)
-    going = iter(first)
-    seen += [next(going) for _ in range(len(first) if stop is None else stop)]
-    state = pickle.loads(pickle.dumps(first.state_dict()))
-    again = make_advancing()
-    again.load_state_dict(state)
-    seen += list(again)
-    assert seen == whole[: len(seen)]
-    assert len(seen) == len(whole) if stop is None else 2 * len(first)
-    assert pickle.loads(pickle.dumps(again)).epoch == again.epoch
-
-
-@pytest.mark.filterwarnings("ignore:.set_vital. is deprecated:UserWarning")  # torchdata calls it
-@pytest.mark.parametrize("workers", [0, 1])
-def test_stateful_loader_resumes_in_the_middle(workers: int) -> None:
-    stateful = pytest.importorskip("torchdata.stateful_dataloader")
-
-    def make() -> Any:
-        return stateful.StatefulDataLoader(
-            Stored([1] * 59), batch_sampler=make_advancing(), num_workers=workers, collate_fn=Stored.collate
-        )
-
-    loader = make()
-    assert list(loader) == epoch_batches(0)
-    going = iter(loader)
-    head = [next(going) for _ in range(2)]
-    state = loader.state_dict()
-    del going
-    other = make()
-    other.load_state_dict(state)
-    assert head + list(other) == epoch_batches(1)
-    assert list(other) == epoch_batches(2)

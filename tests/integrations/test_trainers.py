@@ -1,4 +1,4 @@
-"""The monitor in the training loops of Lightning and of Hugging Face's Trainer, the real ones where they are there."""
+"""The monitor in the training loops of Lightning and Hugging Face's Trainer, where they are installed."""
 
 from __future__ import annotations
 
@@ -10,13 +10,11 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
-from nodebudget import MemoryMonitor
+from nodebudget import MemoryMonitor, read_run
 from nodebudget.errors import MissingError
-from nodebudget.integrations.huggingface import trainer_callback
-from nodebudget.integrations.lightning import lightning_callback
-from nodebudget.monitor.log_reader import read_run
+from nodebudget.integrations import lightning_callback, trainer_callback
 
-# What these packages warn of in their own code is not ours to mend.
+# Warnings of these packages about their own code.
 pytestmark = pytest.mark.filterwarnings("ignore")
 
 
@@ -137,7 +135,7 @@ def test_hugging_faces_trainer(accumulate, tmp_path):
     ("make", "package", "extra"),
     [(lightning_callback, "lightning", "lightning"), (trainer_callback, "transformers", "transformers")],
 )
-def test_where_the_package_is_not_there(make, package, extra, monkeypatch):
+def test_without_the_package(make, package, extra, monkeypatch):
     for name in [name for name in sys.modules if name.split(".")[0] == package]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, package, None)

@@ -21,7 +21,7 @@ def soak(*arguments: str) -> dict[str, Any]:
 
 
 @pytest.mark.slow
-def test_a_short_run_is_looked_at_from_all_sides() -> None:
+def test_a_short_run_reads_all_processes() -> None:
     found = soak("--steps", "40", "--hidden", "8", "--layers", "1", "--workers", "1", "--restart-workers")
     assert found["steps"] == 40
     assert found["epochs"] > 1
@@ -36,6 +36,6 @@ def test_two_thousand_steps_do_not_grow(workers: list[str]) -> None:
     assert found["steps"] == 2000
     assert found["growth"]["rss"] < 0.01
     assert found["growth"]["workers_rss"] < 0.01
-    assert found["last"]["files"] <= found["most"]["files"]
+    assert found["last"]["files"] <= found["max"]["files"]
     assert abs(found["growth"]["files"]) < 0.1
     assert found["warnings"] == []

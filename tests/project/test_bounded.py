@@ -7,13 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from nodebudget import Calibration, MemoryMonitor, NodeBudgetSampler, SizeTable
+from nodebudget import Calibration, MemoryMonitor, NodeBudgetSampler, SizeTable, read_run
 from nodebudget.analysis.run_diff.runs import read_run_config
 from nodebudget.calibration.checkpoint import ProbeCheckpoint
 from nodebudget.datasets.cache.checkpoint import MeasureCheckpoint
 from nodebudget.datasets.graph_settings import GraphSettings
 from nodebudget.errors import InputError, NodeBudgetError
-from nodebudget.monitor.log_reader import read_run
 from nodebudget.report.html.page import make_page
 from nodebudget.sampling.plan_io import read_plan
 from nodebudget.workloads.registry import load_workload

@@ -79,7 +79,7 @@ def test_a_failing_disk_or_folder_is_one_sentence(tmp_path, monkeypatch):
     def refuse(*_, **__):
         raise PermissionError(13, "Permission denied", "locked/x.json")
 
-    monkeypatch.setattr("nodebudget.datasets.readers.open_dataset.open_source", refuse)
+    monkeypatch.setattr("nodebudget.datasets.measure.open_source", refuse)
     result = CliRunner().invoke(main, ["measure", "x.json"])
     assert result.exit_code == 2
     assert "Permission denied: locked/x.json" in result.stderr

@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 from paths import GOLDEN, ROOT
 
-from nodebudget import NodeBudgetSampler, SizeTable
-from nodebudget.errors import InputError
-from nodebudget.monitor.log_reader import read_run
+from nodebudget import NodeBudgetSampler, SizeTable, read_run
+from nodebudget.errors import InputError, RecordError
 from nodebudget.report.html.inputs import read_inputs
 from nodebudget.report.html.page import make_page
 from nodebudget.sampling.plan_io import read_plan
+from nodebudget.utils.records import read_record, write_record
 
 PACKAGE = ROOT / "nodebudget"
 
@@ -106,7 +106,7 @@ def test_sizes(path):
 
 @pytest.mark.parametrize(
     ("version", "words"),
-    [([3], "its version is 3, this nodebudget reads 1 to 2"), ([0], "its version is 0"), ([[1]], "no number")],
+    [([3], "its version is 3, this nodebudget reads 1 to 2"), ([0], "its version is 0"), ([[1]], "not a number")],
 )
 def test_sizes_of_a_version_to_come(version, words, tmp_path):
     with np.load(GOLDEN / "sizes_v2.npz") as arrays:
@@ -133,3 +133,28 @@ def test_quickstarts(path):
     (record,) = read_inputs([str(path)])
     assert record.kind == "quickstart"
     assert record.value["schema_version"] == version_of(path)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("{", "is not JSON"),
+        ("[]", "is not a file of kind 'thing'"),
+        (json.dumps({"kind": "other", "schema_version": 1}), "its kind is 'other'"),
+        (json.dumps({"kind": "thing", "schema_version": 3}), "reads 1 to 2"),
+        (json.dumps({"kind": "thing", "schema_version": "2"}), "schema version '2'"),
+        ("[" * 100_000, "is not JSON"),
+    ],
+)
+def test_a_record_that_is_not_what_it_should_be(tmp_path, text, words):
+    path = tmp_path / "r.json"
+    path.write_text(text)
+    with pytest.raises(RecordError, match=words):
+        read_record(path, "thing", 2)
+
+
+def test_a_record_comes_back(tmp_path):
+    path = write_record(tmp_path / "r.json", "thing", 2, {"a": [1, 2.5]})
+    assert read_record(path, "thing", 2) == {"kind": "thing", "schema_version": 2, "a": [1, 2.5]}
+    with pytest.raises(RecordError, match="can't be read"):
+        read_record(tmp_path / "missing.json", "thing", 2)
