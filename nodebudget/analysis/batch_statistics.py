@@ -203,22 +203,9 @@ def _cumulative(values: Floats, count: int, top: float) -> Floats:
     share = positions - below
     # Split each value between the two nearest cells, so that the grid preserves the mean.
     weights = np.bincount(below, 1 - share, minlength=_CELLS + 2) + np.bincount(below + 1, share, minlength=_CELLS + 2)
-    return np.clip(np.cumsum(_power(weights[: _CELLS + 1] / len(values), count)), 0.0, 1.0)
-
-
-def _power(weights: Floats, count: int) -> Floats:
-    """Convolve a distribution with itself; sizes are not negative, so the part above the top can be cut off."""
-    result = weights
-    for bit in f"{count:b}"[1:]:  # square and multiply
-        result = _convolve(result, result)
-        if bit == "1":
-            result = _convolve(result, weights)
-    return result
-
-
-def _convolve(first: Floats, second: Floats) -> Floats:
-    # numpy's transform: scipy.signal takes seconds to import. Long enough that the end does not wrap to the start.
+    # Convolved by numpy, since scipy.signal takes seconds to import. The grid has twice the length, so that
+    # larger totals do not wrap around to small ones.
     length = 9 * _CELLS // 4
-    spectrum = np.fft.rfft(first, length)
-    product = np.fft.irfft(spectrum * (spectrum if second is first else np.fft.rfft(second, length)), length)
-    return np.asarray(np.maximum(product[: len(first)], 0.0), dtype=np.float64)
+    spectrum = np.fft.rfft(weights[: _CELLS + 1] / len(values), length) ** count
+    density: Floats = np.fft.irfft(spectrum, length)[: _CELLS + 1]
+    return np.asarray(np.clip(np.cumsum(np.maximum(density, 0.0)), 0.0, 1.0))

@@ -55,8 +55,7 @@ def command(run: str, follow: bool, capacity: str | None, as_json: bool, quiet: 
 def _follow(reader: RunReader, limit: int | None, *, hidden: bool) -> None:
     from rich.live import Live
 
-    from nodebudget.report.text.live_view import live_view
-    from nodebudget.report.text.render import PlainConsole
+    from nodebudget.report.text.live_view import PlainConsole, live_view
 
     console = PlainConsole(stderr=True)
     gpu_line = _gpu(reader.run)

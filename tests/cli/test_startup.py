@@ -26,7 +26,7 @@ for line in json.loads(sys.argv[1]):
             main(line.split())
         except SystemExit as end:
             assert not end.code, line
-    loaded.append(sorted({"torch", "dgl", "scipy", "scipy.signal"} & set(sys.modules)))
+    loaded.append(sorted({"torch", "dgl", "scipy", "scipy.signal", "rich.table"} & set(sys.modules)))
 print(json.dumps(loaded))
 """
 
@@ -36,9 +36,9 @@ PLANNING = [
     "plan a.npz --max-nodes 1000 -o plan.npz --json",
     "plan b.csv --max-nodes 1000 --max-graphs 32 --json",
     "compare a.npz b.csv --batch-size 4 --json",
-    "monitor run.jsonl --json",
 ]
 READING = [
+    "monitor run.jsonl --json",
     "suggest --reference 35 --batch-size 64 --target 20",
     "compare a.npz b.csv --batch-size 4 --calibration cal.json",
     "plan a.npz --calibration cal.json --memory 30MB",

@@ -18,8 +18,7 @@ from nodebudget import MemoryMonitor, SizeTable
 from nodebudget.cli import main
 from nodebudget.errors import printable, printable_lines
 from nodebudget.monitor.log_reader import read_run
-from nodebudget.report.text.live_view import live_view
-from nodebudget.report.text.render import PlainConsole
+from nodebudget.report.text.live_view import PlainConsole, live_view
 
 #: Clears the screen, sets the title of a window, ends a line and feigns another, writes from right to left, rings, and
 #: is a mark of rich's that closes nothing.

@@ -5,20 +5,35 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from rich.console import Group, RenderableType
+from rich.console import Console, Group, RenderableType
 from rich.markup import escape
 from rich.panel import Panel
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from nodebudget.errors import printable
+from nodebudget.errors import printable, printable_lines
 from nodebudget.monitor.log_reader import Run
 from nodebudget.monitor.summary import progress_of, seconds_left, speed
 from nodebudget.report.formats import duration
 from nodebudget.report.run import AMOUNTS, NARROW
 from nodebudget.utils.byte_units import format_bytes
 from nodebudget.utils.size_labels import count_sizes
+
+
+class PlainConsole(Console):
+    """A console that shows texts as they are: no markup, no emoji, no control characters.
+
+    Args:
+        **options: Those of `rich.console.Console`.
+    """
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(markup=False, emoji=False, highlight=False, **options)
+
+    def render_str(self, text: str, **options: Any) -> Text:
+        """Make a text of a string, such as a cell of a table."""
+        return super().render_str(printable_lines(text), **options)
 
 
 def live_view(run: Run, capacity: int | None, gpu: str | None = None) -> RenderableType:

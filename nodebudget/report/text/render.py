@@ -5,14 +5,9 @@ from __future__ import annotations
 import csv
 import io
 import shutil
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Iterator, Sequence
 
-from rich import box
-from rich.cells import cell_len
-from rich.console import Console
-from rich.table import Table as RichTable
-from rich.text import Text
+from rich.cells import cell_len, chop_cells
 
 from nodebudget.errors import printable, printable_lines
 from nodebudget.report.report import URGENCIES, Advice, Report, Table
@@ -21,21 +16,6 @@ _LATEX = {"\\": r"\textbackslash{}", **{sign: f"\\{sign}" for sign in "&%$#_{}"}
 
 #: Cells of more characters are wrapped where a terminal is narrow.
 _PROSE = 24
-
-
-class PlainConsole(Console):
-    """A console that shows texts as they are: no markup, no emoji, no control characters.
-
-    Args:
-        **options: Those of `rich.console.Console`.
-    """
-
-    def __init__(self, **options: Any) -> None:
-        super().__init__(markup=False, emoji=False, highlight=False, **options)
-
-    def render_str(self, text: str, **options: Any) -> Text:
-        """Make a text of a string, such as a cell of a table."""
-        return super().render_str(printable_lines(text), **options)
 
 
 def render(report: Report, width: int | None = None) -> str:
@@ -63,15 +43,34 @@ def _advice(advice: Advice) -> str:
 
 def as_text(table: Table, width: int | None = None) -> str:
     """Return a table as plain text without trailing spaces; `width` as for `render`."""
-    columns = shutil.get_terminal_size((80, 24)).columns if width is None else width
-    drawn = RichTable(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, collapse_padding=True)
-    for name, prose, size in zip(table.head, _prose(table), _widths(table, columns), strict=True):
-        drawn.add_column(name, justify="left" if prose else "right", overflow="fold", width=size)
-    for row in table.rows:
-        drawn.add_row(*row)
-    buffer = io.StringIO()
-    PlainConsole(file=buffer, width=columns, color_system=None, legacy_windows=False).print(drawn)
-    return "\n".join(line.rstrip() for line in buffer.getvalue().rstrip().splitlines())
+    widths = _widths(table, shutil.get_terminal_size((80, 24)).columns if width is None else width)
+    rule = "─" * (sum(widths) + 2 * (len(widths) - 1))
+    blocks = [_wrapped(row, widths, _prose(table), bottom=row is table.head) for row in (table.head, *table.rows)]
+    return "\n".join([*blocks[0], rule, *(line for block in blocks[1:] for line in block)])
+
+
+def _wrapped(row: Sequence[str], widths: Sequence[int], prose: Sequence[bool], *, bottom: bool) -> list[str]:
+    """Return the lines of a row: words to the left, numbers to the right, short cells at the top or the bottom."""
+    columns = [_wrap(printable_lines(cell), width) for cell, width in zip(row, widths, strict=True)]
+    height = max(map(len, columns), default=0)
+    for column, width, left in zip(columns, widths, prose, strict=True):
+        column[:] = [_pad(line, width, left) for line in column]
+        place = 0 if bottom else len(column)
+        column[place:place] = [" " * width] * (height - len(column))
+    return ["  ".join(cells).rstrip() for cells in zip(*columns, strict=True)]
+
+
+def _wrap(text: str, width: int) -> list[str]:
+    lines = [""]
+    for word in text.split():
+        joined = f"{lines[-1]} {word}".lstrip()
+        lines[-1:] = [joined] if cell_len(joined) <= width else [*lines[-1:], *chop_cells(word, width)]
+    return lines[1:] if len(lines) > 1 and not lines[0] else lines
+
+
+def _pad(text: str, width: int, left: bool) -> str:
+    blank = " " * (width - cell_len(text))
+    return text + blank if left else blank + text
 
 
 def _prose(table: Table) -> list[bool]:
