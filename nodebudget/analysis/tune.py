@@ -22,6 +22,7 @@ from nodebudget.profiling.probe import SAFE_SHARE, Probe
 from nodebudget.sampling.budget import Budget
 from nodebudget.sampling.plan import Plan
 from nodebudget.sampling.planner import make_plan
+from nodebudget.utils.checks import check_count
 from nodebudget.workloads.protocol import Workload, to_sample
 from nodebudget.workloads.run_step import run_step
 
@@ -48,11 +49,7 @@ class TuneConfig:
 
     def __post_init__(self) -> None:
         for name, minimum, maximum in (("budgets", 2, 100), ("batches", 1, 1000), ("repeats", 1, 1000)):
-            value = getattr(self, name)
-            if not minimum <= value <= maximum:
-                raise InputError(
-                    f"{name} is {value}", limit=f"{minimum} to {maximum}", hint="give a number in that range"
-                )
+            check_count(name, getattr(self, name), minimum, maximum)
 
 
 def budget_grid(sizes: SizeTable, calibration: Calibration, memory: int, count: int) -> list[int]:

@@ -184,9 +184,9 @@ def test_a_cutoff_matters_by_the_strategy():
 
 
 def test_every_rule_has_a_reason_and_no_name_twice_without_a_condition():
-    names = [name for rule in RULES if rule.when is None for name in rule.names.split()]
+    names = [name for names, rule in RULES.items() if rule.when is None for name in names.split()]
     assert len(names) == len(set(names))
-    assert all(rule.reason and rule.names and rule.names == rule.names.lower() for rule in RULES)
+    assert all(rule.reason and names and names == names.lower() for names, rule in RULES.items())
 
 
 @needs_alignn

@@ -12,8 +12,6 @@ class Rule:
     """The effect of a setting.
 
     Attributes:
-        names: Names of the setting in lower case, separated by spaces; "model.name" matches any setting that ends in
-            it.
         reason: Why, in a sentence; {ratio} stands for B's value over A's.
         affects: Whether it affects device memory.
         power: Memory of a step grows about as the value to this power; 0 if unknown.
@@ -22,7 +20,6 @@ class Rule:
         when: A setting and the value that it must have in both runs for the rule to hold, or None.
     """
 
-    names: str
     reason: str
     affects: bool = True
     power: float = 0.0
@@ -30,12 +27,9 @@ class Rule:
     effect: str = ""
     when: tuple[str, str] | None = None
 
-    def matches(self, setting: str, values: Sequence[Mapping[str, Any]] = ()) -> bool:
-        """Whether the rule is about this setting, in runs of these flat settings."""
-        lower = setting.lower()
-        if self.when is not None and not (values and all(run.get(self.when[0]) == self.when[1] for run in values)):
-            return False
-        return any(lower == name or lower.endswith(f".{name}") for name in self.names.split())
+    def holds(self, runs: Sequence[Mapping[str, Any]]) -> bool:
+        """Whether the rule holds for runs of these flat settings."""
+        return self.when is None or (bool(runs) and all(run.get(self.when[0]) == self.when[1] for run in runs))
 
     def explain(self, a: Any, b: Any) -> str:
         """Return the reason for these two values."""
@@ -53,125 +47,98 @@ _EDGES = "it decides which atoms are joined: more edges per node, and many more 
 _NEAREST = ("neighbor_strategy", "k-nearest")
 _FORCES = "forces are gradients of the output: their graph and its activations are kept for a second backward pass"
 
-_AFFECTING = (
-    Rule(
-        "batch_size train_batch_size per_device_train_batch_size",
+#: Names of a setting → its effect on device memory.
+_AFFECTING = {
+    "batch_size train_batch_size per_device_train_batch_size": Rule(
         "activations and batch data grow with the number of graphs per batch, {ratio} times as many",
         power=1.0,
         effect="batch",
     ),
-    Rule(
-        "hidden_features hidden_dim hidden_size hidden_channels",
+    "hidden_features hidden_dim hidden_size hidden_channels": Rule(
         "the width of all hidden layers: activations grow about as the ratio of widths, {ratio}, a little less because "
         "the input layers stay (measured on ALIGNN of 2 + 2 layers, 64 → 128: 1.78 times)",
         power=1.0,
         effect="width",
     ),
-    Rule(
-        "alignn_layers",
+    "alignn_layers": Rule(
         "each layer keeps activations on the line graph, the largest part: about {ratio} times that part",
         power=0.9,
         effect="model",
     ),
-    Rule(
-        "gcn_layers",
+    "gcn_layers": Rule(
         "each layer keeps activations on the crystal graph, which has far fewer edges than the line graph",
         power=0.1,
         effect="model",
     ),
-    Rule(
-        "num_layers n_layers num_hidden_layers n_conv",
-        "each layer keeps activations: {ratio} times as many layers",
-        power=1.0,
+    "num_layers n_layers num_hidden_layers n_conv": Rule(
+        "each layer keeps activations: {ratio} times as many layers", power=1.0
     ),
-    Rule(
-        "dtype precision torch_dtype",
-        "the bytes per number: parameters, optimizer state, activations",
-        typical=0.7,
-        effect="dtype",
+    "dtype precision torch_dtype": Rule(
+        "the bytes per number: parameters, optimizer state, activations", typical=0.7, effect="dtype"
     ),
-    Rule(
-        "use_amp amp fp16 bf16 mixed_precision autocast",
+    "use_amp amp fp16 bf16 mixed_precision autocast": Rule(
         "under autocast matrix products give half-precision activations; parameters, gradients and optimizer state "
         "do not change",
         typical=0.4,
     ),
-    Rule("neighbor_strategy", _EDGES, typical=0.5, effect="graph"),
-    Rule(
-        "max_neighbors",
-        "{ratio} times as many edges; line-graph edges grow with its square",
-        power=2.0,
-        effect="graph",
+    "neighbor_strategy": Rule(_EDGES, typical=0.5, effect="graph"),
+    "max_neighbors": Rule(
+        "{ratio} times as many edges; line-graph edges grow with its square", power=2.0, effect="graph"
     ),
-    Rule(
-        "cutoff",
+    "cutoff": Rule(
         "the strategy k-nearest joins the same number of neighbours for any cutoff that includes them: edges hardly "
         "change",
         typical=0.02,
         effect="graph",
         when=_NEAREST,
     ),
-    Rule("cutoff_extra three_body_cutoff", "the strategy k-nearest ignores it", affects=False, when=_NEAREST),
-    Rule("cutoff three_body_cutoff", _EDGES, typical=0.4, effect="graph"),
-    Rule("cutoff_extra use_canonize", _EDGES, typical=0.1, effect="graph"),
-    Rule("compute_line_graph", "the line graph takes most of the bytes of a step", typical=0.8),
-    Rule(
-        "dataset data_path root_dir",
+    "cutoff_extra three_body_cutoff": Rule("the strategy k-nearest ignores it", affects=False, when=_NEAREST),
+    "cutoff three_body_cutoff": Rule(_EDGES, typical=0.4, effect="graph"),
+    "cutoff_extra use_canonize": Rule(_EDGES, typical=0.1, effect="graph"),
+    "compute_line_graph": Rule("the line graph takes most of the bytes of a step", typical=0.8),
+    "dataset data_path root_dir": Rule(
         "other crystals may be larger, and memory grows with the nodes and edges of a batch; "
         "give --data-a and --data-b to compare them",
         typical=0.3,
     ),
-    Rule("model.name", "another model keeps other activations", typical=0.5, effect="model"),
-    Rule("calculate_gradient", _FORCES, typical=0.6),
-    Rule("gradwise_weight stresswise_weight include_pos_deriv", _FORCES, typical=0.2),
-    Rule(
-        "gradient_checkpointing activation_checkpointing",
-        "activations are recomputed in the backward pass instead of kept",
-        typical=0.6,
+    "model.name": Rule("another model keeps other activations", typical=0.5, effect="model"),
+    "calculate_gradient": Rule(_FORCES, typical=0.6),
+    "gradwise_weight stresswise_weight include_pos_deriv": Rule(_FORCES, typical=0.2),
+    "gradient_checkpointing activation_checkpointing": Rule(
+        "activations are recomputed in the backward pass instead of kept", typical=0.6
     ),
-    Rule(
-        "max_length max_tokens max_seq_length",
-        "a text encoder's activations grow with the tokens, up to {ratio} times as many",
-        power=1.0,
+    "max_length max_tokens max_seq_length": Rule(
+        "a text encoder's activations grow with the tokens, up to {ratio} times as many", power=1.0
     ),
-    Rule(
-        "freeze_text_encoder freeze_encoder freeze",
+    "freeze_text_encoder freeze_encoder freeze": Rule(
         "frozen parameters have no gradients and no optimizer state, and layers that lead only to them keep no "
         "activations",
         typical=0.3,
     ),
-    Rule(
-        "optimizer",
+    "optimizer": Rule(
         "optimizer state per parameter: two numbers for AdamW, one for SGD with momentum",
         typical=0.05,
         effect="optimizer",
     ),
-    Rule("distributed", "DDP keeps buckets as large as the gradients", typical=0.05, effect="buckets"),
-    Rule(
-        "edge_input_features triplet_input_features",
-        "the expansion of each distance or angle, kept for the first layer",
-        typical=0.03,
-        effect="model",
+    "distributed": Rule("DDP keeps buckets as large as the gradients", typical=0.05, effect="buckets"),
+    "edge_input_features triplet_input_features": Rule(
+        "the expansion of each distance or angle, kept for the first layer", typical=0.03, effect="model"
     ),
-    Rule(
-        "embedding_features",
+    "embedding_features": Rule(
         "the width between expansion and hidden layers, kept for each edge and line-graph edge",
         typical=0.05,
         effect="model",
     ),
-    Rule(
-        "atom_features atom_input_features extra_features", "the input width of one layer", typical=0.02, effect="model"
+    "atom_features atom_input_features extra_features": Rule(
+        "the input width of one layer", typical=0.02, effect="model"
     ),
-    Rule(
-        "output_features atomwise_output_features additional_output_features num_classes",
-        "the output width of one layer",
-        typical=0.01,
-        effect="model",
+    "output_features atomwise_output_features additional_output_features num_classes": Rule(
+        "the output width of one layer", typical=0.01, effect="model"
     ),
-    Rule("dropout dropout_rate", "dropout keeps a mask unless it is 0", typical=0.02),
-    Rule("deterministic", "other cuDNN algorithms and a fixed cuBLAS workspace: some ten MiB", typical=0.01),
-    Rule("lg_on_fly", "bond cosines are computed in the step and kept for the backward pass", typical=0.02),
-)
+    "dropout dropout_rate": Rule("dropout keeps a mask unless it is 0", typical=0.02),
+    "deterministic": Rule("other cuDNN algorithms and a fixed cuBLAS workspace: some ten MiB", typical=0.01),
+    "lg_on_fly": Rule("bond cosines are computed in the step and kept for the backward pass", typical=0.02),
+}
 
 _RATE = "it changes the values of the weights, not their number"
 
@@ -209,15 +176,18 @@ _NOT_AFFECTING = {
     "version git_commit comment description": "a note about the run",
 }
 
-#: The first matching rule holds.
-RULES = (*_AFFECTING, *(Rule(names, reason, affects=False) for names, reason in _NOT_AFFECTING.items()))
+#: Names of a setting in lower case, separated by spaces → its rule; "model.name" stands for any setting that ends in
+#: it. The first rule that matches holds.
+RULES = {**_AFFECTING, **{names: Rule(reason, affects=False) for names, reason in _NOT_AFFECTING.items()}}
 
 
-def rule_for(setting: str, values: Sequence[Mapping[str, Any]] = ()) -> Rule | None:
+def rule_for(setting: str, runs: Sequence[Mapping[str, Any]] = ()) -> Rule | None:
     """Return the rule about a setting, or None for an unknown one.
 
     Args:
         setting: Dotted name.
-        values: Flat settings of the runs, for rules that depend on another setting.
+        runs: Flat settings of the runs, for rules that depend on another setting.
     """
-    return next((rule for rule in RULES if rule.matches(setting, values)), None)
+    dotted = f".{setting.lower()}"
+    matching = (rule for names, rule in RULES.items() if any(dotted.endswith(f".{name}") for name in names.split()))
+    return next((rule for rule in matching if rule.holds(runs)), None)

@@ -25,6 +25,7 @@ from data_loading.setup import Outcome, Setup
 from nodebudget.errors import DoesNotFitError, InputError, WorkloadError
 from nodebudget.profiling.open import open_probe
 from nodebudget.utils.byte_units import format_bytes
+from nodebudget.utils.checks import check_count
 from nodebudget.utils.optional_imports import require
 
 __all__ = ["Claim", "Finding", "Noise", "Options", "Outcome", "Study", "run_study"]
@@ -59,11 +60,7 @@ class Options:
 
     def __post_init__(self) -> None:
         for name, minimum, maximum in (("batch_size", 1, 10_000), ("workers", 1, 64), ("limit", 2, 100_000)):
-            value = getattr(self, name)
-            if not minimum <= value <= maximum:
-                raise InputError(
-                    f"{name} is {value}", limit=f"{minimum} to {maximum:,}", hint="give a number in that range"
-                )
+            check_count(name, getattr(self, name), minimum, maximum)
 
 
 @dataclass(frozen=True)
