@@ -108,12 +108,13 @@ def _with_overheads(
 ) -> Calibration:
     """Add what the allocator reserves; without it budgets assume what full devices were seen to need."""
     from nodebudget.analysis.allocator_overhead import with_overheads
+    from nodebudget.errors import first_line
 
     try:
         return with_overheads(calibration, model, samples, sizes, device)
     except Exception as error:  # of any kind: the calibration is worth keeping without it
         printer.note(
-            f"the memory that the allocator reserves was not measured: {type(error).__name__}: {str(error)[:200]}",
+            f"the memory that the allocator reserves was not measured: {type(error).__name__}: {first_line(error)}",
             always=True,
         )
         return calibration

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from nodebudget.errors import RecordError
+from nodebudget.errors import RecordError, first_line
 from nodebudget.sampling.plan import KIND, SCHEMA_VERSION, TEXT, FlatBatches
 from nodebudget.utils.files import DAMAGE, check_archive
 from nodebudget.utils.records import check_record, read_record
@@ -45,9 +45,7 @@ def read_plan(path: str | os.PathLike[str]) -> SavedPlan:
         reason = error.strerror or str(error)
         raise RecordError(f"{str(path)!r} can't be read: {reason}", hint="check the path") from error
     except DAMAGE as error:
-        raise RecordError(
-            f"{str(path)!r} is a damaged plan: {' '.join(str(error).split())[:200]}", hint="plan again"
-        ) from error
+        raise RecordError(f"{str(path)!r} is a damaged plan: {first_line(error)}", hint="plan again") from error
     return plan
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from nodebudget.analysis.run_diff.models import MODELS
-from nodebudget.errors import InputError, MissingError
+from nodebudget.errors import InputError, MissingError, first_line
 from nodebudget.utils.files import read_text
 from nodebudget.utils.optional_imports import require
 
@@ -116,7 +116,7 @@ def _read(path: Path) -> dict[str, Any]:
     except MissingError:
         raise
     except Exception as error:  # PyYAML's errors have a base class of their own
-        reason = " ".join(str(error).split())[:200]
+        reason = first_line(error)
         raise InputError(f"{str(path)!r} is not {kind}: {reason}", hint="give the config of a run") from error
     if not isinstance(values, dict) or not values:
         raise InputError(f"{str(path)!r} has no settings", limit="names and values", hint="give the config of a run")

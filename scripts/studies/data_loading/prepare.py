@@ -13,7 +13,7 @@ from data_loading.text import Encoder, describe, tokenize
 from nodebudget.datasets.counting.alignn_builder import dgl_graphs
 from nodebudget.datasets.counting.rows import entry_id
 from nodebudget.datasets.graph_settings import GraphSettings
-from nodebudget.errors import CrystalError, NodeBudgetError
+from nodebudget.errors import CrystalError, NodeBudgetError, first_line
 from nodebudget.utils.optional_imports import load_dgl, require
 
 CRYSTALS, GRAPHS, TOKENS, ENCODINGS = "crystals.json", "graphs.bin", "tokens.json", "encodings.pt"
@@ -42,7 +42,7 @@ def prepare(crystals: Sequence[dict[str, Any]], folder: Path, progress: Progress
         except NodeBudgetError:
             raise
         except Exception as error:  # alignn and jarvis-tools raise many types
-            reason = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+            reason = f"{type(error).__name__}: {first_line(error)}"
             raise CrystalError(done - 1, entry_id(crystal) or "", reason) from error
         texts.append(describe(crystal))
         progress("preparing crystals", done, len(crystals))
