@@ -35,7 +35,7 @@ def start(data: Path, output: Path) -> subprocess.Popen[bytes]:
     )
 
 
-@pytest.mark.parametrize("lines", [2, 9])
+@pytest.mark.parametrize("lines", [2, pytest.param(9, marks=pytest.mark.slow)])
 def test_killed_while_it_measures(lines: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     data, output, journal = tmp_path / "crystals.json", tmp_path / "cal.json", tmp_path / "cal.json.probes.jsonl"
     data.write_text(json.dumps(entries(most=12, count=60)))

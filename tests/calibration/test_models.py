@@ -1,4 +1,4 @@
-"""A calibration holds for many kinds of training: each is calibrated, and checked on batches that it has not seen."""
+"""A calibration holds for many kinds of training: each is calibrated and checked on held-out batches."""
 
 import functools
 
@@ -15,7 +15,7 @@ from nodebudget.profiling.open import open_probe
 from nodebudget.workloads.protocol import resident_bytes
 from nodebudget.workloads.registry import load_workload
 
-CONFIG = CalibrationConfig(probes=15, max_graphs=16)
+CONFIG = CalibrationConfig(probes=15, max_graphs=10)
 
 # Goals for all but plain ALIGNN, which has its own test with tighter ones.
 MEAN, UNDER = 0.01, 0.02
@@ -32,9 +32,8 @@ def calibrated(kind, **options):
 
 
 def held(calibration):
-    """Assert the goals on the batches that were held out, and that these say something."""
+    """Assert the goals on the held-out batches, which are far above the floor."""
     assert calibration.holdout.n == 5
-    # Nothing but the floor would be predicted well by the floor.
     checked = [entry.peak for entry in calibration.observations if entry.role == "holdout"]
     assert max(checked) > 2 * calibration.floor
     assert calibration.holdout.mape <= MEAN
@@ -52,15 +51,15 @@ def test_forces_by_differentiating_twice():
 def test_crystal_graph_convolutions(width):
     calibration = calibrated(Pyg, width=width, layers=3)
     held(calibration)
-    # It computes nothing on the line graph, and is found not to: that is a small part of any batch.
+    # It computes nothing on the line graph, whose coefficient is a small part of any batch.
     sizes = {"graphs": 8, "nodes": 48, "edges": 700, "line_edges": 10_000}
     on_line_graph = calibration.coefficient("line_edges") * sizes["line_edges"]
     assert on_line_graph < 0.05 * (calibration.predict_bytes(**sizes) - calibration.fixed)
 
 
 def test_mixed_precision():
-    # On the CPU, DGL has no kernels for bfloat16; PyTorch Geometric's convolutions need none of their own.
-    mixed = calibrated(Pyg, layers=3, autocast=torch.bfloat16)
+    # On the CPU, DGL has no kernels for bfloat16; PyTorch Geometric's convolutions use those of PyTorch.
+    mixed = calibrated(Pyg, width=32, layers=3, autocast=torch.bfloat16)
     held(mixed)
     assert mixed.coefficient("edges") < calibrated(Pyg, width=32, layers=3).coefficient("edges")
 
@@ -75,19 +74,19 @@ def test_gradient_accumulation():
     held(calibrated(Accumulating))
 
 
-@pytest.mark.parametrize(("optimizer", "kept"), [(sgd, 0), (momentum, 1), (adamw, 2)])
-def test_optimizers_differ_in_what_they_keep(optimizer, kept):
-    calibration = calibrated(Alignn, optimizer=optimizer)
+@pytest.mark.parametrize(("optimizer", "copies"), [(sgd, 0), (momentum, 1), (adamw, 2)])
+def test_optimizers_have_different_states(optimizer, copies):
+    calibration = calibrated(Alignn) if optimizer is adamw else calibrated(Alignn, optimizer=optimizer)
     held(calibration)
-    # Parameters, their gradients, and as many copies as the optimizer keeps.
+    # Parameters, their gradients, and the copies in the optimizer's state.
     parameters = 4 * calibration.context["model"]["parameters"]
-    assert calibration.resident == pytest.approx((2 + kept) * parameters, rel=0.05)
+    assert calibration.resident == pytest.approx((2 + copies) * parameters, rel=0.05)
 
 
-def test_gradients_that_are_zeroed_and_kept():
-    kept = calibrated(Alignn, set_to_none=False)
-    held(kept)
-    assert kept.fixed > calibrated(Alignn).fixed
+def test_gradients_that_are_zeroed_instead_of_freed():
+    zeroed = calibrated(Alignn, set_to_none=False)
+    held(zeroed)
+    assert zeroed.fixed > calibrated(Alignn).fixed
 
 
 LARGE = [index for index, atoms in enumerate(prototypes()) if 10 <= atoms.num_atoms <= 40][:40]
@@ -96,7 +95,7 @@ LARGE = [index for index, atoms in enumerate(prototypes()) if 10 <= atoms.num_at
 @pytest.mark.parametrize("kind", [Pyg, Alignn])
 @pytest.mark.parametrize("neighbors", [6, 20])
 def test_a_workload_that_names_no_variants_holds_for_other_degrees(kind, neighbors):
-    """Its graphs are thinned, so that the sizes can be told apart: large cells of other degrees are predicted too."""
+    """Edges are subsampled, so that the coefficients are identifiable: large cells of other degrees are predicted."""
     calibration, workload = calibrated(kind), kind()
     assert calibration.context["data"]["variants"] == 2
     make, probe = pyg_graph if kind is Pyg else crystal_graphs, open_probe("cpu")
@@ -107,17 +106,17 @@ def test_a_workload_that_names_no_variants_holds_for_other_degrees(kind, neighbo
         resident = resident_bytes(workload)
         sizes = measure(samples).totals(np.arange(count))
         relative.append((calibration.predict_bytes(**sizes) - resident - above) / above)
-    relative = relative[2:]  # the first steps make what stays
+    relative = relative[2:]  # the first steps create the optimizer state
     assert np.abs(relative).mean() <= MEAN
     assert min(relative) >= -UNDER
 
 
-SHAPE = {"hidden_features": 64, "alignn_layers": 2, "gcn_layers": 2}
+SHAPE = {"hidden_features": 32, "alignn_layers": 1, "gcn_layers": 1}
 
 
 @pytest.fixture(scope="module")
 def dense():
-    """ALIGNN, and its calibration on small, dense crystals with 12 neighbours an atom and more."""
+    """ALIGNN, and its calibration on small, dense crystals with 12 or more neighbors per atom."""
     torch.manual_seed(0)
     workload, crystals = load_workload("alignn", **SHAPE), entries(most=8, count=60)
     config = CalibrationConfig(probes=21, max_graphs=10)
@@ -132,10 +131,10 @@ def dense():
         GraphSettings(neighbors=20),
         GraphSettings(strategy="radius_graph", cutoff=4.0),
     ],
-    ids=["6 neighbours", "9 neighbours", "20 neighbours", "within 4 angstrom"],
+    ids=["6 neighbors", "9 neighbors", "20 neighbors", "within 4 angstrom"],
 )
 def test_another_dataset_with_other_degrees(dense, graphs):
-    """Large cells, and graphs of half to twice the degree, are predicted by what small dense ones cost."""
+    """Large cells, and graphs of half to twice the degree, are predicted from small dense ones."""
     workload, calibration = dense
     other, probe = load_workload("alignn", graphs=graphs, **SHAPE), open_probe("cpu")
     large = [item for item in entries(most=40, count=400) if len(item["atoms"]["elements"]) >= 12]

@@ -119,7 +119,7 @@ def test_variants_have_other_ratios_of_sizes(crystals):
 
 
 def test_a_calibration_predicts_what_it_has_not_seen(crystals):
-    workload = small(hidden_features=64)
+    workload = small(hidden_features=32)
     sizes = measure(crystals, graphs=workload.graphs)
     found = calibrate(workload, crystals, sizes, open_probe("cpu"), config=CalibrationConfig(probes=15, max_graphs=10))
     held_out = [entry for entry in found.observations if entry.role == "holdout"]
@@ -129,6 +129,7 @@ def test_a_calibration_predicts_what_it_has_not_seen(crystals):
     assert found.context["data"]["settings"]["graphs"] == workload.graphs.to_dict()
 
 
+@pytest.mark.slow
 def test_measuring_and_training_need_no_dgl(crystals, tmp_path):
     script = tmp_path / "run.py"
     script.write_text(

@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
-import re
-import shlex
-import subprocess
-import sys
 from types import SimpleNamespace
 
 import pytest
 import torch
 from crystals import entries
 from paths import ROOT
+from shown import folder_of_a_page, run_command, run_page
 from torch.utils.data import DataLoader
 
 from nodebudget import Calibration, MemoryMonitor, NodeBudgetSampler
@@ -25,55 +21,27 @@ from nodebudget.errors import InputError
 from nodebudget.monitor.batch_sizes import sizes_of
 from nodebudget.monitor.log_reader import read_run
 from nodebudget.profiling.open import open_probe
-from nodebudget.utils.optional_imports import require
 from nodebudget.workloads.alignn import AlignnWorkload
 
-PAGE = (ROOT / "docs" / "howto" / "text.md").read_text()
-SCRIPTS = dict(re.findall(r"```python\n# (\w+\.py)\n(.*?)```", PAGE, flags=re.DOTALL))
-COMMANDS = re.findall(r"^\$ (nodebudget .*)$", PAGE, flags=re.MULTILINE)
+PAGE = ROOT / "docs" / "howto" / "text.md"
 TOKENS = 2048
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """What is there when all that the page shows has run."""
-    place = tmp_path_factory.mktemp("text")
-    (place / "crystals.json").write_text(json.dumps(entries(most=4, count=32)))
-    for name, script in SCRIPTS.items():
-        (place / name).write_text(script)
-    python(place, "make_texts.py")
-    calibration, watching = COMMANDS
-    command(place, calibration)
-    python(place, "train.py")
-    assert "tokens" in command(place, watching)
-    return place
-
-
-def python(folder, *arguments):
-    environment = {**os.environ, "DGLBACKEND": "pytorch"}
-    done = subprocess.run([sys.executable, *arguments], cwd=folder, capture_output=True, text=True, env=environment)
-    assert done.returncode == 0, done.stderr
-    return done.stdout
-
-
-def command(folder, text):
-    if not torch.cuda.is_available():
-        text = text.replace("--gpu 0", "--device cpu")
-    return python(folder, "-m", *shlex.split(text))
+    """The folder in which all blocks of the page have run."""
+    with folder_of_a_page(tmp_path_factory.mktemp("text")) as place:
+        (place / "crystals.json").write_text(json.dumps(entries(most=4, count=32)))
+        run_page(PAGE, place)
+        yield place
 
 
 @pytest.fixture(scope="module")
 def page(folder):
     """The module of the page."""
-    for name in ("alignn.graphs", "alignn.models.alignn", "jarvis.core.atoms"):
-        require(name)  # what they warn of is not ours to mend
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(folder)
-        patch.syspath_prepend(str(folder))
-        import multimodal
+    import multimodal
 
-        yield multimodal
-    sys.modules.pop("multimodal", None)
+    return multimodal
 
 
 @pytest.fixture(scope="module")
@@ -142,13 +110,14 @@ def test_batches_keep_the_caps_and_training_steps_are_as_predicted(folder, page,
 def test_the_pages_own_run_counted_tokens_and_predicted(folder):
     steps = read_run(folder / "run.jsonl").steps
     assert all(step["sizes"]["tokens"] % 32 == 0 and step["predicted"] > 0 for step in steps)
+    assert "tokens" in run_command(["nodebudget", "monitor", str(folder / "run.jsonl")])
 
 
 def test_padding_to_the_longest_is_no_sum_and_the_calibration_tells(workload, dataset, sizes):
     text = workload.model.text
     text.padded = lambda lengths: [max(lengths)] * len(lengths)
     try:
-        config = CalibrationConfig(probes=18, max_graphs=16)
+        config = CalibrationConfig(probes=15, max_graphs=12)
         found = calibrate(workload, dataset, sizes, open_probe("cpu"), config=config)
     finally:
         del text.padded
@@ -205,7 +174,7 @@ class TestTokenCounter:
         for batch in (torch.ones(2), (1, 2), {}):
             with pytest.raises(InputError, match="no list of texts"):
                 count.of_batch(batch)
-        with pytest.raises(InputError, match="is no tokenizer"):
+        with pytest.raises(InputError, match="is not a tokenizer"):
             TokenCounter(3)
         for wrong in ({"multiple": 0}, {"longest": 0}):
             with pytest.raises(InputError, match="is 0"):

@@ -12,7 +12,7 @@ from importlib import resources
 from typing import Any, NamedTuple
 
 from nodebudget.analysis.dataset_comparison import compare
-from nodebudget.errors import NodeBudgetError, RecordError, printable
+from nodebudget.errors import NodeBudgetError, RecordError, first_line, printable
 from nodebudget.report.calibration import calibration_report
 from nodebudget.report.comparison import comparison_report
 from nodebudget.report.html.inputs import KINDS, Input, read_inputs
@@ -146,7 +146,7 @@ def _damaged(entry: Input) -> Iterator[None]:
     except NodeBudgetError:
         raise
     except _DAMAGE as error:
-        reason = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+        reason = f"{type(error).__name__}: {first_line(error)}"
         raise RecordError(
             f"{entry.path!r} is a damaged {entry.kind}: {reason}", hint="make it again, or leave it out"
         ) from error
