@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from nodebudget.cli.common import Command, json_option, print_json, quiet_option, say
+from nodebudget.cli import options
+from nodebudget.cli.command import Command
+from nodebudget.cli.printer import Printer
 
 if TYPE_CHECKING:
     from nodebudget.monitor.log_reader import Run, RunReader
@@ -31,28 +33,21 @@ Example:
 @click.command("monitor", cls=Command, help=_HELP, short_help="Show a monitored run, live or as a summary.")
 @click.argument("run", type=click.Path())
 @click.option("-f", "--follow", is_flag=True, help="Update the view until the run ends or Ctrl-C.")
-@click.option("--capacity", help="Memory at which a bar is full, such as 40GiB; default: the device's.")
-@json_option
-@quiet_option
-def command(run: str, follow: bool, capacity: str | None, as_json: bool, quiet: bool) -> None:
+@options.memory("--capacity", "Memory at which a bar is full, such as 40GiB.  [default: the device's]")
+@options.printer
+def command(run: str, follow: bool, capacity: int | None, printer: Printer) -> None:
     """Show a run."""
     from nodebudget.monitor.log_reader import RunReader
     from nodebudget.monitor.summary import summarize
     from nodebudget.report.run import run_report
-    from nodebudget.report.text.render import render
-    from nodebudget.utils.byte_units import parse_bytes
 
-    limit = None if capacity is None else parse_bytes(capacity)
     reader = RunReader(run)
     if follow:
-        _follow(reader, limit, hidden=quiet or as_json)
-    if as_json:
-        print_json(summarize(reader.run, limit))
-    else:
-        say(render(run_report(reader.run, limit)))
+        _follow(reader, capacity, hidden=printer.quiet or printer.as_json)
+    printer.result(summarize(reader.run, capacity), lambda: run_report(reader.run, capacity))
 
 
-def _follow(reader: RunReader, limit: int | None, *, hidden: bool) -> None:
+def _follow(reader: RunReader, capacity: int | None, *, hidden: bool) -> None:
     from rich.live import Live
 
     from nodebudget.report.text.live_view import PlainConsole, live_view
@@ -63,7 +58,7 @@ def _follow(reader: RunReader, limit: int | None, *, hidden: bool) -> None:
     show = console.is_terminal and not hidden
 
     def view() -> Any:
-        memory = limit or reader.run.header.get("device", {}).get("memory")
+        memory = capacity or reader.run.header.get("device", {}).get("memory")
         return live_view(reader.run, memory, gpu_line())
 
     try:

@@ -43,7 +43,9 @@ class Printer:
             from nodebudget.report.text.render import render
 
             report = shown()
-            click.echo(printable_lines(report if isinstance(report, str) else render(report)))
+            text = report if isinstance(report, str) else render(report)
+            if text:
+                click.echo(printable_lines(text))
 
     def note(self, text: str, *, always: bool = False) -> None:
         """Print lines on stderr; with `always` even if quiet."""

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import click
 
-from nodebudget.cli.common import Command, json_option, note, output_options, print_json, quiet_option, say
+from nodebudget.cli import options
+from nodebudget.cli.command import Command
+from nodebudget.cli.printer import Printer
 
-#: Where the page goes where nobody says so.
 _DEFAULT = "report.html"
 
-_HELP = """Write one page about any number of FILES that can be read without a network, on a phone too.
+_HELP = """Write one HTML page about FILES. It can be read offline and on a phone.
 
-FILES are runs (what a MemoryMonitor wrote), calibrations, plans (.json, .npz), sizes (.npz, .csv, .parquet) and the
-runs.json of a quickstart, in any order. A plan with the sizes that it was made of is shown against a fixed batch size.
-The advice at the top of the page is printed too.
+FILES are runs (logs of a MemoryMonitor), calibrations, plans (.json, .npz), sizes (.npz, .csv, .parquet) and the
+runs.json of a quickstart, in any order. With the sizes that a plan was made of, the plan is compared with batches of a
+fixed size. The advice at the top of the page is printed too.
 
 \b
 Example:
@@ -23,39 +24,31 @@ Example:
 
 @click.command("report", cls=Command, help=_HELP, short_help="Write a page about runs, calibrations and plans.")
 @click.argument("files", type=click.Path(), nargs=-1, required=True)
-@click.option("--title", help="Of the page; default: what was trained, and on what.")
-@click.option("--batch-size", type=int, help="Graphs of the fixed batches; default: as many as the plan's, else 64.")
-@click.option("--capacity", help="Memory of the runs' device, such as 40GiB; default: what their logs say.")
-@output_options(f"Where the page goes; default: {_DEFAULT}, or nowhere with --json.")
-@json_option
-@quiet_option
+@click.option("--title", help="Title of the page.  [default: the trained model and the device]")
+@click.option("--batch-size", type=int, help="Fixed batch size to compare with.  [default: the plan's mean, else 64]")
+@options.memory("--capacity", "Memory of the runs' device, such as 40GiB.  [default: as logged]")
+@options.outputs(f"Write the page here.  [default: {_DEFAULT}; none with --json]")
+@options.printer
 def command(
     files: tuple[str, ...],
     title: str | None,
     batch_size: int | None,
-    capacity: str | None,
-    output: str | None,
-    force: bool,
-    as_json: bool,
-    quiet: bool,
+    capacity: int | None,
+    outputs: options.Outputs,
+    printer: Printer,
 ) -> None:
     """Write a page."""
     from nodebudget.errors import printable
     from nodebudget.report.html.page import make_page
     from nodebudget.report.report import URGENCIES
-    from nodebudget.utils.byte_units import parse_bytes
     from nodebudget.utils.files import check_output, write_whole
 
-    target = output or (None if as_json else _DEFAULT)
-    if target is not None:
-        check_output(target, force=force)
-    device_memory = None if capacity is None else parse_bytes(capacity)
-    page = make_page(files, title=title, batch_size=batch_size, capacity=device_memory)
-    if target is not None:
-        write_whole(target, lambda file: file.write(page.html.encode()), force=force)
-        note(f"written: {target}", quiet=quiet)
-    if as_json:
-        print_json({**page.values, "written": target})
-        return
-    for entry in page.values["advice"]:
-        say(printable(f"{URGENCIES[entry['level']]}: {entry['text']} [{entry['about']}]"))
+    output = outputs.output or (None if printer.as_json else _DEFAULT)
+    if output is not None:
+        check_output(output, force=outputs.force)
+    page = make_page(files, title=title, batch_size=batch_size, capacity=capacity)
+    if output is not None:
+        write_whole(output, lambda file: file.write(page.html.encode()), force=outputs.force)
+        printer.note(f"written: {output}")
+    advice = [f"{URGENCIES[entry['level']]}: {entry['text']} [{entry['about']}]" for entry in page.values["advice"]]
+    printer.result({**page.values, "written": output}, lambda: "\n".join(map(printable, advice)))

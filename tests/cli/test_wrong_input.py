@@ -27,11 +27,26 @@ CASES = {
     "not crystals": ("measure object.json -o out.npz", 2, "holds a dict", "make it such a list"),
     "one broken crystal": ("measure broken.json -o out.npz", 2, "crystal 3 (bad)", "--on-error skip"),
     "negative size": ("plan negative.csv --max-nodes 100 -o out.json", 2, "row 1: -4", "measure the dataset again"),
-    "negative cap": ("plan sizes.npz --max-nodes -3 -o out.json", 2, "max_nodes is -3", "give what a batch may hold"),
-    "zero cap": ("plan sizes.npz --max-edges 0 -o out.json", 2, "max_edges is 0", "give what a batch may hold"),
-    "absurd cap": ("plan sizes.npz --max-edges 1e40 -o out.json", 2, "max_edges is 1", "give what a batch may hold"),
-    "a cap that is no number": ("plan sizes.npz --max-edges many -o out.json", 2, "'many'", "see 'nodebudget plan"),
-    "no cap": ("plan sizes.npz -o out.json", 2, "no budget", "give max_nodes"),
+    "negative maximum": (
+        "plan sizes.npz --max-nodes -3 -o out.json",
+        2,
+        "max_nodes is -3",
+        "give the maximum per batch",
+    ),
+    "zero maximum": ("plan sizes.npz --max-edges 0 -o out.json", 2, "max_edges is 0", "give the maximum per batch"),
+    "absurd maximum": (
+        "plan sizes.npz --max-edges 1e40 -o out.json",
+        2,
+        "max_edges is 1",
+        "give the maximum per batch",
+    ),
+    "a maximum that is not a number": (
+        "plan sizes.npz --max-edges many -o out.json",
+        2,
+        "'many'",
+        "see 'nodebudget plan",
+    ),
+    "no budget": ("plan sizes.npz -o out.json", 2, "no budget", "give max_nodes"),
     "absurd memory": (
         "plan sizes.npz --calibration cal.json --memory 3_potatoes -o out.json",
         2,
@@ -49,8 +64,8 @@ CASES = {
     "a record of another kind": (
         "plan sizes.npz --calibration object.json --memory 4GiB -o out.json",
         2,
-        "no nodebudget.calibration",
-        "give a file of kind",
+        "is not a file of kind 'nodebudget.calibration'",
+        "check that it is the right file",
     ),
     "a missing calibration": (
         "suggest --reference 35 --batch-size 64 --target 20 --calibration no.json",
@@ -64,7 +79,12 @@ CASES = {
         "batch_size is 0",
         "choose a number in this range",
     ),
-    "no neighbours": ("measure good.json --neighbors 0 -o out.npz", 2, "neighbors is 0", "12 is alignn's usual number"),
+    "no neighbours": (
+        "measure good.json --neighbors 0 -o out.npz",
+        2,
+        "neighbors is 0",
+        "choose a number in this range",
+    ),
     "a device that is not there": (
         "calibrate --device banana --data good.json -o out.json",
         2,
