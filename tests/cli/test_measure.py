@@ -119,7 +119,6 @@ WRONG_FILES = {
     "plain.json.zip": (lambda path: path.write_text("[]"), "can't be read as JSON"),
     "other.json.zip": (_empty_zip, "0 .json files"),
     "model.pt": (lambda path: path.write_bytes(b"x"), "unsupported dataset format"),
-    "graphs.bin": (lambda path: path.write_bytes(b"x" * 100), "DGL graphs"),
     "sizes.npz": (lambda path: path.write_bytes(b"x"), "not a size table"),
     "folder": (lambda path: path.mkdir(), "no id_prop.csv"),
 }

@@ -1,24 +1,25 @@
-"""Killed, out of disk, or with data that changes: what is on disk is whole, and a measurement goes on from it."""
+"""Killed, out of disk, or with data that changes: files on disk are whole, and a measurement continues with them."""
 
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
-import resource
 import signal
-import subprocess
-import sys
 import time
 import zlib
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 from crystals import entries
-from formats import WRITERS, write_lines
+from formats import WRITERS, check_in_process, write_lines
+from full_disk import largest_file
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from nodebudget import SizeTable
+from nodebudget.cli import main
 from nodebudget.datasets.cache.checkpoint import MeasureCheckpoint
 from nodebudget.datasets.graph_settings import GraphSettings
 from nodebudget.datasets.measure import MeasureOptions, measure
@@ -27,7 +28,6 @@ from nodebudget.errors import CrystalError, InputError, RecordError
 
 CRYSTALS = entries(6, 12)
 BROKEN = {"jid": "broken", "atoms": {**CRYSTALS[0]["atoms"], "coords": None}}
-COMMAND = [sys.executable, "-m", "nodebudget", "measure"]
 
 
 def tables_equal(one, other):
@@ -51,7 +51,7 @@ def interrupted(path, output, after, **options):
         measure(path, output=output, cache=False, progress=stop, **options)
 
 
-@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     name=st.sampled_from([*WRITERS, "shards"]),
     stops=st.lists(st.integers(1, 11), max_size=3),
@@ -66,6 +66,7 @@ def test_interrupted_anywhere_and_gone_on_with_equals_uninterrupted(name, stops,
         made = CRYSTALS
     path = WRITERS[name](folder / name, made)
     with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("nodebudget.datasets.readers.parquet.run_check", check_in_process)
         patch.setattr(sources, "CHUNK_RECORDS", chunk)
         whole = measure(path, on_error="skip", cache=False)
         for after in sorted(stops):
@@ -177,20 +178,23 @@ def test_data_that_is_cut_before_or_while_it_is_read_is_refused(name, tmp_path, 
 
 
 def kill_when(process, part, lines):
-    while process.poll() is None and not (part.exists() and part.read_bytes().count(b"\n") > lines):
+    while process.is_alive() and not (part.exists() and part.read_bytes().count(b"\n") > lines):
         time.sleep(0.01)
-    process.send_signal(signal.SIGKILL)
-    return process.wait()
+    process.kill()
+    process.join()
+    return process.exitcode
 
 
-def test_killed_at_several_moments_and_gone_on_with(tmp_path):
-    """A real process, killed as soon as some chunks are on disk, twice; then it is let go on to the end."""
+def test_killed_twice_and_resumed(tmp_path):
+    """A process is killed as soon as some chunks are on disk, and another one that resumes as well."""
     many = [{**entry, "jid": f"{n}-{entry['jid']}"} for n in range(150) for entry in CRYSTALS]
     path, output = write_lines(tmp_path / "a.jsonl", many), tmp_path / "s.csv"
     part = tmp_path / "s.csv.part"
-    command = [*COMMAND, path, "-o", output, "-q", "--no-cache", "--json"]
     for chunks in (2, 7):
-        process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+        process = multiprocessing.get_context("fork").Process(
+            target=measure, args=(path,), kwargs={"output": output, "cache": False}
+        )
+        process.start()
         code = kill_when(process, part, chunks)
         assert code == -signal.SIGKILL
         assert not output.exists()
@@ -206,28 +210,14 @@ def test_killed_at_several_moments_and_gone_on_with(tmp_path):
     assert not part.exists()
 
 
-def limited(size):
-    def limit():
-        # Python ignores the signal, so that writing beyond ends in an error as on a full disk.
-        resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
-
-    return limit
-
-
-#: Where files are cut off, Python would keep the first bytes of what it compiles.
-NO_BYTECODE = {**os.environ, "PYTHONDONTWRITEBYTECODE": "1"}
-
-
 @pytest.mark.parametrize("size", [0, 700, 9000])
-def test_a_disk_that_fills_up_leaves_what_can_be_gone_on_with(size, tmp_path):
-    """RLIMIT_FSIZE stops the file that grows too large: the head of the part, its first rows, or later ones."""
-    many = [{**entry, "jid": f"{n}-{entry['jid']}"} for n in range(200) for entry in CRYSTALS]
+def test_a_disk_that_fills_up_leaves_rows_to_resume_with(size, tmp_path):
+    """The disk is full at the header of the part, at its first rows, or at later ones."""
+    many = [{**entry, "jid": f"{n}-{entry['jid']}"} for n in range(50) for entry in CRYSTALS]
     path, output = write_lines(tmp_path / "a.jsonl", many), tmp_path / "s.csv"
-    command = [*COMMAND, path, "-o", output, "-q", "--json"]
-    failed = subprocess.run(
-        command, capture_output=True, text=True, check=False, preexec_fn=limited(size), env=NO_BYTECODE
-    )
-    assert failed.returncode == 2
+    with largest_file(size):
+        failed = CliRunner().invoke(main, ["measure", str(path), "-o", str(output), "-q", "--json"])
+    assert failed.exit_code == 2
     [line] = failed.stderr.splitlines()
     assert "could not be written" in line
     assert "free some space" in line
@@ -239,8 +229,8 @@ def test_a_disk_that_fills_up_leaves_what_can_be_gone_on_with(size, tmp_path):
 
 def test_a_disk_too_full_for_the_cache_costs_no_sizes(tmp_path):
     path = write_lines(tmp_path / "a.jsonl", CRYSTALS)
-    command = [*COMMAND, path, "--json"]
-    done = subprocess.run(command, capture_output=True, text=True, check=True, preexec_fn=limited(100), env=NO_BYTECODE)
+    with largest_file(100):
+        done = CliRunner().invoke(main, ["measure", str(path), "--json"])
     assert json.loads(done.stdout)["graphs"] == 12
     assert "sizes are not cached" in done.stderr
     assert not list((tmp_path / ".nodebudget").iterdir())

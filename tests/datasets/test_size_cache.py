@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
 import subprocess
-import sys
 import tempfile
 import time
 from pathlib import Path
@@ -20,6 +20,7 @@ from nodebudget import SizeTable
 from nodebudget.cli import main
 from nodebudget.datasets import graph_settings as settings
 from nodebudget.datasets.cache.fingerprint import fingerprint
+from nodebudget.datasets.cache.size_cache import SizeCache
 from nodebudget.datasets.graph_settings import GraphSettings
 from nodebudget.datasets.measure import MeasureOptions, measure
 from nodebudget.errors import CrystalError, InputError
@@ -179,37 +180,44 @@ def test_a_place_that_cannot_be_written_means_no_cache(tmp_path):
     assert note.startswith("sizes are not cached: ")
 
 
+def as_another_user(folder, results):
+    if not os.getuid():
+        os.setuid(65534)
+    results.put(SizeCache(folder / "a.jsonl", {}).save(SizeTable.from_counts([1]), "x"))
+
+
 def test_a_read_only_folder_means_no_cache():
     """As a user who may read the data and no more."""
-    code = (
-        "import os, sys; from nodebudget.datasets.cache.size_cache import SizeCache; from nodebudget import SizeTable\n"
-        "table = SizeTable.from_counts([1]); os.getuid() or os.setuid(65534)\n"
-        "print(SizeCache(sys.argv[1], {}).save(table, 'x'))"
-    )
+    fork = multiprocessing.get_context("fork")
+    results = fork.SimpleQueue()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         write_lines(folder / "a.jsonl", CRYSTALS)
         folder.chmod(0o555)
-        command = [sys.executable, "-c", code, folder / "a.jsonl"]
-        done = subprocess.run(command, capture_output=True, text=True, check=True)
-        assert "can't be written: Permission denied" in done.stdout
-        assert [found.name for found in folder.iterdir()] == ["a.jsonl"]
+        process = fork.Process(target=as_another_user, args=(folder, results))
+        process.start()
+        process.join()
+        assert "can't be written: Permission denied" in results.get()
+        assert [path.name for path in folder.iterdir()] == ["a.jsonl"]
         folder.chmod(0o755)
 
 
+def measure_often(path, results):
+    results.put([int(measure(path)["edges"].sum()) for _ in range(15)])
+
+
 def test_processes_that_share_a_cache(tmp_path):
-    """Two at once, time and again: both end well, and what they leave is whole."""
+    """Two at once, time and again: both end well, and leave a whole file."""
     path = write_list(tmp_path / "a.json", CRYSTALS)
-    code = (
-        "import sys\nfrom nodebudget.datasets.measure import measure\n"
-        "for _ in range(15): print(measure(sys.argv[1])['edges'].sum())\n"
-    )
-    running = [
-        subprocess.Popen([sys.executable, "-c", code, path], stdout=subprocess.PIPE, text=True) for _ in range(2)
-    ]
-    outputs = [process.communicate()[0].split() for process in running]
-    assert [process.returncode for process in running] == [0, 0]
-    assert {value for values in outputs for value in values} == {str(measure(CRYSTALS)["edges"].sum())}
+    fork = multiprocessing.get_context("fork")
+    results = fork.SimpleQueue()
+    processes = [fork.Process(target=measure_often, args=(path, results)) for _ in range(2)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join()
+    assert [process.exitcode for process in processes] == [0, 0]
+    assert set(results.get() + results.get()) == {int(measure(CRYSTALS)["edges"].sum())}
     assert not measured(path)[1]
     assert len(cached(tmp_path)) == 1
 

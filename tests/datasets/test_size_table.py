@@ -59,7 +59,7 @@ def test_an_altered_archive_is_refused_or_means_the_same(tmp_path):
     """A directory entry whose comment is said to be longer takes the entries after it for that comment."""
     path = TABLE.save(tmp_path / "sizes.npz")
     whole, refused = path.read_bytes(), 0
-    for place in range(len(whole)):
+    for place in range(0, len(whole), 3):
         path.write_bytes(whole[:place] + bytes([whole[place] ^ 0x5A]) + whole[place + 1 :])
         try:
             found = SizeTable.load(path)
@@ -68,7 +68,7 @@ def test_an_altered_archive_is_refused_or_means_the_same(tmp_path):
         else:
             assert found.fingerprint() == TABLE.fingerprint()
             assert found.ids.tolist() == TABLE.ids.tolist()
-    assert refused > len(whole) // 2
+    assert refused > len(whole) // 6
 
 
 def test_one_array_is_no_table(tmp_path):
@@ -223,15 +223,21 @@ def test_settings_that_nothing_could_use(settings, tmp_path):
         SizeTable.load(tmp_path / "s.npz")
 
 
-def test_an_archive_that_unpacks_to_far_too_much(tmp_path):
-    block = bytes(2**24)
+@pytest.fixture
+def small(monkeypatch):
+    """Let what unpacks to too much be small."""
+    monkeypatch.setattr("nodebudget.utils.files._MAX_UNPACKED", 2**20)
+
+
+def test_an_archive_that_unpacks_to_far_too_much(small, tmp_path):
+    block = bytes(2**14)
     with (
         zipfile.ZipFile(tmp_path / "s.npz", "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive,
         archive.open("nodes.npy", "w", force_zip64=True) as file,
     ):
         for _ in range(65):
             file.write(block)
-    with pytest.raises(InputError, match=r"unpacks to 1.02 GiB, over 1.00 GiB and 200 times"):
+    with pytest.raises(InputError, match=r"unpacks to 1.02 MiB, over 1.00 MiB and 200 times"):
         SizeTable.load(tmp_path / "s.npz")
 
 
@@ -255,13 +261,13 @@ def test_two_columns_of_one_name(tmp_path):
         SizeTable.load(tmp_path / "s.csv")
 
 
-def test_names_that_would_take_far_more_memory_than_the_file(tmp_path):
+def test_names_that_would_take_far_more_memory_than_the_file(small, tmp_path):
     """An array keeps all names as wide as the longest."""
     (tmp_path / "s.csv").write_text(f"id,nodes\n{'x' * 257},1\n")
     with pytest.raises(InputError, match="an id has 257 characters, over the limit of 256"):
         SizeTable.load(tmp_path / "s.csv")
-    (tmp_path / "s.csv").write_text(f"id,nodes\n{'x' * 256},1\n" + "a,1\n" * 1_100_000)
-    with pytest.raises(InputError, match=r"it unpacks to 1\.05 GiB, over 1\.00 GiB"):
+    (tmp_path / "s.csv").write_text(f"id,nodes\n{'x' * 256},1\n" + "a,1\n" * 1_100)
+    with pytest.raises(InputError, match=r"it unpacks to 1\.08 MiB, over 1\.00 MiB"):
         SizeTable.load(tmp_path / "s.csv")
 
 
@@ -290,19 +296,19 @@ def test_parquet_of_other_programs(tmp_path):
             stored(**wrong)
 
 
-def test_parquet_that_unpacks_to_far_too_much(tmp_path):
+def test_parquet_that_unpacks_to_far_too_much(small, tmp_path):
     """A number or a name that repeats takes next to nothing in the file."""
     arrays = pytest.importorskip("pyarrow")
     parquet = pytest.importorskip("pyarrow.parquet")
     parquet.write_table(
-        arrays.table({"nodes": np.ones(140_000_000, np.int8)}), tmp_path / "s.parquet", compression="zstd"
+        arrays.table({"nodes": np.ones(140_000, np.int8)}), tmp_path / "s.parquet", compression="zstd"
     )
-    with pytest.raises(InputError, match=r"it unpacks to 1\.04 GiB"):
+    with pytest.raises(InputError, match=r"it unpacks to 1\.07 MiB"):
         SizeTable.load(tmp_path / "s.parquet")
-    rows = 1_100_000
+    rows = 1_100
     names = arrays.DictionaryArray.from_arrays(np.zeros(rows, np.int32), ["x" * 256])
     parquet.write_table(arrays.table({"id": names, "nodes": np.ones(rows, np.int8)}), tmp_path / "s.parquet")
-    with pytest.raises(InputError, match=r"it unpacks to 1\.05 GiB"):
+    with pytest.raises(InputError, match=r"it unpacks to 1\.07 MiB"):
         SizeTable.load(tmp_path / "s.parquet")
 
 

@@ -1,13 +1,13 @@
-"""The sizes are the same whoever counts them, in whatever pieces and order."""
+"""The sizes are the same in whatever process they are counted, and however the work is split."""
 
 from __future__ import annotations
 
+import math
 import multiprocessing
 import os
+import pickle
 import random
 import signal
-import subprocess
-import sys
 import time
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
 
@@ -15,7 +15,7 @@ import psutil
 import pytest
 from click.testing import CliRunner
 from crystals import entries
-from formats import WRITERS, write_lines
+from formats import WRITERS, check_in_process, write_lines
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -31,7 +31,7 @@ CRYSTALS = entries(6, 12)
 
 
 class Lazy(Executor):
-    """Does its work as late as it may, and in any order."""
+    """Works as late as possible and in any order, on what another process would get."""
 
     def __init__(self, seed):
         self._random, self._todo = random.Random(seed), []
@@ -45,7 +45,8 @@ class Lazy(Executor):
     def run(self, wanted):
         while not wanted.done():
             future, work, arguments = self._todo.pop(self._random.randrange(len(self._todo)))
-            future.set_result(work(*arguments))
+            function, values = pickle.loads(pickle.dumps((work, arguments)))
+            future.set_result(pickle.loads(pickle.dumps(function(*values))))
 
 
 class LazyFuture(Future):
@@ -60,7 +61,7 @@ def tables_equal(one, other):
     assert one.settings == other.settings
 
 
-@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     name=st.sampled_from(list(WRITERS)),
     chunk=st.integers(1, 13),
@@ -72,34 +73,27 @@ def test_sizes_are_equal_however_the_work_is_split(name, chunk, size, broken, se
     made = [{**entry, "atoms": {**entry["atoms"], "coords": [[0.0]]}} if i in broken else entry
             for i, entry in enumerate(CRYSTALS)]  # fmt: skip
     path = WRITERS[name](tmp_path_factory.mktemp("split") / name, CRYSTALS if name == "ase.db" else made)
-    whole = measure(path, on_error="skip", cache=False)
     with pytest.MonkeyPatch.context() as patch, ThreadPoolExecutor(3) as threads:
+        patch.setattr("nodebudget.datasets.readers.parquet.run_check", check_in_process)
+        whole = measure(path, on_error="skip", cache=False)
         patch.setattr(sources, "CHUNK_RECORDS", chunk)
         patch.setattr(sources, "CHUNK_BYTES", size)
         patch.setattr("nodebudget.datasets.workers._PENDING", 1 + seed % 7)
         for executor in (Lazy(seed), threads, 0):
             tables_equal(measure(path, on_error="skip", cache=False, workers=executor), whole)
-    if broken and name != "ase.db":
-        with pytest.raises(CrystalError) as caught:
-            measure(path, workers=Lazy(seed), cache=False)
-        assert caught.value.index == min(broken)
+        if broken and name != "ase.db":
+            with pytest.raises(CrystalError) as caught:
+                measure(path, workers=Lazy(seed), cache=False)
+            assert caught.value.index == min(broken)
 
 
-@pytest.fixture
-def pool():
-    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as found:
-        yield found
+def test_workers_change_nothing():
+    many = (CRYSTALS * 12)[:140]
+    many[130] = {"jid": "broken", "atoms": {**CRYSTALS[0]["atoms"], "coords": [[math.nan] * 3]}}
+    tables_equal(measure(many, on_error="skip", workers=1), measure(many, on_error="skip"))
 
 
-def test_processes_of_the_callers_own(pool, tmp_path):
-    for name, write in WRITERS.items():
-        path = write(tmp_path / name, CRYSTALS)
-        tables_equal(measure(path, workers=pool, cache=False), measure(path, cache=False))
-    assert pool.submit(int, "7").result() == 7
-
-
-def test_no_more_is_read_ahead_than_fits():
-    """Chunks under way are bounded by their bytes and their number, whatever the executor takes."""
+def test_pending_chunks_are_bounded_in_bytes_and_number():
     read = []
 
     def chunks(size):
@@ -108,24 +102,27 @@ def test_no_more_is_read_ahead_than_fits():
             yield Chunk(number, 1, [(None, CRYSTALS[0])], iter, size)
 
     lazy, graphs = Lazy(0), GraphSettings()
-    for size, most in ((100 * 2**20, 3), (2**40, 1)):
+    for size, pending in ((100 * 2**20, 3), (2**40, 1)):
         read.clear()
-        found = measure_chunks(chunks(size), graphs, workers=lazy)
-        next(found)
-        assert len(read) == most
-        found.close()
+        measured = measure_chunks(chunks(size), graphs, workers=lazy)
+        next(measured)
+        assert len(read) == pending
+        measured.close()
 
 
-def test_a_process_that_dies_is_named_and_nothing_is_lost(pool, tmp_path):
+def test_a_pool_of_the_caller_whose_process_dies(tmp_path):
     many = [{**entry, "jid": f"{n}-{entry['jid']}"} for n in range(30) for entry in CRYSTALS]
     path, output = write_lines(tmp_path / "a.jsonl", many), tmp_path / "s.npz"
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+        tables_equal(measure(path, workers=pool, cache=False), measure(path, cache=False))
+        assert pool.submit(int, "7").result() == 7  # it was left open
 
-    def kill(done, total):
-        for process in list(pool._processes.values()):
-            os.kill(process.pid, signal.SIGKILL)
+        def kill(done, total):
+            for process in list(pool._processes.values()):
+                os.kill(process.pid, signal.SIGKILL)
 
-    with pytest.raises(NodeBudgetError, match=r"process that measured crystals died"):
-        measure(path, workers=pool, output=output, progress=kill)
+        with pytest.raises(NodeBudgetError, match=r"process that measured crystals died"):
+            measure(path, workers=pool, output=output, progress=kill)
     assert (tmp_path / "s.npz.part").exists()
     notes = []
     table = measure(path, output=output, options=MeasureOptions(note=notes.append))
@@ -136,34 +133,33 @@ def test_a_process_that_dies_is_named_and_nothing_is_lost(pool, tmp_path):
 def test_workers_end_when_the_process_that_started_them_is_killed(tmp_path):
     many = [{**entry, "jid": f"{n}-{entry['jid']}"} for n in range(300) for entry in CRYSTALS]
     path, part = write_lines(tmp_path / "a.jsonl", many), tmp_path / "s.npz.part"
-    command = [sys.executable, "-m", "nodebudget", "measure", path, "-o", tmp_path / "s.npz", "--workers", "1", "-q"]
-    process = subprocess.Popen(command)
-    while process.poll() is None and not (part.exists() and part.read_bytes().count(b"\n") > 1):
+    options = {"output": tmp_path / "s.npz", "workers": 1, "cache": False}
+    process = multiprocessing.get_context("fork").Process(target=measure, args=(path,), kwargs=options)
+    process.start()
+    while process.is_alive() and not (part.exists() and part.read_bytes().count(b"\n") > 1):
         time.sleep(0.02)
     children = psutil.Process(process.pid).children()
     process.kill()
-    process.wait()
+    process.join()
     assert children
     _, left = psutil.wait_procs(children, timeout=30)
     assert left == []
 
 
-@pytest.fixture(scope="module")
-def cluster():
-    distributed = pytest.importorskip("distributed")
-    options = {"processes": True, "dashboard_address": None, "memory_limit": None, "silence_logs": 50}
-    with distributed.LocalCluster(n_workers=2, threads_per_worker=1, **options) as found:
-        yield found
+def local_cluster(*, processes):
+    options = {"processes": processes, "dashboard_address": None, "memory_limit": None, "silence_logs": 50}
+    return pytest.importorskip("distributed").LocalCluster(n_workers=2, threads_per_worker=1, **options)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
-def test_a_dask_cluster_one_of_whose_processes_is_killed(cluster, tmp_path, monkeypatch):
+def test_a_dask_cluster_one_of_whose_processes_is_killed(tmp_path, monkeypatch):
     many = [{**entry, "jid": f"{n}-{entry['jid']}"} for n in range(20) for entry in CRYSTALS]
     path = write_lines(tmp_path / "a.jsonl", many)
     monkeypatch.setattr(sources, "CHUNK_RECORDS", 10)
     monkeypatch.setattr("nodebudget.datasets.workers._PENDING", 8)
-    processes = [worker.pid for worker in cluster.workers.values()]
-    with dask_executor(cluster.scheduler_address) as executor:
+    with local_cluster(processes=True) as cluster, dask_executor(cluster.scheduler_address) as executor:
+        processes = [worker.pid for worker in cluster.workers.values()]
 
         def kill(done, total):
             if done == 50:
@@ -177,21 +173,22 @@ def test_a_dask_cluster_one_of_whose_processes_is_killed(cluster, tmp_path, monk
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
-def test_the_command_on_a_dask_cluster(cluster, tmp_path):
+def test_the_command_on_a_dask_cluster(tmp_path):
     path = write_lines(tmp_path / "a.jsonl", CRYSTALS)
 
     def call(*options):
         return CliRunner().invoke(main, ["measure", str(path), "--json", "--no-cache", *options])
 
-    there = call("--dask", cluster.scheduler_address)
-    assert there.exit_code == 0, there.output
-    assert there.stdout == call().stdout
+    with local_cluster(processes=False) as cluster:
+        on_cluster = call("--dask", cluster.scheduler_address)
+    assert on_cluster.exit_code == 0, on_cluster.output
+    assert on_cluster.stdout == call().stdout
     both = call("--dask", cluster.scheduler_address, "--workers", "2")
     assert (both.exit_code, both.stdout) == (2, "")
     assert "--dask together with --workers" in both.stderr
 
 
-def test_no_cluster_there():
+def test_a_scheduler_that_does_not_answer():
     pytest.importorskip("distributed")
     for address in ("no address at all", "tcp://127.0.0.1:1", "udp://127.0.0.1:1"):
         with pytest.MonkeyPatch.context() as patch:
