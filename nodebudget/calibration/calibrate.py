@@ -59,15 +59,10 @@ class CalibrationConfig:
         if not 1 <= self.max_graphs <= 100_000:
             raise InputError(f"probes of up to {self.max_graphs} graphs", limit="1 to 100,000", hint="32 is usual")
 
-    @property
-    def held_out(self) -> int:
-        """Number of steps that are held out."""
-        return self.probes // 3
-
-    @property
-    def fitted(self) -> int:
-        """Number of steps to fit to; the other two are the lightest step and a repeat."""
-        return self.probes - self.held_out - 2
+    def split(self) -> tuple[int, int]:
+        """Return the numbers of steps to fit to and to hold out; the other two are the lightest step and a repeat."""
+        held_out = self.probes // 3
+        return self.probes - held_out - 2, held_out
 
 
 @dataclass(frozen=True)
@@ -139,10 +134,10 @@ def calibrate(
             stacklevel=2,
         )
     runner = ProbeRunner(workload, candidates, probe)
-    needed = len(size_columns(candidates.sizes)) + 1
-    if config.fitted < needed:
+    (fitted, _), needed = config.split(), len(size_columns(candidates.sizes)) + 1
+    if fitted < needed:
         raise InputError(
-            f"{config.probes} probes leave {config.fitted} to fit {needed} coefficients to",
+            f"{config.probes} probes leave {fitted} to fit {needed} coefficients to",
             limit="at least as many as coefficients",
             hint="24 probes are usual",
         )
@@ -156,8 +151,9 @@ def calibrate(
 
 
 def _jobs(candidates: ProbeCandidates, config: CalibrationConfig, rng: np.random.Generator) -> list[_Job]:
-    to_fit = _batches_to_fit(candidates, config, rng)
-    to_check = choose_holdout_batches(candidates.original_sizes, config.held_out, config.max_graphs, rng)
+    fitted, held_out = config.split()
+    to_fit = _batches_to_fit(candidates, fitted, config.max_graphs, rng)
+    to_check = choose_holdout_batches(candidates.original_sizes, held_out, config.max_graphs, rng)
     return [
         _Job("floor", lightest_batch(candidates.original_sizes)),
         *(_Job("fit", batch) for batch in to_fit),
@@ -167,15 +163,17 @@ def _jobs(candidates: ProbeCandidates, config: CalibrationConfig, rng: np.random
     ]
 
 
-def _batches_to_fit(candidates: ProbeCandidates, config: CalibrationConfig, rng: np.random.Generator) -> list[Indices]:
+def _batches_to_fit(
+    candidates: ProbeCandidates, count: int, max_graphs: int, rng: np.random.Generator
+) -> list[Indices]:
     """Choose half of the batches among the dataset's graphs, and half where the ratios of sizes differ most."""
-    rows, count = candidates.fit_rows, config.fitted
+    rows = candidates.fit_rows
     original = rows[rows < candidates.num_original]
     parts = [(rows, count)] if len(original) == len(rows) else [(original, count // 2), (rows, count - count // 2)]
     return [
         part[batch]
         for part, share in parts
-        for batch in choose_fit_batches(candidates.sizes.take(part), share, config.max_graphs, rng)
+        for batch in choose_fit_batches(candidates.sizes.take(part), share, max_graphs, rng)
     ]
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from nodebudget.calibration.memory_model import Calibration
@@ -12,59 +11,13 @@ from nodebudget.datasets.graph_settings import GraphSettings
 from nodebudget.datasets.size_table import SizeTable
 from nodebudget.errors import InputError, RecordError
 from nodebudget.utils.optional_imports import installed
-
-if TYPE_CHECKING:
-    from nodebudget.profiling.probe import Probe
-    from nodebudget.workloads.protocol import Workload
+from nodebudget.workloads.protocol import Workload, dtype_of, parameter_count
 
 if TYPE_CHECKING:
     from nodebudget.profiling.probe import Probe
 
 #: Packages whose version changes the memory of a step.
 _PACKAGES = ("torch", "dgl")
-
-
-@dataclass(frozen=True)
-class Difference:
-    """Something that has changed since the calibration was made.
-
-    Attributes:
-        what: Its name.
-        then: As recorded.
-        now: As it is.
-        fatal: The predictions are wrong: another model.
-    """
-
-    what: str
-    then: Any
-    now: Any
-    fatal: bool
-
-    def __str__(self) -> str:
-        return f"{self.what} was {self.then}, is {self.now}"
-
-
-def differences(
-    calibration: Calibration, *, workload: Workload | None = None, probe: Probe | None = None
-) -> list[Difference]:
-    """Return what has changed since the calibration was made.
-
-    Args:
-        calibration: The record.
-        workload: The training step to use it for; None does not compare the model.
-        probe: The device to use it on; None does not compare the device.
-    """
-    changes = []
-    if workload is not None:
-        from nodebudget.workloads.protocol import dtype_of, parameter_count
-
-        model = {"parameters": parameter_count(workload), "dtype": dtype_of(workload)}
-        model["optimizer"] = type(workload.optimizer).__name__
-        changes += _compare(calibration, "model", model, fatal=True)
-    if probe is not None:
-        device = probe.describe()
-        changes += _compare(calibration, "device", {key: device.get(key) for key in ("name", "memory")}, fatal=False)
-    return changes + _compare(calibration, "packages", {name: installed(name) for name in _PACKAGES}, fatal=False)
 
 
 def check_applicable(
@@ -78,24 +31,29 @@ def check_applicable(
 
     Args:
         calibration: The record.
-        workload: The training step to use it for.
-        probe: The device to use it on.
+        workload: The training step to use it for; None does not compare the model.
+        probe: The device to use it on; None does not compare the device.
         allow_mismatch: Only warn, about another model too.
 
     Raises:
         RecordError: It was made for another model.
     """
-    changes = differences(calibration, workload=workload, probe=probe)
-    fatal = [change for change in changes if change.fatal]
+    model: dict[str, Any] = {}
+    if workload is not None:
+        model = {"parameters": parameter_count(workload), "dtype": dtype_of(workload)}
+        model["optimizer"] = type(workload.optimizer).__name__
+    device = {} if probe is None else {key: probe.describe().get(key) for key in ("name", "memory")}
+    fatal = _changes(calibration, "model", model)
+    changes = [*fatal, *_changes(calibration, "device", device)]
+    changes += _changes(calibration, "packages", {name: installed(name) for name in _PACKAGES})
     if fatal and not allow_mismatch:
         raise RecordError(
-            f"the calibration is of another model: {'; '.join(map(str, fatal))}",
+            f"the calibration is of another model: {'; '.join(fatal)}",
             hint="calibrate this model, or pass --allow-mismatch (allow_mismatch=True) to use it all the same",
         )
     if changes:
         warnings.warn(
-            f"the calibration was made with another setup: {'; '.join(map(str, changes))}; "
-            "calibrate again for exact predictions",
+            f"the calibration was made with another setup: {'; '.join(changes)}; calibrate again for exact predictions",
             stacklevel=2,
         )
 
@@ -126,11 +84,9 @@ def _graph_settings(settings: Mapping[str, Any]) -> GraphSettings | None:
         return None  # written by another program; the settings are only a default
 
 
-def _compare(calibration: Calibration, section: str, now: dict[str, Any], *, fatal: bool) -> list[Difference]:
+def _changes(calibration: Calibration, section: str, now: Mapping[str, Any]) -> list[str]:
     then = calibration.context.get(section) or {}
+    label = "" if section == "packages" else f"{section} "
     # What the record does not have is not compared.
-    return [
-        Difference(f"{section} {key}" if section != "packages" else key, then[key], value, fatal)
-        for key, value in now.items()
-        if key in then and then[key] != value
-    ]
+    changed = [key for key, value in now.items() if key in then and then[key] != value]
+    return [f"{label}{key} was {then[key]}, is {now[key]}" for key in changed]

@@ -21,11 +21,7 @@ def open_probe(device: str) -> Probe:
     if kind == "cpu" and not number:
         return CpuProbe()
     if kind != "cuda" or not (number == "" or number.isdecimal()):
-        raise InputError(
-            f"unsupported device {device!r}",
-            limit="cpu or cuda:N",
-            hint="give --device cpu or --gpu 0",
-        )
+        raise InputError(f"unsupported device {device!r}", limit="cpu or cuda:N", hint="give --device cpu or --gpu 0")
     return CudaProbe(_existing(int(number or 0)))
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol
 
 from nodebudget.datasets.size_table import SizeTable
 
@@ -11,7 +11,6 @@ if TYPE_CHECKING:
     import torch  # on first use only: reading a calibration needs no torch
 
 
-@runtime_checkable
 class Workload(Protocol):
     """A model, its optimizer, and how a list of samples becomes one training step.
 
