@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cached_property, partial
 from typing import Any
 
@@ -83,11 +83,11 @@ class Row:
         return {
             "name": self.name,
             **self.statistics,
-            "per_batch": {name: totals.to_dict() for name, totals in self.totals.items()},
-            "predicted_bytes": None if predicted is None else predicted.to_dict(),
+            "per_batch": {name: asdict(totals) for name, totals in self.totals.items()},
+            "predicted_bytes": None if predicted is None else asdict(predicted),
             "difference": dict(self.difference),
             "measure": self.measure,
-            "causes": [dict(cause.__dict__) for cause in self.causes],
+            "causes": [asdict(cause) for cause in self.causes],
             "sentence": self.sentence,
         }
 

@@ -16,6 +16,7 @@ from typing import Any
 from nodebudget.errors import MissingError, first_line
 from nodebudget.profiling.cuda_allocator.allocator import allocator_settings
 from nodebudget.utils.byte_units import format_bytes
+from nodebudget.utils.host_memory import available_memory
 from nodebudget.utils.optional_imports import check_dgl_on, check_torch, installed, load_dgl, require
 from nodebudget.utils.version import __version__
 
@@ -120,7 +121,7 @@ def examine() -> Examination:
     driver = _driver()
     torch, torch_check = _torch()
     cuda, gpus = _cuda(torch, driver)
-    free, allocator = _host_free(), allocator_settings()
+    free, allocator = available_memory(), allocator_settings()
     checks = [
         Check("nodebudget", OK, f"{__version__}, Python {platform.python_version()}", "everything"),
         torch_check,
@@ -247,12 +248,3 @@ def _driver() -> str | None:
     except (OSError, subprocess.SubprocessError):
         return None
     return next(iter(done.stdout.split()), None)
-
-
-def _host_free() -> int | None:
-    try:
-        with Path("/proc/meminfo").open(encoding="ascii") as file:
-            fields = dict(line.split(":", 1) for line in file)
-        return int(fields["MemAvailable"].split()[0]) * 1024
-    except (OSError, KeyError, ValueError):
-        return None

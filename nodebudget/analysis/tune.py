@@ -20,7 +20,6 @@ from nodebudget.datasets.size_table import SizeTable
 from nodebudget.errors import DoesNotFitError, InputError
 from nodebudget.profiling.probe import SAFE_SHARE, Probe
 from nodebudget.sampling.budget import Budget
-from nodebudget.sampling.plan import Plan
 from nodebudget.sampling.planner import make_plan
 from nodebudget.utils.checks import check_count
 from nodebudget.workloads.protocol import Workload, to_sample
@@ -127,55 +126,55 @@ def tune(
     return analyse(budgets, memory)
 
 
+@dataclass(frozen=True)
 class _Timer:
     """Times steps of one workload on one device."""
 
-    def __init__(self, workload: Workload, dataset: Any, sizes: SizeTable, probe: Probe, config: TuneConfig) -> None:
-        self._workload, self._dataset, self._sizes, self._probe = workload, dataset, sizes, probe
-        self._config, self._columns = config, size_columns(sizes)
+    workload: Workload
+    dataset: Any
+    sizes: SizeTable
+    probe: Probe
+    config: TuneConfig
 
     def time_budget(self, budget: int, calibration: Calibration) -> TimedBudget:
         """Time some batches of a plan for a budget in bytes."""
-        plan = make_plan(self._sizes, Budget.make(calibration=calibration, memory=budget), seed=self._config.seed)
-        totals = self._sizes.totals(np.arange(len(self._sizes)))
-        means = {name: totals[name] / len(plan) for name in self._columns}
+        plan = make_plan(self.sizes, Budget.make(calibration=calibration, memory=budget), seed=self.config.seed)
+        means = {name: total / len(plan) for name, total in self._totals(np.arange(len(self.sizes))).items()}
+        rng = np.random.default_rng(self.config.seed)
+        chosen = rng.choice(len(plan), size=min(self.config.batches, len(plan)), replace=False)
         try:
-            steps = self._time_batches(plan)
+            self._seconds(self._samples(plan.batch(int(chosen[0]))))  # warm up at this size
+            steps = tuple(self._time_batch(plan.batch(int(index))) for index in chosen)
         except DoesNotFitError:
             steps = ()
-        self._probe.release()
+        self.probe.release()
         return TimedBudget(budget, means, steps)
-
-    def _time_batches(self, plan: Plan) -> tuple[TimedStep, ...]:
-        rng = np.random.default_rng(self._config.seed)
-        chosen = rng.choice(len(plan), size=min(self._config.batches, len(plan)), replace=False)
-        batches = [plan.batch(int(index)) for index in chosen]
-        self._seconds(self._samples(batches[0]))  # warm up at this size
-        return tuple(self._time_batch(batch) for batch in batches)
 
     def _time_batch(self, batch: npt.NDArray[Any]) -> TimedStep:
         samples = self._samples(batch)
-        repeats = [self._seconds(samples) for _ in range(self._config.repeats)]
+        repeats = [self._seconds(samples) for _ in range(self.config.repeats)]
         seconds = statistics.median(repeats)
-        totals = self._sizes.totals(batch)
-        scatter = (max(repeats) - min(repeats)) / 2 / seconds
-        return TimedStep({name: totals[name] for name in self._columns}, seconds, scatter)
+        return TimedStep(self._totals(batch), seconds, (max(repeats) - min(repeats)) / 2 / seconds)
+
+    def _totals(self, batch: npt.NDArray[Any]) -> dict[str, float]:
+        totals = self.sizes.totals(batch)
+        return {name: totals[name] for name in size_columns(self.sizes)}
 
     def _samples(self, batch: npt.NDArray[Any]) -> list[Any]:
-        return [to_sample(self._workload, self._dataset[int(index)]) for index in batch]
+        return [to_sample(self.workload, self.dataset[int(index)]) for index in batch]
 
     def _seconds(self, samples: list[Any]) -> float:
         def step() -> float:
             # A new batch each time, since a step may add to it.
-            batch = self._workload.batch(samples)
+            batch = self.workload.batch(samples)
             self._wait()
             started = time.perf_counter()
-            self._workload.step(batch)
+            self.workload.step(batch)
             self._wait()
             return time.perf_counter() - started
 
-        return run_step(step, "a training step", workload=self._workload)
+        return run_step(step, "a training step", workload=self.workload)
 
     def _wait(self) -> None:
-        if self._probe.device.startswith("cuda"):
-            torch.cuda.synchronize(self._probe.device)
+        if self.probe.device.startswith("cuda"):
+            torch.cuda.synchronize(self.probe.device)

@@ -11,6 +11,7 @@ from typing import Any
 
 from nodebudget.profiling.cpu_trace import peak_of, trace_blocks
 from nodebudget.profiling.probe import Peak
+from nodebudget.utils.host_memory import available_memory
 
 
 class CpuProbe:
@@ -23,13 +24,8 @@ class CpuProbe:
         return Peak(requested=peak_of(trace_blocks(run).nbytes))
 
     def free_bytes(self) -> int:
-        """Return the memory that the machine has available, bytes."""
-        try:
-            with Path("/proc/meminfo").open(encoding="ascii") as file:
-                fields = dict(line.split(":", 1) for line in file)
-            return int(fields["MemAvailable"].split()[0]) * 1024
-        except (OSError, KeyError, ValueError):
-            return _memory()
+        """Return the memory that the machine has available, or all of it if unknown, bytes."""
+        return available_memory() or _memory()
 
     def release(self) -> None:
         """Collect cycles, so that tensors in them are freed before the next measurement."""
