@@ -61,6 +61,8 @@ def _wrapped(row: Sequence[str], widths: Sequence[int], prose: Sequence[bool], *
 
 
 def _wrap(text: str, width: int) -> list[str]:
+    if cell_len(text) <= width and "\n" not in text:
+        return [text]
     lines = [""]
     for word in text.split():
         joined = f"{lines[-1]} {word}".lstrip()
