@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import time
 from typing import Any
 
@@ -16,7 +15,7 @@ from nodebudget.errors import DoesNotFitError, InputError
 from nodebudget.profiling.probe import SAFE_SHARE, Peak, Probe
 from nodebudget.utils.byte_units import format_bytes
 from nodebudget.workloads.protocol import Workload, dtype_of, parameter_count, resident_bytes
-from nodebudget.workloads.run_step import run_step
+from nodebudget.workloads.run_step import asked_for, run_step
 
 
 class ProbeRunner:
@@ -43,11 +42,10 @@ class ProbeRunner:
             try:
                 self._measure(samples, batch)
             except DoesNotFitError as error:
-                asked = re.search(r"tried to allocate ([\d.]+ ?\w+)", error.limit, re.IGNORECASE)
-                more = f", and the step asked for {asked[1]} when less was left" if asked else ""
+                facts = [f"{format_bytes(free)} were free", asked_for(error.limit)]
                 raise DoesNotFitError(
                     f"not even a training step on {self._names(batch)} fits into the memory of {self._probe.device}",
-                    limit=f"{format_bytes(free)} were free{more}",
+                    limit=", and ".join(fact for fact in facts if fact),
                     hint="free memory there, or make the model smaller",
                 ) from error
 

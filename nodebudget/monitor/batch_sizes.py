@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from nodebudget.calibration.memory_model import Calibration
-from nodebudget.datasets.counting.graph import count_graph, is_graph
+from nodebudget.datasets.counting.graph import count_graph, is_graph, read_size
 from nodebudget.datasets.size_table import SizeTable
 from nodebudget.errors import InputError, first_line
 from nodebudget.utils.size_labels import count_sizes
@@ -54,7 +54,9 @@ def sizes_of(
     """
     if indices is not None or (isinstance(sizes, SizeTable) and _are_indices(batch)):
         return _look_up(sizes, batch if indices is None else indices)
-    counts = _count(batch, line_edges)
+    counts, tokens = _count_graphs(_graphs(batch, _DEPTH), line_edges), _tokens(batch)
+    if tokens is not None:
+        counts = {"graphs": len(tokens), **counts, "tokens": tokens.numel()}
     if callable(sizes):
         counts |= {str(name): _number(name, value) for name, value in sizes(batch).items()}
     return counts
@@ -97,12 +99,6 @@ def _are_indices(batch: Any) -> bool:
     return isinstance(batch, (list, tuple)) and all(isinstance(entry, (int, np.integer)) for entry in batch)
 
 
-def _count(batch: Any, line_edges: bool) -> dict[str, float]:
-    counts = _count_graphs(_graphs(batch, _DEPTH), line_edges)
-    tokens = _tokens(batch)
-    return counts if tokens is None else {"graphs": len(tokens), **counts, "tokens": tokens.numel()}
-
-
 def _tokens(batch: Any) -> torch.Tensor | None:
     """Find the tokens of a batch that is a dict with `input_ids`, or a tuple that contains one."""
     parts = batch if isinstance(batch, (list, tuple)) else [batch]
@@ -137,30 +133,15 @@ def _count_graphs(graphs: Iterator[Any], line_edges: bool) -> dict[str, float]:
     waiting = deque(graphs)
     while waiting:
         graph = waiting.popleft()
-        has_line_graph = bool(waiting) and _read(waiting[0], "num_nodes") == _read(graph, "num_edges") > 0
-        counts.append(_count_one(graph, waiting.popleft() if has_line_graph else None, line_edges))
+        nodes, edges = read_size(graph, "num_nodes"), read_size(graph, "num_edges")
+        counts.append({"graphs": _graph_count(graph), "nodes": nodes, "edges": edges})
+        if waiting and read_size(waiting[0], "num_nodes") == edges > 0:
+            counts[-1]["line_edges"] = read_size(waiting.popleft(), "num_edges")
+        elif line_edges:
+            counts[-1]["line_edges"] = count_graph(graph)["line_edges"]
     # A size that one graph lacks is not known of the batch.
     names = [name for name in counts[0] if all(name in entry for entry in counts)] if counts else []
     return {name: sum(entry[name] for entry in counts) for name in names}
-
-
-def _count_one(graph: Any, line_graph: Any, line_edges: bool) -> dict[str, float]:
-    counts: dict[str, float] = {
-        "graphs": _graph_count(graph),
-        "nodes": _read(graph, "num_nodes"),
-        "edges": _read(graph, "num_edges"),
-    }
-    if line_graph is not None:
-        counts["line_edges"] = _read(line_graph, "num_edges")
-    elif line_edges:
-        counts["line_edges"] = count_graph(graph)["line_edges"]
-    return counts
-
-
-def _read(graph: Any, name: str) -> int:
-    # A method in DGL, a property in PyG.
-    value = getattr(graph, name)
-    return int(value() if callable(value) else value)
 
 
 def _graph_count(graph: Any) -> int:

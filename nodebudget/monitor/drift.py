@@ -50,8 +50,8 @@ class DriftWatch:
         self._over.append(reading.measured / predicted - 1)
         if reading.resident is not None:
             self._resident.append(reading.resident)
-        bound = self.bound(predicted)
-        drift = median(self._over)
+        drift, bound = median(self._over), float(self._calibration.bound.margin(predicted, CONFIDENCE))
+        bound = max(bound, _MIN_DRIFT)
         if len(self._over) < _WINDOW or abs(drift) <= bound:
             return None
         return (
@@ -59,10 +59,6 @@ class DriftWatch:
             f"calibration's bound of {bound:.1%}: {self._reason(predicted)}; calibrate again, or use the calibration "
             "that recalibrated() returns"
         )
-
-    def bound(self, predicted: float) -> float:
-        """Return the half-width of the prediction interval as a fraction of the prediction."""
-        return max(float(self._calibration.bound.margin(predicted, CONFIDENCE)), _MIN_DRIFT)
 
     def _reason(self, predicted: float) -> str:
         before, now = self._calibration.resident, median(self._resident) if self._resident else None

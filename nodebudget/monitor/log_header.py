@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import platform
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +28,8 @@ def header_of(
 ) -> dict[str, Any]:
     """Return the header as plain values for JSON, with the values of `further`."""
     world, rank = world_and_rank(None, None)
+    is_cuda = probe.device.startswith("cuda")
+    uuid = str(getattr(torch.cuda.get_device_properties(probe.device), "uuid", "")) if is_cuda else ""
     return {
         "kind": KIND,
         "schema_version": SCHEMA_VERSION,
@@ -37,12 +38,20 @@ def header_of(
         "pid": os.getpid(),
         "rank": rank,
         "ranks": world,
-        "device": {**probe.describe(), "uuid": _uuid(probe.device)},
+        "device": {**probe.describe(), "uuid": uuid or None},
         "measured_by": method,
         "note": _NO_PEAK if method is None else None,
         "model": None if model is None else _model_facts(model, optimizer),
         "calibration": None if calibration is None else _calibration_facts(calibration),
         **further,
+    }
+
+
+def _model_facts(model: torch.nn.Module, optimizer: torch.optim.Optimizer | None) -> dict[str, Any]:
+    return {
+        "name": type(model).__qualname__,
+        "parameters": sum(parameter.numel() for parameter in model.parameters()),
+        "optimizer": None if optimizer is None else type(optimizer).__name__,
     }
 
 
@@ -52,22 +61,7 @@ def _calibration_facts(calibration: Calibration) -> dict[str, Any]:
         "floor": calibration.floor,
         "resident": calibration.resident,
         "bound": calibration.bound.to_dict(),
-        "created": calibration.context.get("created"),
-        "workload": calibration.context.get("workload"),
-    }
-
-
-def _uuid(device: str) -> str | None:
-    if not device.startswith("cuda"):
-        return None
-    return str(getattr(torch.cuda.get_device_properties(device), "uuid", "")) or None
-
-
-def _model_facts(model: torch.nn.Module, optimizer: torch.optim.Optimizer | None) -> Mapping[str, Any]:
-    return {
-        "name": type(model).__qualname__,
-        "parameters": sum(parameter.numel() for parameter in model.parameters()),
-        "optimizer": None if optimizer is None else type(optimizer).__name__,
+        **{name: calibration.context.get(name) for name in ("created", "workload")},
     }
 
 

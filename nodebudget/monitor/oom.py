@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gc
 import itertools
-import re
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -21,7 +20,7 @@ from nodebudget.monitor.batch_sizes import SizeOfBatch, name_sample, needs_line_
 from nodebudget.profiling.open import open_probe
 from nodebudget.utils.byte_units import format_bytes
 from nodebudget.utils.size_labels import count_sizes
-from nodebudget.workloads.run_step import is_out_of_memory
+from nodebudget.workloads.run_step import asked_for, is_out_of_memory
 
 #: The next budget to try, as a share of the batch that did not fit.
 _SMALLER = 0.9
@@ -72,11 +71,10 @@ def _does_not_fit(
     predicted, on_cpu = predict(calibration, sizes), device == "cpu"
     free = open_probe(device).free_bytes()
     available = free if on_cpu else free + torch.cuda.memory_allocated(device)
-    asked = re.search(r"tried to allocate ([\d.]+ ?\w+)", str(error), re.IGNORECASE)
     facts = [
         f"predicted {format_bytes(predicted)}" if predicted else "",
         f"{format_bytes(available)} are free" if on_cpu else f"this process can have {format_bytes(available)}",
-        f"the step asked for {asked[1]} when less was left" if asked else "",
+        asked_for(str(error)),
     ]
     return DoesNotFitError(
         f"a training step on {count_sizes(sizes) or 'a batch of unknown sizes'} ran out of memory on {device}",

@@ -1,6 +1,6 @@
-"""Arrays that are mapped into memory instead of read: uncompressed `.npz` archives, which numpy reads as well.
+"""Uncompressed `.npz` archives whose arrays are mapped into memory instead of read; `np.load` reads them too.
 
-Processes on one machine that map the same file share its pages, and pages that are not in use cost no memory.
+Processes of a machine that map the same file share its pages, and unused pages take no memory.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from nodebudget.utils.files import check_members
 
 Array = npt.NDArray[Any]
 
-#: Arrays begin at multiples of so many bytes: numpy copies a column that is not aligned before it takes from it.
+#: Offsets of arrays are multiples of so many bytes: numpy copies a column that is not aligned before each use.
 _ALIGNED = 64
 
-#: Bytes of a member's header in a zip archive, and of the 64-bit sizes that Python's zipfile adds to it.
+#: Bytes of a member's header in a zip archive, and of the 64-bit sizes that Python's zipfile adds.
 _HEADER, _ZIP64 = 30, 20
 
-#: Marks a field that is there to fill space (as Android's zipalign has it).
+#: Identifier of an extra field that is padding, as in Android's zipalign.
 _PADDING = 0xD935
 
 
@@ -36,7 +36,7 @@ def write_arrays(file: BinaryIO, arrays: Mapping[str, Array]) -> None:
 
     Args:
         file: Open for writing, at its start.
-        arrays: By name; no objects.
+        arrays: By name; not of objects.
     """
     with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
         for name, array in arrays.items():
@@ -48,15 +48,15 @@ def write_arrays(file: BinaryIO, arrays: Mapping[str, Array]) -> None:
 
 
 def check_mappable(path: str | os.PathLike[str]) -> None:
-    """Refuse what can be read but not mapped.
+    """Refuse a file that can be read but not mapped.
 
     Raises:
-        InputError: The file is no `.npz`, or is compressed.
+        InputError: The file is not an `.npz`, or is compressed.
     """
     if Path(path).suffix.lower() != ".npz" or _is_compressed(path):
         raise InputError(
             f"{str(path)!r} can't be mapped into memory",
-            limit="an .npz that is not compressed",
+            limit="an uncompressed .npz",
             hint="load it without mmap=True, and save it with compress=False",
         )
 
@@ -66,15 +66,14 @@ def _is_compressed(path: str | os.PathLike[str]) -> bool:
         with zipfile.ZipFile(path) as archive:
             return any(member.compress_type != zipfile.ZIP_STORED for member in archive.infolist())
     except (OSError, ValueError, zipfile.BadZipFile, NotImplementedError):
-        # What is no archive, or a damaged one, is for its reader to refuse.
-        return False
+        return False  # not an archive, or a damaged one: its reader says so
 
 
 def map_arrays(path: str | os.PathLike[str]) -> dict[str, Array]:
-    """Map the arrays of an uncompressed `.npz`, read-only. The file must stay as it is; it may be replaced.
+    """Map the arrays of an uncompressed `.npz`, read-only. The file must not be changed, but may be replaced.
 
     Raises:
-        ValueError, OSError, KeyError, zipfile.BadZipFile: It is no such file, or is cut or damaged.
+        ValueError, OSError, KeyError, zipfile.BadZipFile: It is not such a file, or is cut or damaged.
     """
     with Path(path).open("rb") as file, zipfile.ZipFile(file) as archive:
         check_members(archive)
@@ -87,12 +86,12 @@ def _map(file: BinaryIO, member: zipfile.ZipInfo) -> Array:
     file.seek(member.header_offset)
     head = file.read(_HEADER)
     if len(head) < _HEADER or head[:4] != b"PK\x03\x04":
-        raise ValueError(f"{member.filename!r} does not begin where it should")
+        raise ValueError(f"{member.filename!r} has no header at its offset")
     file.seek(sum(struct.unpack("<HH", head[26:])), os.SEEK_CUR)
     shape, kind = _read_header(file)
     start, size = file.tell(), math.prod(shape) * kind.itemsize
     if kind.hasobject or len(shape) != 1:
-        raise ValueError(f"{member.filename!r} is no list of numbers or names")
+        raise ValueError(f"{member.filename!r} is not a one-dimensional array of numbers or names")
     if size < 0 or start + size > os.fstat(file.fileno()).st_size:
         raise ValueError(f"{member.filename!r} is longer than the file")
     # An empty range can't be mapped.
@@ -105,6 +104,6 @@ def _read_header(file: BinaryIO) -> tuple[tuple[int, ...], np.dtype[Any]]:
         read = np.lib.format.read_array_header_1_0 if first else np.lib.format.read_array_header_2_0
         shape, _, kind = read(file)
     except Exception as error:
-        # numpy parses the header as Python, with all that Python's parser raises.
+        # numpy parses the header as Python, whose parser raises many types of errors.
         raise ValueError(f"an array's header can't be read: {error}") from error
     return shape, kind

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import TypeVar
 
@@ -22,6 +23,12 @@ def is_out_of_memory(error: BaseException) -> bool:
     # Other allocators and libraries raise a RuntimeError with a message.
     text = str(error).lower()
     return isinstance(error, RuntimeError) and any(words in text for words in _OUT_OF_MEMORY)
+
+
+def asked_for(message: str) -> str:
+    """Return what an out-of-memory message says that the step asked for, as a part of a sentence, or ""."""
+    match = re.search(r"tried to allocate ([\d.]+ ?\w+)", message, re.IGNORECASE)
+    return f"the step asked for {match[1]} when less was left" if match else ""
 
 
 def run_step(run: Callable[[], T], doing: str, *, workload: Workload | None = None) -> T:

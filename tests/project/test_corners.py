@@ -39,8 +39,8 @@ def test_crystals_left_out_do_not_shift_the_others():
     assert sorted(index for batch in few for index in batch) == [2, 4]
 
 
-def test_two_caps_on_one_column_are_refused():
-    with pytest.raises(InputError, match="two caps on nodes"):
+def test_two_maxima_of_one_column_are_refused():
+    with pytest.raises(InputError, match="two maxima of nodes"):
         NodeBudgetSampler(SIZES, max_nodes=600, max_columns={"nodes": 700})
 
 

@@ -42,9 +42,9 @@ def count_graph(sample: Any) -> dict[str, int]:
         SampleError: The sample holds no graph, or one with several types of edges.
     """
     graph, line_graph = _parts(sample)
-    nodes, edges = _number(graph, "num_nodes"), _number(graph, "num_edges")
-    if line_graph is not None and _number(line_graph, "num_nodes") == edges:
-        return {"nodes": nodes, "edges": edges, "line_edges": _number(line_graph, "num_edges")}
+    nodes, edges = read_size(graph, "num_nodes"), read_size(graph, "num_edges")
+    if line_graph is not None and read_size(line_graph, "num_nodes") == edges:
+        return {"nodes": nodes, "edges": edges, "line_edges": read_size(line_graph, "num_edges")}
     source, target = _ends(graph)
     return {"nodes": nodes, "edges": edges, "line_edges": line_edges(source, target, nodes)}
 
@@ -65,8 +65,12 @@ def _parts(sample: Any) -> tuple[Any, Any]:
     raise SampleError(f"it is a {type(sample).__name__} without a graph")
 
 
-def _number(graph: Any, name: str) -> int:
-    # A method in DGL, a property in PyG.
+def read_size(graph: Any, name: str) -> int:
+    """Return "num_nodes" or "num_edges" of a graph: a method in DGL, a property in PyG.
+
+    Raises:
+        SampleError: The graph has none.
+    """
     value = getattr(graph, name)
     number = value() if callable(value) else value
     if number is None:
