@@ -54,9 +54,13 @@ def _peaks(batches: Sequence[Breakdown]) -> Table:
 
 
 def _phases(entry: Breakdown) -> Table:
-    rows = [[_label(part), *(format_bytes(parts[part]) for parts in entry.phases.values())] for part in _used([entry])]
-    rows.append(["sum", *(format_bytes(sum(parts.values())) for parts in entry.phases.values())])
-    return Table(["part", *map(_label, entry.phases)], rows, f"Maximum of each phase, {_label(entry.label)}")
+    parts = [part for part in PARTS if len({phase[part] for phase in entry.phases.values()}) > 1]
+    rows = [
+        [_label(name), *(format_bytes(phase[part]) for part in parts), format_bytes(sum(phase.values()))]
+        for name, phase in entry.phases.items()
+    ]
+    title = f"Maximum of each phase, {_label(entry.label)}, with the parts that change"
+    return Table(["phase", *map(_label, parts), "sum"], rows, title)
 
 
 def _check(check: Check) -> str:

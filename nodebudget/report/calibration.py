@@ -99,10 +99,11 @@ def _costs(calibration: Calibration) -> Table:
     for column in ("", *calibration.columns):
         name = coefficient_name(column) if column else "fixed"
         costs = [format_bytes(segment.get(name, 0.0)) for segment in segments]
-        error = or_dash(errors.get(name), lambda error: f"± {format_bytes(error)}")
+        cost, error = segments[0].get(name, 0.0), errors.get(name)
+        relative = "–" if error is None or not cost else percent(error / cost)
         share = or_dash(shares.get(column), lambda share: percent(share, 1))
         note = ["not identifiable" if name in weak else ""] if weak else []
-        rows.append([per_unit(column) if column else "fixed per step", *costs, error, share, *note])
+        rows.append([per_unit(column) if column else "fixed per step", *costs, relative, share, *note])
     memory = ["memory"] if len(segments) == 1 else [f"memory, segment {place + 1}" for place in range(len(segments))]
     head = ["part of a batch", *memory, "standard error", "of a mean graph", *([""] if weak else [])]
     return Table(head, rows, "Memory cost", [""])

@@ -69,7 +69,7 @@ def _batches(values: Mapping[str, Any]) -> Table:
             cells = [_amount(column, totals[key]) for key in ("mean", "std", "expected_max")]
             rows.append([*group_labels(rows, dataset["name"]), size_label(column), *cells, ratio])
             rows[-1].append("" if change is None else f"{change:+.1%}")
-    head = ["dataset", "per batch", "mean", "std", "max of an epoch", "max / mean", "vs. first"]
+    head = ["dataset", "per batch", "mean", "std", "expected max", "max / mean", "vs. first"]
     title = f"Sizes per batch of {values['batch_size']:,} graphs, shuffled"
     if len(values["datasets"]) == 1:
         head, rows = head[:-1], [row[:-1] for row in rows]
@@ -77,7 +77,7 @@ def _batches(values: Mapping[str, Any]) -> Table:
 
 
 def _amount(column: str, value: float) -> str:
-    return format_bytes(value) if column == "bytes" else number(round(value, 1))
+    return format_bytes(value) if column == "bytes" else number(value)
 
 
 def _bars(rows: Sequence[Row], values: Sequence[npt.NDArray[Any]], *, whole: bool = False) -> list[Series]:
@@ -142,7 +142,7 @@ def _advice(values: Mapping[str, Any]) -> list[Advice]:
         if mean and largest > _EVEN * mean:
             more = f"{largest / mean - 1:.0%} more {size_label(measure)} than a mean one"
             amounts = f"{_amount(measure, largest)} against {_amount(measure, mean)}"
-            text = f"with {size:,} graphs per batch the largest batch of an epoch has {more} ({amounts})"
+            text = f"with {size:,} graphs per batch the largest batch of an epoch is expected to have {more} ({amounts})"
             texts.append(f"{dataset['name']}: {text}; memory has to suffice for it.")
     for dataset, equal in zip(others, values["equivalent"], strict=True):
         texts.append(dataset["sentence"])
