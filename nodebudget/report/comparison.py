@@ -142,8 +142,8 @@ def _advice(values: Mapping[str, Any]) -> list[Advice]:
         if mean and largest > _EVEN * mean:
             more = f"{largest / mean - 1:.0%} more {size_label(measure)} than a mean one"
             amounts = f"{_amount(measure, largest)} against {_amount(measure, mean)}"
-            text = f"with {size:,} graphs per batch the largest batch of an epoch is expected to have {more} ({amounts})"
-            texts.append(f"{dataset['name']}: {text}; memory has to suffice for it.")
+            text = f"with {size:,} graphs per batch the largest batch of an epoch is expected to have {more}"
+            texts.append(f"{dataset['name']}: {text} ({amounts}); memory has to suffice for it.")
     for dataset, equal in zip(others, values["equivalent"], strict=True):
         texts.append(dataset["sentence"])
         if equal["batch_size"] != size:
