@@ -7,7 +7,7 @@ import os
 
 import click
 
-from nodebudget.cli.command import exit_with_usage
+from nodebudget.cli.command import Command
 from nodebudget.utils.version import __version__
 
 #: Each is a module of this package with the click command as its attribute `command`, in the order of `--help`.
@@ -17,7 +17,7 @@ _COMMANDS = (
 )
 
 
-class _LazyGroup(click.Group):
+class _LazyGroup(Command, click.Group):
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(_COMMANDS)
 
@@ -27,22 +27,6 @@ class _LazyGroup(click.Group):
         command = importlib.import_module(f"nodebudget.cli.{cmd_name}").command
         assert isinstance(command, click.Command)
         return command
-
-    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        if not args:  # click then raises its own error to print the help
-            return super().parse_args(ctx, args)
-        try:
-            return super().parse_args(ctx, args)
-        except click.UsageError as error:
-            exit_with_usage(ctx, error)
-
-    def resolve_command(
-        self, ctx: click.Context, args: list[str]
-    ) -> tuple[str | None, click.Command | None, list[str]]:
-        try:
-            return super().resolve_command(ctx, args)
-        except click.UsageError as error:
-            exit_with_usage(ctx, error)
 
 
 @click.group(

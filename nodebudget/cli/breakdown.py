@@ -5,13 +5,12 @@ from __future__ import annotations
 import click
 
 from nodebudget.cli import options
-from nodebudget.cli.command import Command
 from nodebudget.cli.inputs import measure_samples
 from nodebudget.cli.printer import Printer
 from nodebudget.utils.checks import check_count
 
 
-@click.command("breakdown", cls=Command)
+@click.command("breakdown")
 @options.device()
 @options.workload
 @click.option("--batch-size", default=16, show_default=True, type=int, help="Graphs per batch.")
@@ -59,4 +58,4 @@ def command(
         "batches": [batch.to_dict() for batch in batches],
         "checks": [check.to_dict() for check in checks],
     }
-    printer.result(record, lambda: report)
+    printer.result(record, report)

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from nodebudget.cli import options
-from nodebudget.cli.command import Command
 from nodebudget.cli.inputs import measure_samples
 from nodebudget.cli.printer import Printer
 from nodebudget.errors import InputError
@@ -19,7 +17,7 @@ if TYPE_CHECKING:
     from nodebudget.datasets.size_table import SizeTable
 
 
-@click.command("calibrate", cls=Command)
+@click.command("calibrate")
 @options.device()
 @options.workload
 @click.option("--probes", default=24, show_default=True, help="Training steps to measure; a third are held out.")
@@ -73,10 +71,7 @@ def command(
     # Kept beside the output until that is written.
     checkpoint = None if outputs.output is None else f"{outputs.output}.probes.jsonl"
     interrupted = f"measured steps are in {checkpoint}; run the same command with --resume to continue"
-    with (
-        printer.steps() as steps,
-        nullcontext() if checkpoint is None else printer.note_on_interrupt(interrupted),
-    ):
+    with printer.steps() as steps, printer.note_on_interrupt(checkpoint and interrupted):
         model = load_workload(workload, probe.device)
         samples, sizes = measure_samples(
             model, data, steps, allow_pickle=allow_pickle, workers=workers, on_error=on_error
@@ -130,4 +125,4 @@ def _print(calibration: Calibration, sizes: SizeTable, batch_size: int, capacity
     record = {"kind": KIND, "schema_version": SCHEMA_VERSION, **calibration.to_dict()}
     if budgets:
         record["gpu_budget"] = {budget.setting: budget.to_dict() for budget in budgets}
-    printer.result(record, lambda: calibration_report(calibration, sizes, batch_size, budgets=budgets))
+    printer.result(record, calibration_report(calibration, sizes, batch_size, budgets=budgets))

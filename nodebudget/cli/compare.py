@@ -7,13 +7,12 @@ from pathlib import Path
 import click
 
 from nodebudget.cli import options
-from nodebudget.cli.command import Command
 from nodebudget.cli.inputs import measure_sizes, open_calibration
 from nodebudget.cli.printer import Printer
 from nodebudget.utils.checks import check_count
 
 
-@click.command("compare", cls=Command)
+@click.command("compare")
 @click.argument("data", type=click.Path(), nargs=-1, required=True)
 @click.option("--batch-size", required=True, type=int, help="Graphs per batch.")
 @options.calibration("Calibration: also compare and explain predicted bytes.")
@@ -52,7 +51,7 @@ def command(
     comparison = compare(tables, batch_size, calibration=opened.calibration, seed=seed)
     report = comparison_report(comparison, opened.calibration, calibration.calibration or "")
     outputs.draw(report, printer)
-    printer.result(comparison.to_dict(), lambda: report)
+    printer.result(comparison.to_dict(), report)
 
 
 def _names(paths: tuple[str, ...]) -> list[str]:

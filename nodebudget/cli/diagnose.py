@@ -5,11 +5,10 @@ from __future__ import annotations
 import click
 
 from nodebudget.cli import options
-from nodebudget.cli.command import Command
 from nodebudget.cli.printer import Printer
 
 
-@click.command("diagnose", cls=Command, short_help="Rank the differences of two runs by their effect on device memory.")
+@click.command("diagnose", short_help="Rank the differences of two runs by their effect on device memory.")
 @click.argument("run_a", type=click.Path())
 @click.argument("run_b", type=click.Path())
 @click.option("--data-a", type=click.Path(), help="Dataset of run A, to compare the samples too.")
@@ -47,4 +46,4 @@ def command(
         data_b=None if data_b is None else open_data(data_b),
         calibration=None if calibration is None else Calibration.load(calibration),
     )
-    printer.result(diagnosis.to_dict(), lambda: diagnosis_report(diagnosis))
+    printer.result(diagnosis.to_dict(), diagnosis_report(diagnosis))

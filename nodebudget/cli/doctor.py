@@ -5,11 +5,10 @@ from __future__ import annotations
 import click
 
 from nodebudget.cli import options
-from nodebudget.cli.command import Command
 from nodebudget.cli.printer import Printer
 
 
-@click.command("doctor", cls=Command)
+@click.command("doctor")
 @options.printer
 def command(printer: Printer) -> None:
     """Report what this machine has and lacks, and whether 'calibrate' can run.
@@ -25,5 +24,5 @@ def command(printer: Printer) -> None:
 
     examination = examine()
     if printer.as_json or not printer.quiet:
-        printer.result(examination.to_dict(), lambda: examination_report(examination))
+        printer.result(examination.to_dict(), examination_report(examination))
     examination.require_calibrate()

@@ -8,7 +8,6 @@ from typing import Any
 import click
 
 from nodebudget.cli import options
-from nodebudget.cli.command import Command
 from nodebudget.cli.printer import Printer
 from nodebudget.datasets.graph_settings import STRATEGIES, GraphSettings
 from nodebudget.errors import InputError, printable
@@ -38,7 +37,7 @@ Example:
 _GRAPHS = ("strategy", "neighbors", "cutoff", "three_body_cutoff", "canonize")
 
 
-@click.command("measure", cls=Command, help=_HELP, short_help="Count nodes, edges and line-graph edges.")
+@click.command("measure", help=_HELP, short_help="Count nodes, edges and line-graph edges.")
 @click.argument("data", type=click.Path())
 @options.outputs("Write the sizes here: .npz, .csv or .parquet.", suffixes=(".npz", ".csv", ".parquet"))
 @click.option("--strategy", type=click.Choice(STRATEGIES), help="alignn's neighbor_strategy.  [default: k-nearest]")
@@ -100,7 +99,7 @@ def command(
     )
     interrupted = f"the rows measured so far are in {outputs.output}.part; the same command continues with them"
     with (
-        nullcontext() if outputs.output is None else printer.note_on_interrupt(interrupted),
+        printer.note_on_interrupt(outputs.output and interrupted),
         nullcontext(workers) if dask is None else dask_executor(dask) as processes,
         printer.steps() as steps,
     ):
@@ -120,7 +119,7 @@ def command(
     if outputs.output is not None:
         printer.note(f"sizes of {len(table)} graphs in {outputs.output}")
     settings = {key: value for key, value in table.settings.items() if key not in ("skipped", "indices")}
-    printer.result({**table.statistics(), "skipped": skipped, "settings": settings}, lambda: sizes_report(table))
+    printer.result({**table.statistics(), "skipped": skipped, "settings": settings}, sizes_report(table))
 
 
 def _given(values: dict[str, Any], *names: str) -> dict[str, Any]:

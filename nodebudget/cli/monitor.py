@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from nodebudget.cli import options
-from nodebudget.cli.command import Command
 from nodebudget.cli.printer import Printer
 
 if TYPE_CHECKING:
@@ -30,7 +29,7 @@ Example:
 """
 
 
-@click.command("monitor", cls=Command, help=_HELP, short_help="Show a monitored run, live or as a summary.")
+@click.command("monitor", help=_HELP, short_help="Show a monitored run, live or as a summary.")
 @click.argument("run", type=click.Path())
 @click.option("-f", "--follow", is_flag=True, help="Update the view until the run ends or Ctrl-C.")
 @options.memory("--capacity", "Memory at which a bar is full, such as 40GiB.  [default: the device's]")
@@ -44,7 +43,7 @@ def command(run: str, follow: bool, capacity: int | None, printer: Printer) -> N
     reader = RunReader(run)
     if follow:
         _follow(reader, capacity, hidden=printer.quiet or printer.as_json)
-    printer.result(summarize(reader.run, capacity), lambda: run_report(reader.run, capacity))
+    printer.result(summarize(reader.run, capacity), run_report(reader.run, capacity))
 
 
 def _follow(reader: RunReader, capacity: int | None, *, hidden: bool) -> None:

@@ -28,6 +28,15 @@ def memory(name: str, help_text: str) -> Callable[[F], F]:
     return click.option(name, callback=to_bytes, metavar="SIZE", help=help_text)
 
 
+def maximum(name: str, help_text: str) -> Callable[[F], F]:
+    """Add an option for a whole number that may be written as 1e6; pass other numbers as they are."""
+
+    def whole(ctx: click.Context, param: click.Parameter, value: float | None) -> float | None:
+        return int(value) if value is not None and value.is_integer() else value
+
+    return click.option(name, type=float, callback=whole, help=help_text)
+
+
 def printer(function: F) -> F:
     """Add `--json` and `-q`; pass a `Printer` as `printer`, which also prints warnings."""
 

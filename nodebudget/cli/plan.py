@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from nodebudget.cli import options
-from nodebudget.cli.command import Command
 from nodebudget.cli.inputs import measure_sizes, open_calibration
 from nodebudget.cli.printer import Printer
 from nodebudget.errors import InputError
@@ -16,8 +14,6 @@ from nodebudget.utils.byte_units import format_bytes
 
 if TYPE_CHECKING:
     from nodebudget.calibration.memory_model import Calibration
-
-F = TypeVar("F", bound=Callable[..., Any])
 
 _HELP = """Pack DATA into batches within a budget, and report how even they are.
 
@@ -30,21 +26,12 @@ Example:
 """
 
 
-def _maximum_option(name: str, help_text: str) -> Callable[[F], F]:
-    """Add an option for a whole number that may be written as 1e6; other numbers are refused with the budget."""
-
-    def whole(ctx: click.Context, param: click.Parameter, value: float | None) -> float | None:
-        return int(value) if value is not None and value.is_integer() else value
-
-    return click.option(name, type=float, callback=whole, help=help_text)
-
-
-@click.command("plan", cls=Command, help=_HELP, short_help="Pack a dataset into batches within a budget.")
+@click.command("plan", help=_HELP, short_help="Pack a dataset into batches within a budget.")
 @click.argument("data", type=click.Path())
-@_maximum_option("--max-nodes", "Maximum nodes per batch.")
-@_maximum_option("--max-edges", "Maximum edges per batch.")
-@_maximum_option("--max-line-edges", "Maximum line-graph edges per batch.")
-@_maximum_option("--max-graphs", "Maximum graphs per batch.")
+@options.maximum("--max-nodes", "Maximum nodes per batch.")
+@options.maximum("--max-edges", "Maximum edges per batch.")
+@options.maximum("--max-line-edges", "Maximum line-graph edges per batch.")
+@options.maximum("--max-graphs", "Maximum graphs per batch.")
 @options.calibration("Written by 'nodebudget calibrate'; needs --memory or --capacity.")
 @options.memory("--memory", "Peak memory of a training step, such as 40GiB.")
 @options.memory("--capacity", "Memory of the whole GPU, instead of --memory: subtracts what CUDA and PyTorch need.")
@@ -58,7 +45,7 @@ def _maximum_option(name: str, help_text: str) -> Callable[[F], F]:
 @click.option("--seed", type=int, default=0, show_default=True, help="Random seed.")
 @click.option("--epoch", type=int, default=0, show_default=True, help="Epoch to plan.")
 @click.option("--shuffle/--no-shuffle", default=True, show_default=True, help="Reshuffle every epoch.")
-@click.option("--ranks", type=int, default=1, show_default=True, help="Number of ranks that share the batches.")
+@click.option("--ranks", "num_replicas", type=int, default=1, show_default=True, help="Ranks that share the batches.")
 @click.option(
     "--oversized",
     type=click.Choice(["raise", "skip", "alone"]),
@@ -78,15 +65,10 @@ def command(
     calibration: options.CalibrationOptions,
     memory: int | None,
     capacity: int | None,
-    pack: str,
-    seed: int,
-    epoch: int,
-    shuffle: bool,
-    ranks: int,
-    oversized: str,
     outputs: options.Outputs,
     allow_pickle: bool,
     printer: Printer,
+    **how: Any,
 ) -> None:
     """Pack DATA into batches."""
     from nodebudget.report.plan import plan_report
@@ -100,20 +82,11 @@ def command(
     if opened.calibration is not None and budget.memory is not None:
         _warn_if_far(budget.memory, opened.calibration.bound.max_measured, printer)
     sizes = measure_sizes(data, opened, printer, allow_pickle=allow_pickle)
-    plan = make_plan(
-        sizes,
-        budget,
-        pack=pack,
-        shuffle=shuffle,
-        seed=seed,
-        epoch=epoch,
-        oversized=oversized,
-        num_replicas=ranks,
-    )
+    plan = make_plan(sizes, budget, **how)
     if outputs.output is not None:
         plan.save(outputs.output, force=outputs.force)
         printer.note(f"{len(plan):,} batches in {outputs.output}")
-    printer.result(plan.statistics(), lambda: plan_report(plan))
+    printer.result(plan.statistics(), plan_report(plan))
 
 
 def _warn_if_far(memory: int, largest: float, printer: Printer) -> None:

@@ -30,22 +30,21 @@ class Printer:
     def __init__(self, *, as_json: bool = False, quiet: bool = False) -> None:
         self.as_json, self.quiet = as_json, quiet
 
-    def result(self, record: Any, shown: Callable[[], Report | str]) -> None:
-        """Print a result on stdout: the record as one JSON object with `--json`, else the report.
+    def result(self, record: Any, *reports: Report | str) -> None:
+        """Print a result on stdout: the record as one JSON object with `--json`, else the reports.
 
         Args:
             record: Plain values and numpy arrays. NaN and infinities become null, since JSON has neither.
-            shown: Returns the report, or its text; called only if it is printed.
+            reports: What to show instead, or texts.
         """
         if self.as_json:
             click.echo(json.dumps(_plain(record), indent=2, allow_nan=False))
-        else:
-            from nodebudget.report.text.render import render
+            return
+        from nodebudget.report.text.render import render
 
-            report = shown()
-            text = report if isinstance(report, str) else render(report)
-            if text:
-                click.echo(printable_lines(text))
+        text = "\n\n".join(report if isinstance(report, str) else render(report) for report in reports)
+        if text:
+            click.echo(printable_lines(text))
 
     def note(self, text: str, *, always: bool = False) -> None:
         """Print lines on stderr; with `always` even if quiet."""
@@ -71,12 +70,13 @@ class Printer:
             yield
 
     @contextmanager
-    def note_on_interrupt(self, text: str) -> Iterator[None]:
-        """Print a note if Ctrl-C ends the block."""
+    def note_on_interrupt(self, text: str | None) -> Iterator[None]:
+        """Print a note, if there is one, when Ctrl-C ends the block."""
         try:
             yield
         except KeyboardInterrupt:
-            self.note(text)
+            if text is not None:
+                self.note(text)
             raise
 
     def steps(self) -> Steps:

@@ -6,21 +6,20 @@ import json
 from functools import partial
 from operator import methodcaller
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from nodebudget.cli import options
-from nodebudget.cli.command import Command
 from nodebudget.cli.printer import Printer
-from nodebudget.errors import InputError
 from nodebudget.utils.optional_imports import require
 
 if TYPE_CHECKING:
     from nodebudget.analysis.quickstart import Quickstart
+    from nodebudget.report.report import Report
 
 
-@click.command("quickstart", cls=Command)
+@click.command("quickstart")
 @options.device(prefer_gpu=True)
 @click.option("-o", "--output", "folder", default="nodebudget-quickstart", show_default=True, help="Folder of results.")
 @click.option(
@@ -39,64 +38,48 @@ if TYPE_CHECKING:
 def command(
     device: str,
     folder: str,
-    batch_size: int,
-    memory: int | None,
-    probes: int,
-    hidden_features: int,
-    limit: int | None,
-    seed: int,
     printer: Printer,
+    **config: Any,
 ) -> None:
-    """Run the whole way on crystals that come with pymatgen.
+    """Run all steps on example crystals: measure, calibrate, plan, train and compare.
 
-    Measures a small-cell and a large-cell dataset, calibrates real ALIGNN, trains an epoch of each with a fixed
-    batch size and with a memory budget, and compares the measured peaks. Takes a few minutes on two CPU cores.
+    Takes a dataset of small cells and one of large cells from pymatgen, calibrates ALIGNN, trains one epoch of each
+    with a fixed batch size and with a memory budget, and compares the measured peaks. Takes a few minutes on a CPU.
 
     \b
     Example:
       nodebudget quickstart -o nodebudget-quickstart
     """
     from nodebudget.analysis.quickstart import QuickstartConfig, run_quickstart
+    from nodebudget.report.calibration import calibration_report
+    from nodebudget.report.quickstart import quickstart_report
 
-    config = QuickstartConfig(
-        device=device,
-        batch_size=batch_size,
-        memory=memory,
-        probes=probes,
-        hidden_features=hidden_features,
-        limit=limit,
-        seed=seed,
-    )
+    settings = QuickstartConfig(device=device, **config)
     # Fail before the minutes of work.
     require("matplotlib")
-    path = _make_folder(Path(folder))
+    path = Path(folder)
+    path.mkdir(parents=True, exist_ok=True)
     with printer.steps() as steps:
-        result = run_quickstart(config, steps.show)
-    files = _write(path, result)
+        result = run_quickstart(settings, steps.show)
+    report = quickstart_report(result.to_dict())
+    files = _write(path, result, report)
     record = {
         **result.to_dict(),
         "sizes": {name: table.statistics() for name, table in result.sizes.items()},
         "files": files,
         "calibration": result.calibration.to_dict(),
     }
-    printer.result(record, lambda: _text(result))
+    calibration = calibration_report(
+        result.calibration, result.sizes["large cells"], result.batch_size, "the large cells"
+    )
+    printer.result(record, calibration, report)
     if not printer.as_json:
         printer.note("\n".join(["\nWritten:", *(f"  {name}: {file}" for name, file in files.items())]))
 
 
-def _make_folder(folder: Path) -> Path:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(
-            f"the folder {str(folder)!r} can't be made: {error.strerror}", hint="choose another with -o"
-        ) from error
-    return folder
-
-
-def _write(folder: Path, result: Quickstart) -> dict[str, str]:
+def _write(folder: Path, result: Quickstart, report: Report) -> dict[str, str]:
     from nodebudget.report.plots import save_picture
-    from nodebudget.report.quickstart import KIND, SCHEMA_VERSION, quickstart_report
+    from nodebudget.report.quickstart import KIND, SCHEMA_VERSION
     from nodebudget.utils.files import write_whole
     from nodebudget.utils.records import write_record
 
@@ -110,16 +93,6 @@ def _write(folder: Path, result: Quickstart) -> dict[str, str]:
     files["table"] = write_record(table, KIND, SCHEMA_VERSION, result.to_dict(), force=True)
     device = f"{result.device['device']} ({result.device['name']})"
     caption = f"every training step of one epoch of ALIGNN, measured on {device}"
-    draw = partial(save_picture, quickstart_report(result.to_dict()).draw(), caption=caption)
+    draw = partial(save_picture, report.draw(), caption=caption)
     files["picture"] = write_whole(folder / "peaks.png", draw, force=True)
     return {name: str(path) for name, path in files.items()}
-
-
-def _text(result: Quickstart) -> str:
-    from nodebudget.report.calibration import calibration_report
-    from nodebudget.report.quickstart import quickstart_report
-    from nodebudget.report.text.render import render
-
-    sizes = result.sizes["large cells"]
-    calibration = calibration_report(result.calibration, sizes, result.batch_size, "the large cells")
-    return f"{render(calibration)}\n\n{render(quickstart_report(result.to_dict()))}"

@@ -5,7 +5,6 @@ from __future__ import annotations
 import click
 
 from nodebudget.cli import options
-from nodebudget.cli.command import Command
 from nodebudget.cli.printer import Printer
 
 _DEFAULT = "report.html"
@@ -22,7 +21,7 @@ Example:
 """
 
 
-@click.command("report", cls=Command, help=_HELP, short_help="Write a page about runs, calibrations and plans.")
+@click.command("report", help=_HELP, short_help="Write a page about runs, calibrations and plans.")
 @click.argument("files", type=click.Path(), nargs=-1, required=True)
 @click.option("--title", help="Title of the page.  [default: the trained model and the device]")
 @click.option("--batch-size", type=int, help="Fixed batch size to compare with.  [default: the plan's mean, else 64]")
@@ -51,4 +50,4 @@ def command(
         write_whole(output, lambda file: file.write(page.html.encode()), force=outputs.force)
         printer.note(f"written: {output}")
     advice = [f"{URGENCIES[entry['level']]}: {entry['text']} [{entry['about']}]" for entry in page.values["advice"]]
-    printer.result({**page.values, "written": output}, lambda: "\n".join(map(printable, advice)))
+    printer.result({**page.values, "written": output}, "\n".join(map(printable, advice)))

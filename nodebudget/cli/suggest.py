@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from nodebudget.cli import options
-from nodebudget.cli.command import Command
 from nodebudget.cli.inputs import OpenedCalibration, measure_sizes, open_calibration
 from nodebudget.cli.printer import Printer
 from nodebudget.errors import InputError
@@ -17,7 +16,7 @@ if TYPE_CHECKING:
     from nodebudget.analysis.safe_batch_size import Risk
 
 
-@click.command("suggest", cls=Command)
+@click.command("suggest")
 @click.option("--reference", required=True, help="Dataset whose batch size you know, or its mean number of nodes.")
 @click.option("--batch-size", required=True, type=int, help="Graphs per batch on the reference.")
 @click.option(
@@ -75,10 +74,8 @@ def command(
         risk = None if memory is None else _risk(target, data[target], opened, memory, probability, printer)
         answers.append(Answer(_name(target), suggestion, learning_rate, risk))
     records = [answer.to_dict() for answer in answers]
-    printer.result(
-        {**records[0], "targets": records},
-        lambda: suggestion_report(answers) if style is None else FORMATS[style](answers_table(answers)),
-    )
+    shown = suggestion_report(answers) if style is None else FORMATS[style](answers_table(answers))
+    printer.result({**records[0], "targets": records}, shown)
 
 
 def _risk(

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import click
 
 from nodebudget.cli import options
-from nodebudget.cli.command import Command
 from nodebudget.cli.inputs import measure_samples
 from nodebudget.cli.printer import Printer
 
 
-@click.command("tune", cls=Command)
+@click.command("tune")
 @options.device()
 @options.workload
 @click.option("--calibration", required=True, help="Written by 'nodebudget calibrate' for this workload and device.")
@@ -34,14 +34,10 @@ def command(
     allow_pickle: bool,
     calibration: str,
     memory: int | None,
-    budgets: int,
-    batches: int,
-    repeats: int,
-    max_step_seconds: float,
-    seed: int,
     allow_mismatch: bool,
     outputs: options.Outputs,
     printer: Printer,
+    **config: Any,
 ) -> None:
     """Time training steps at several budgets and recommend one to train with.
 
@@ -57,7 +53,6 @@ def command(
     from nodebudget.utils.records import provenance, write_record
     from nodebudget.workloads.registry import load_workload
 
-    config = TuneConfig(budgets, batches, repeats, max_step_seconds, seed)
     memory_model = Calibration.load(calibration)
     probe = open_probe(device)
     with printer.steps() as steps:
@@ -71,7 +66,7 @@ def command(
             probe,
             memory_model,
             memory=memory,
-            config=config,
+            config=TuneConfig(**config),
             progress=steps.of("timing budgets"),
         )
     where = probe.describe()
@@ -82,4 +77,4 @@ def command(
     caption = f"{workload}, timed on {where['device']} ({where['name']})"
     report = throughput_report(advice)
     outputs.draw(report, printer, caption)
-    printer.result(advice.to_dict(), lambda: report)
+    printer.result(advice.to_dict(), report)

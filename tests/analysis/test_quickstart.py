@@ -127,7 +127,7 @@ def test_a_budget_that_a_crystal_does_not_fit(result, monkeypatch):
 def test_wrong_input(tmp_path):
     (tmp_path / "file").write_text("")
     cases = {
-        ("-o", str(tmp_path / "file" / "x")): "can't be made",
+        ("-o", str(tmp_path / "file" / "x")): "check the path",
         ("--memory", "3 potatoes"): "3 potatoes",
         ("--limit", "10"): "10 crystals of each dataset (a fixed batch has 16)",
     }

@@ -31,16 +31,16 @@ CASES = {
         "plan sizes.npz --max-nodes -3 -o out.json",
         2,
         "max_nodes is -3",
-        "give the maximum per batch",
+        "the maximum per batch",
     ),
-    "zero maximum": ("plan sizes.npz --max-edges 0 -o out.json", 2, "max_edges is 0", "give the maximum per batch"),
+    "zero maximum": ("plan sizes.npz --max-edges 0 -o out.json", 2, "max_edges is 0", "the maximum per batch"),
     "absurd maximum": (
         "plan sizes.npz --max-edges 1e40 -o out.json",
         2,
         "max_edges is 1",
-        "give the maximum per batch",
+        "the maximum per batch",
     ),
-    "a maximum that is not a number": (
+    "a maximum in words": (
         "plan sizes.npz --max-edges many -o out.json",
         2,
         "'many'",

@@ -49,7 +49,7 @@ def main(
     config = Options(device, batch_size, workers, limit)
     with printer.steps() as steps:
         study = run_study(_crystals(data), config, steps.show)
-    printer.result(study.to_dict(), lambda: study_text(study))
+    printer.result(study.to_dict(), study_text(study))
 
 
 def _crystals(path: str | None) -> Any:
