@@ -27,7 +27,7 @@ def command(
     outputs: options.Outputs,
     printer: Printer,
 ) -> None:
-    """Break the memory of a training step down by phase and by kind of tensor.
+    """Break down the memory of a training step by phase.
 
     Measures real steps on three batches: a typical and the largest batch of a shuffled epoch with a fixed batch size,
     and a batch that is balanced by size.

@@ -29,8 +29,9 @@ def command(
     seed: int,
     printer: Printer,
 ) -> None:
-    """Explain why one dataset takes more memory than another at the same batch size.
+    """Explain why one dataset takes more memory than another.
 
+    Compares the sizes of graphs and of batches at the same batch size, and attributes the difference to its causes.
     Each DATA is anything that 'nodebudget measure' reads or writes. The others are compared with the first.
 
     \b

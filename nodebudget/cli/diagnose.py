@@ -8,7 +8,7 @@ from nodebudget.cli import options
 from nodebudget.cli.printer import Printer
 
 
-@click.command("diagnose", short_help="Rank the differences of two runs by their effect on device memory.")
+@click.command("diagnose", short_help="Rank the differences of two runs by their effect on memory.")
 @click.argument("run_a", type=click.Path())
 @click.argument("run_b", type=click.Path())
 @click.option("--data-a", type=click.Path(), help="Dataset of run A, to compare the samples too.")

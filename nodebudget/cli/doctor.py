@@ -11,9 +11,9 @@ from nodebudget.cli.printer import Printer
 @click.command("doctor")
 @options.printer
 def command(printer: Printer) -> None:
-    """Report what this machine has and lacks, and whether 'calibrate' can run.
+    """Check what is installed, and whether 'calibrate' can run.
 
-    The exit code is 3 if it can't, on the GPU if there is one, else on the CPU.
+    If it can't run, on the GPU if there is one and else on the CPU, the exit code is 3.
 
     \b
     Example:

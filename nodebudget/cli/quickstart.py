@@ -41,7 +41,7 @@ def command(
     printer: Printer,
     **config: Any,
 ) -> None:
-    """Run all steps on example crystals: measure, calibrate, plan, train and compare.
+    """Run all steps once, on example crystals.
 
     Takes a dataset of small cells and one of large cells from pymatgen, calibrates ALIGNN, trains one epoch of each
     with a fixed batch size and with a memory budget, and compares the measured peaks. Takes a few minutes on a CPU.

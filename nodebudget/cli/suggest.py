@@ -48,7 +48,10 @@ def command(
     allow_pickle: bool,
     printer: Printer,
 ) -> None:
-    """Suggest the batch size on one dataset that matches a batch size on another.
+    """Convert a batch size from one dataset to another.
+
+    A mean batch of the target then has as many nodes, edges or line-graph edges, or takes as many bytes, as a mean
+    batch of the reference.
 
     With --calibration and --memory it also finds the largest fixed batch size whose largest batch of a shuffled epoch
     fits in the memory, and compares it with batches packed to the same memory.

@@ -39,7 +39,7 @@ def command(
     printer: Printer,
     **config: Any,
 ) -> None:
-    """Time training steps at several budgets and recommend one to train with.
+    """Time training steps at several budgets and recommend one.
 
     \b
     Example:
