@@ -127,7 +127,7 @@ def test_it_is_whole_silent_and_alone(page_file, visit, screen):
     page = visit(page_file, screen)
     assert page.said == []
     assert page.asked == [page_file.as_uri()]
-    assert "Training memory: ALIGNN on " in page.title()
+    assert "Training memory: LineGraphNet on " in page.title()
     assert page.locator("section").count() == 7
     texts = page.locator("h2").all_inner_texts()
     assert texts[:4] == ["In short", "calibration.json", "sizes.npz", "plan.json"]
@@ -231,7 +231,7 @@ def test_the_keyboard_opens_all_measured_steps(page_file, visit):
 def test_what_is_hostile_is_a_text(files, visit, tmp_path):
     text = files["run"].read_text()
     name = HOSTILE.replace("/", "")
-    (tmp_path / f"{name}.jsonl").write_text(text.replace('"name":"ALIGNN"', f'"name":"{HOSTILE}"', 1))
+    (tmp_path / f"{name}.jsonl").write_text(text.replace('"name":"LineGraphNet"', f'"name":"{HOSTILE}"', 1))
     target = tmp_path / "report.html"
     done = CliRunner().invoke(main, ["report", str(tmp_path / f"{name}.jsonl"), "-o", str(target), "--title", HOSTILE])
     assert done.exit_code == 0, done.output
