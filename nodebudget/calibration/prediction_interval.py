@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -90,9 +92,7 @@ class PredictionBound:
         """Return what to add to predicted bytes, as a fraction of them, of the shape of `bytes_`."""
         if self.n == 0:
             return np.zeros(np.shape(bytes_))
-        from scipy.special import stdtrit  # here, so that reading a calibration does not import scipy
-
-        inside = float(stdtrit(self.n, quantile)) * max(self.spread, _MIN_SPREAD) * (1 + 1 / self.n) ** 0.5
+        inside = _student_quantile(quantile, int(self.n)) * max(self.spread, _MIN_SPREAD) * (1 + 1 / self.n) ** 0.5
         beyond = np.maximum(np.asarray(bytes_, dtype=np.float64) / max(self.max_measured, 1.0), 1.0)
         return np.asarray(inside * beyond, dtype=np.float64)
 
@@ -114,3 +114,25 @@ class PredictionBound:
     def from_dict(cls, values: Mapping[str, Any]) -> PredictionBound:
         """Read what `to_dict` returned."""
         return cls(values["spread"], values["n"], values["reach"])
+
+
+@lru_cache
+def _student_quantile(probability: float, n: int) -> float:
+    """Return a quantile of Student's t distribution with n degrees of freedom, 1000 for more.
+
+    Bisection of the finite series for P(|T| ≤ t) in the angle atan(t / √n): Abramowitz and Stegun, Handbook of
+    Mathematical Functions, 26.7.3 and 26.7.4. scipy.special takes half a second to import.
+    """
+    n = min(n, 1000)
+    odd, central = n % 2, abs(2 * probability - 1)
+    low, high = 0.0, math.pi / 2
+    for _ in range(60):
+        angle = (low + high) / 2
+        sine, cosine = math.sin(angle), math.cos(angle)
+        term, total = 1.0, 0.0
+        for k in range(1, n // 2 + 1):
+            total += term
+            term *= cosine**2 * (2 * k - 1 + odd) / (2 * k + odd)
+        within = 2 / math.pi * (angle + sine * cosine * total) if odd else sine * total
+        low, high = (angle, high) if within < central else (low, angle)
+    return math.copysign(math.sqrt(n) * math.tan(low), probability - 0.5)

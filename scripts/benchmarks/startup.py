@@ -39,6 +39,7 @@ def commands(folder: Path) -> dict[str, list[str]]:
         "compare": "compare a.npz b.csv --batch-size 16",
         "plan, .npz": "plan a.npz --max-nodes 1000",
         "plan, .csv": "plan a.csv --max-nodes 1000 --json",
+        "plan, memory": f"plan a.npz --calibration {GOLDEN / 'calibration_v2.json'} --memory 100kB",
         "monitor": f"monitor {GOLDEN / 'run_v1.jsonl'}",
         "report": f"report {GOLDEN / 'run_v1.jsonl'} {GOLDEN / 'calibration_v2.json'} a.npz -o page.html --force",
         "--help": "--help",

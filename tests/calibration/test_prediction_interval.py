@@ -5,6 +5,7 @@ import pytest
 from calibrations import batches, fitted, observation
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy.special import stdtrit
 
 from nodebudget.calibration.fit import fit_calibration
 from nodebudget.calibration.memory_model import Observation
@@ -87,3 +88,10 @@ def test_standard_errors_are_those_of_least_squares():
         errors = determine(rows / target[:, None], solution, ["fixed", "a", "b"]).standard_errors
     spread = np.std(found, axis=0)
     assert [errors["fixed"], errors["a"], errors["b"]] == pytest.approx(spread.tolist(), rel=0.35)
+
+
+@pytest.mark.parametrize("n", [1, 2, 3, 4, 9, 100, 333])
+def test_the_quantile_of_students_distribution_is_that_of_scipy(n):
+    for probability in (0.01, 0.5, 0.9, 0.99, 0.9999):
+        margin = PredictionBound(1.0, n, 1.0).margin(0.0, probability)
+        assert margin == pytest.approx(stdtrit(n, probability) * (1 + 1 / n) ** 0.5, rel=1e-9, abs=1e-12)
