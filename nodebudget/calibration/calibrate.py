@@ -25,13 +25,13 @@ from nodebudget.calibration.probe_design import (
     size_columns,
 )
 from nodebudget.calibration.probe_runner import ProbeRunner
-from nodebudget.datasets.measure import measure
 from nodebudget.datasets.size_table import SizeTable
 from nodebudget.errors import InputError
 from nodebudget.profiling.open import open_probe
 from nodebudget.profiling.probe import Probe
 from nodebudget.utils.records import provenance
 from nodebudget.workloads.protocol import Workload
+from nodebudget.workloads.sample_sizes import measure_samples
 
 Progress = Callable[[int, int], None]
 
@@ -102,7 +102,7 @@ def calibrate(
         workload: The model, its optimizer and its training step, on the device: see `nodebudget.load_workload`.
         dataset: Items that `workload.sample` takes, or `workload.batch` if the workload has no `sample`; n of them.
         sizes: Their sizes, n rows in the same order, to choose the batches by; the fit uses the sizes of the samples
-            that were run. Default: `measure(dataset)`, with the workload's `graphs` and `size_of`.
+            that were run. Default: those of the samples that the workload makes of the dataset.
         device: "cpu", "cuda:0", or an open `nodebudget.profiling.probe.Probe`.
         config: How much to measure.
         context: Further facts for the record (dataset, command).
@@ -123,8 +123,7 @@ def calibrate(
     config = config or CalibrationConfig()
     probe = open_probe(device) if isinstance(device, str) else device
     if sizes is None:
-        graphs, size_of = getattr(workload, "graphs", None), getattr(workload, "size_of", None)
-        sizes = measure(dataset, graphs=graphs, size_of=size_of)
+        sizes = measure_samples(workload, dataset)
     rng = np.random.default_rng(config.seed)
     candidates = ProbeCandidates(workload, dataset, sizes, rng, with_variants=True)
     if all(len(values) and values.min() == values.max() for values in candidates.sizes.columns.values()):

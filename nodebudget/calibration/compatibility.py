@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from nodebudget.calibration.memory_model import Calibration
 from nodebudget.datasets.graph_settings import GraphSettings
+from nodebudget.datasets.measure import measure
 from nodebudget.datasets.size_table import SizeTable
 from nodebudget.errors import InputError, RecordError
 from nodebudget.utils.optional_imports import installed
@@ -63,6 +64,32 @@ def graph_settings_of(calibration: Calibration) -> GraphSettings | None:
     data = calibration.context.get("data")
     settings = data.get("settings") if isinstance(data, Mapping) else None
     return _graph_settings(settings) if isinstance(settings, Mapping) else None
+
+
+def measure_as_calibrated(data: Any, calibration: Calibration | None, **options: Any) -> SizeTable:
+    """Measure a dataset as the graphs that a calibration was made on.
+
+    Args:
+        data: A path or a dataset, as `nodebudget.measure` takes them.
+        calibration: The record; None: alignn's usual graphs.
+        **options: Further arguments of `nodebudget.measure`.
+
+    Raises:
+        InputError: The data are crystals, and the calibration was made on graphs that a workload made of crystals.
+    """
+    if calibration is None or isinstance(data, SizeTable):
+        return measure(data, **options)
+    recorded = calibration.context.get("data")
+    settings = recorded.get("settings", {}) if isinstance(recorded, Mapping) else {}
+    sizes = measure(data, **{"graphs": _graph_settings(settings), **options})
+    workload = settings.get("workload")
+    if workload is not None and "graphs" in sizes.settings:
+        raise InputError(
+            f"the calibration was made on the graphs of the workload {workload}, and these are crystals",
+            limit="the workload alone knows the graphs that it makes of them",
+            hint="name it (--workload), or give sizes: nodebudget.measure_samples(workload, crystals)",
+        )
+    return sizes
 
 
 def different_graph_settings(sizes: SizeTable, wanted: GraphSettings | None) -> str:

@@ -5,17 +5,16 @@ from __future__ import annotations
 import time
 from typing import Any
 
-import numpy as np
-
 from nodebudget.calibration.memory_model import Observation
 from nodebudget.calibration.probe_candidates import ProbeCandidates
 from nodebudget.calibration.probe_design import Indices, weights
-from nodebudget.datasets.measure import measure
-from nodebudget.errors import DoesNotFitError, InputError
+from nodebudget.datasets.sample_error import SampleError
+from nodebudget.errors import DoesNotFitError
 from nodebudget.profiling.probe import SAFE_SHARE, Peak, Probe
 from nodebudget.utils.byte_units import format_bytes
 from nodebudget.workloads.protocol import Workload, dtype_of, parameter_count, resident_bytes
 from nodebudget.workloads.run_step import asked_for, run_step
+from nodebudget.workloads.sample_sizes import count_sample
 
 
 class ProbeRunner:
@@ -125,9 +124,10 @@ class ProbeRunner:
         """Count the very samples of a probe; sizes that only the table has (tokens) come from there."""
         sizes = self._candidates.sizes.totals(batch)
         try:
-            counted = measure(samples).totals(np.arange(len(samples)))
-        except InputError:
-            return sizes  # samples of the user's own type
+            rows = [count_sample(self._workload, sample) for sample in samples]
+        except SampleError:
+            return sizes  # samples of a type of the user's own, whose items were counted
+        counted = {name: sum(row[name] for row in rows) for name in rows[0]}
         return {**sizes, **{name: value for name, value in counted.items() if name in sizes}}
 
     def _samples(self, batch: Indices) -> list[Any]:

@@ -13,7 +13,7 @@ from nodebudget.utils.version import __version__
 #: Each is a module of this package with the click command as its attribute `command`, in the order of `--help`.
 _COMMANDS = (
     *("measure", "calibrate", "plan", "suggest", "compare", "breakdown"),
-    *("diagnose", "quickstart", "monitor", "report", "tune", "doctor"),
+    *("diagnose", "quickstart", "monitor", "report", "tune", "doctor", "train-alignn"),
 )
 
 
@@ -24,7 +24,7 @@ class _LazyGroup(Command, click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in _COMMANDS:
             return None
-        command = importlib.import_module(f"nodebudget.cli.{cmd_name}").command
+        command = importlib.import_module(f"nodebudget.cli.{cmd_name.replace('-', '_')}").command
         assert isinstance(command, click.Command)
         return command
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from nodebudget.cli import options
-from nodebudget.cli.inputs import measure_samples
+from nodebudget.cli.inputs import load_model, open_samples
 from nodebudget.cli.printer import Printer
 from nodebudget.utils.checks import check_count
 
@@ -20,6 +20,7 @@ from nodebudget.utils.checks import check_count
 def command(
     device: str,
     workload: str,
+    alignn_config: str | None,
     data: str,
     allow_pickle: bool,
     batch_size: int,
@@ -39,18 +40,17 @@ def command(
     from nodebudget.analysis.breakdown import break_down, check_counts, choose_batches
     from nodebudget.profiling.open import open_probe
     from nodebudget.report.breakdown import breakdown_report
-    from nodebudget.workloads.registry import load_workload
 
     check_count("batch_size", batch_size, 1)
     probe = open_probe(device)
     with printer.steps() as steps:
-        model = load_workload(workload, probe.device)
-        samples, sizes = measure_samples(model, data, steps, allow_pickle=allow_pickle)
+        model = load_model(workload, alignn_config, data, probe.device)
+        samples, sizes = open_samples(model, data, steps, allow_pickle=allow_pickle)
         chosen = choose_batches(sizes, batch_size, seed=seed)
         batches = break_down(model, samples, sizes, probe, chosen, progress=steps.of("measuring steps"))
     checks = check_counts(model)
     where = probe.describe()
-    caption = f"{workload}, on {where['device']} ({where['name']})"
+    caption = f"{alignn_config or workload}, on {where['device']} ({where['name']})"
     report = breakdown_report(batches, checks)
     outputs.draw(report, printer, caption)
     record = {

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from nodebudget.cli import options
-from nodebudget.cli.inputs import measure_samples
+from nodebudget.cli.inputs import load_model, open_samples
 from nodebudget.cli.printer import Printer
 from nodebudget.errors import InputError
 
@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 def command(
     device: str,
     workload: str,
+    alignn_config: str | None,
     data: str,
     allow_pickle: bool,
     probes: int,
@@ -64,7 +65,6 @@ def command(
     """
     from nodebudget.calibration.calibrate import CalibrationConfig, calibrate
     from nodebudget.profiling.open import open_probe
-    from nodebudget.workloads.registry import load_workload
 
     if resume and outputs.output is None:
         raise InputError("--resume without -o", hint="name the output of the interrupted run")
@@ -76,23 +76,23 @@ def command(
     checkpoint = None if outputs.output is None else f"{outputs.output}.probes.jsonl"
     interrupted = f"measured steps are in {checkpoint}; run the same command with --resume to continue"
     with printer.steps() as steps, printer.note_on_interrupt(checkpoint and interrupted):
-        model = load_workload(workload, probe.device)
-        samples, sizes = measure_samples(
-            model, data, steps, allow_pickle=allow_pickle, workers=workers, on_error=on_error
-        )
+        model = load_model(workload, alignn_config, data, probe.device)
+        samples, sizes = open_samples(model, data, steps, allow_pickle=allow_pickle, workers=workers, on_error=on_error)
         calibration = calibrate(
             model,
             samples,
             sizes,
             probe,
             config=config,
-            context={"workload": workload},
+            context={"workload": alignn_config or workload},
             checkpoint=checkpoint,
             resume=resume,
             progress=steps.of("calibrating"),
         )
         if predict_gpu is not None:
-            model = load_workload(workload, "cpu")  # the allocator is replayed from a model without any step
+            model = load_model(
+                workload, alignn_config, data, "cpu"
+            )  # the allocator is replayed from a model without any step
         if predict_gpu is not None or device != "cpu":
             calibration = _with_overheads(calibration, model, samples, sizes, device, printer)
     if outputs.output is not None and checkpoint is not None:

@@ -18,10 +18,11 @@ if TYPE_CHECKING:
 
 
 class OpenedCalibration(NamedTuple):
-    """A calibration, and how alignn makes the graphs that are trained on; None where either is not known."""
+    """A calibration, the workload that is trained, and alignn's graph settings; None where one is not known."""
 
     calibration: Calibration | None = None
     graphs: GraphSettings | None = None
+    workload: Workload | None = None
 
 
 def open_calibration(options: CalibrationOptions) -> OpenedCalibration:
@@ -30,8 +31,13 @@ def open_calibration(options: CalibrationOptions) -> OpenedCalibration:
     Raises:
         RecordError: It can't be read, or it is of another model than `--workload`.
     """
+    graphs = None
+    if options.alignn_config is not None:
+        from nodebudget.datasets.graph_settings import GraphSettings
+
+        graphs = GraphSettings.from_alignn_config(options.alignn_config)
     if options.calibration is None:
-        return OpenedCalibration()
+        return OpenedCalibration(graphs=graphs)
     from nodebudget.calibration.compatibility import check_applicable, graph_settings_of
     from nodebudget.calibration.memory_model import Calibration
 
@@ -42,7 +48,8 @@ def open_calibration(options: CalibrationOptions) -> OpenedCalibration:
 
         workload = load_workload(options.workload, "cpu")
     check_applicable(calibration, workload=workload, probe=_gpu_of(calibration), allow_mismatch=options.allow_mismatch)
-    return OpenedCalibration(calibration, getattr(workload, "graphs", None) or graph_settings_of(calibration))
+    graphs = graphs or getattr(workload, "graphs", None) or graph_settings_of(calibration)
+    return OpenedCalibration(calibration, graphs, workload)
 
 
 def measure_sizes(path: str, opened: OpenedCalibration, printer: Printer, **options: Any) -> SizeTable:
@@ -59,9 +66,7 @@ def measure_sizes(path: str, opened: OpenedCalibration, printer: Printer, **opti
 
         sizes = SizeTable.load(path)  # without importing the readers of crystals
     else:
-        from nodebudget.datasets.measure import measure
-
-        sizes = measure(path, graphs=opened.graphs, **options)
+        sizes = _measure(path, opened, **options)
     if opened.graphs is not None:
         from nodebudget.calibration.compatibility import different_graph_settings
 
@@ -74,7 +79,28 @@ def measure_sizes(path: str, opened: OpenedCalibration, printer: Printer, **opti
     return sizes
 
 
-def measure_samples(
+def load_model(workload: str, alignn_config: str | None, data: str, device: str) -> Workload:
+    """Load a workload by name, or the run of `train_alignn.py` with this config and data."""
+    from nodebudget.workloads.registry import load_workload
+
+    if alignn_config is None:
+        return load_workload(workload, device)
+    is_root = any((Path(data) / name).exists() for name in ("id_prop.json", "id_prop.json.zip", "id_prop.csv"))
+    return load_workload("alignn-atomwise", device, config=alignn_config, root_dir=data if is_root else None)
+
+
+def _measure(path: str, opened: OpenedCalibration, **options: Any) -> SizeTable:
+    if opened.workload is not None:
+        from nodebudget.workloads.sample_sizes import measure_samples
+
+        return measure_samples(opened.workload, path, **options)
+    from nodebudget.calibration.compatibility import measure_as_calibrated
+
+    graphs = {} if opened.graphs is None else {"graphs": opened.graphs}
+    return measure_as_calibrated(path, opened.calibration, **graphs, **options)
+
+
+def open_samples(
     workload: Workload, path: str, steps: Steps, *, allow_pickle: bool = False, **options: Any
 ) -> tuple[Any, SizeTable]:
     """Open the samples that a workload trains on and measure them as its graphs.
@@ -92,23 +118,21 @@ def measure_samples(
     Raises:
         InputError: The path holds measured sizes, or can't be measured.
     """
-    from nodebudget.datasets.measure import measure
     from nodebudget.datasets.readers.open_dataset import open_data
+    from nodebudget.workloads.sample_sizes import measure_samples
 
+    records = getattr(workload, "records", None)
+    if records is not None:  # of an alignn run, as alignn read them
+        return records, measure_samples(workload, records, progress=steps.of("measuring sizes"))
     samples = open_data(path, allow_pickle=allow_pickle)
     if samples.kind == "sizes":
         raise InputError(
             f"{path!r} holds sizes, not crystals", hint="give the crystals or graphs that they were measured from"
         )
-    graphs, size_of = getattr(workload, "graphs", None), getattr(workload, "size_of", None)
-    sizes = measure(
-        path if size_of is None else samples,  # only sizes of the standard columns are cached
-        graphs=graphs,
-        size_of=size_of,
-        allow_pickle=allow_pickle,
-        progress=steps.of("measuring sizes"),
-        **options,
-    )
+    progress = steps.of("measuring sizes")
+    # A path can be read from the cache; further sizes need the samples.
+    data = samples if hasattr(workload, "size_of") else path
+    sizes = measure_samples(workload, data, allow_pickle=allow_pickle, progress=progress, **options)
     measured = sizes.settings.get("indices")  # without those that were skipped
     if measured is None:
         return samples, sizes

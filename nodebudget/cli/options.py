@@ -147,11 +147,13 @@ class CalibrationOptions:
     Attributes:
         calibration: Path of the record.
         workload: Name of the workload that is trained.
+        alignn_config: alignn's config.json: crystals are counted as the graphs of this run.
         allow_mismatch: Accept a calibration of another model.
     """
 
     calibration: str | None
     workload: str | None
+    alignn_config: str | None
     allow_mismatch: bool
 
 
@@ -159,23 +161,29 @@ allow_mismatch = click.option("--allow-mismatch", is_flag=True, help="Accept a c
 
 
 def calibration(help_text: str) -> Callable[[F], F]:
-    """Add `--calibration`, `--workload` and `--allow-mismatch`; pass `CalibrationOptions` as `calibration`."""
+    """Add what a command that uses a calibration takes; pass `CalibrationOptions` as `calibration`."""
     text = "Workload that you train, as for calibrate; a calibration of another model is then refused."
     return _grouped(
         "calibration",
         CalibrationOptions,
         click.option("--calibration", type=click.Path(), help=help_text),
         click.option("--workload", help=text),
+        click.option("--alignn-config", type=click.Path(), help="Count crystals as the graphs of this config.json."),
         allow_mismatch,
     )
 
 
 def workload(function: F) -> F:
-    """Add `--workload`, `--data` and `--allow-pickle`."""
-    text = "alignn, alignn-pure, module:attribute, or a TOML file such as configs/alignn.toml."
+    """Add `--workload`, `--alignn-config`, `--data` and `--allow-pickle`."""
+    text = (
+        "What is trained: alignn-atomwise (alignn's default run), alignn, alignn-pure, module:attribute, or a TOML "
+        "file such as configs/alignn.toml."
+    )
+    config = "Train what train_alignn.py trains with this config.json and --data as its root_dir."
     function = allow_pickle(function)
     function = click.option("--data", required=True, help="Crystals or graphs, as for 'nodebudget measure'.")(function)
-    return click.option("--workload", default="alignn", show_default=True, help=text)(function)
+    function = click.option("--alignn-config", type=click.Path(), help=config)(function)
+    return click.option("--workload", default="alignn-atomwise", show_default=True, help=text)(function)
 
 
 def seed(help_text: str) -> Callable[[F], F]:

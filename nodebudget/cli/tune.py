@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from nodebudget.cli import options
-from nodebudget.cli.inputs import measure_samples
+from nodebudget.cli.inputs import load_model, open_samples
 from nodebudget.cli.printer import Printer
 
 
@@ -30,6 +30,7 @@ from nodebudget.cli.printer import Printer
 def command(
     device: str,
     workload: str,
+    alignn_config: str | None,
     data: str,
     allow_pickle: bool,
     calibration: str,
@@ -51,14 +52,13 @@ def command(
     from nodebudget.profiling.open import open_probe
     from nodebudget.report.throughput import throughput_report
     from nodebudget.utils.records import provenance, write_record
-    from nodebudget.workloads.registry import load_workload
 
     memory_model = Calibration.load(calibration)
     probe = open_probe(device)
     with printer.steps() as steps:
-        model = load_workload(workload, probe.device)
+        model = load_model(workload, alignn_config, data, probe.device)
         check_applicable(memory_model, workload=model, probe=probe, allow_mismatch=allow_mismatch)
-        samples, sizes = measure_samples(model, data, steps, allow_pickle=allow_pickle)
+        samples, sizes = open_samples(model, data, steps, allow_pickle=allow_pickle)
         advice = tune(
             model,
             samples,
@@ -70,11 +70,13 @@ def command(
             progress=steps.of("timing budgets"),
         )
     where = probe.describe()
-    advice = replace(advice, context={"workload": workload, "data": data, "device": where, **provenance()})
+    advice = replace(
+        advice, context={"workload": alignn_config or workload, "data": data, "device": where, **provenance()}
+    )
     if outputs.output is not None:
         write_record(outputs.output, "nodebudget.tune", 1, advice.to_dict(), force=outputs.force)
         printer.note(f"written: {outputs.output}")
-    caption = f"{workload}, timed on {where['device']} ({where['name']})"
+    caption = f"{alignn_config or workload}, timed on {where['device']} ({where['name']})"
     report = throughput_report(advice)
     outputs.draw(report, printer, caption)
     printer.result(advice.to_dict(), report)

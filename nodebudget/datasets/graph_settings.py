@@ -18,6 +18,9 @@ FAST = ("k-nearest", "radius_graph")
 BUILT = ("fast_graph", "torch_graph", "pure_torch", "radius_graph_jarvis")
 STRATEGIES = FAST + BUILT
 
+#: Strategies that join all atoms within the cutoff: alignn ignores max_neighbors, which may be None.
+UNLIMITED = ("radius_graph", "radius_graph_jarvis")
+
 #: Version of the counting: a new one, where the same crystal would get other counts, invalidates cached sizes.
 COUNTING = 1
 
@@ -40,7 +43,7 @@ class GraphSettings:
         strategy: alignn's `neighbor_strategy`. "k-nearest" and "radius_graph" are counted without building
             a graph; the others by building alignn's own, which takes tens of times longer.
         cutoff: Å; the first search radius of k-nearest, or the radius.
-        neighbors: alignn's `max_neighbors`.
+        neighbors: alignn's `max_neighbors`; None: no limit, with strategies that join all atoms within the cutoff.
         canonize: alignn's `use_canonize`; only k-nearest uses it.
         cutoff_extra: Å by which "radius_graph" increases the cutoff while the last atom has no neighbour.
         three_body_cutoff: Å, for "pure_torch"; None: the cutoff.
@@ -51,14 +54,15 @@ class GraphSettings:
 
     strategy: str = "k-nearest"
     cutoff: float = 8.0
-    neighbors: int = 12
+    neighbors: int | None = 12
     canonize: bool = True
     cutoff_extra: float = 3.0
     three_body_cutoff: float | None = None
 
     def __post_init__(self) -> None:
         check_choice("strategy", self.strategy, STRATEGIES)
-        object.__setattr__(self, "neighbors", check_count("neighbors", self.neighbors, 1))
+        if self.neighbors is not None or self.strategy not in UNLIMITED:
+            object.__setattr__(self, "neighbors", check_count("neighbors", self.neighbors, 1))
         if not isinstance(self.canonize, bool):
             raise InputError(
                 f"canonize is {self.canonize!r}", limit="true or false", hint="alignn's usual setting is true"
@@ -85,11 +89,14 @@ class GraphSettings:
         """
         values = config if isinstance(config, Mapping) else _read_config(config)
         settings = {name: values.get(theirs, default) for name, (theirs, default) in _ALIGNN.items()}
-        model = values.get("model")
-        if isinstance(model, Mapping) and str(model.get("name", "")).startswith("alignn_atomwise_pure"):
-            # These models train on graphs from alignn's pure-PyTorch builder, whatever the strategy says.
-            settings["strategy"] = "pure_torch"
+        neighbors = settings["neighbors"]
+        if isinstance(neighbors, str) and neighbors.strip().isdigit():
+            settings["neighbors"] = int(neighbors)  # alignn's config takes both
         return cls(**settings)
+
+    def to_alignn(self) -> dict[str, Any]:
+        """Return the settings by the names that alignn has for them."""
+        return {theirs: getattr(self, name) for name, (theirs, _) in _ALIGNN.items()}
 
     def to_dict(self) -> dict[str, Any]:
         """Return the settings as plain values, for records."""

@@ -16,6 +16,7 @@ stored. Neither DGL nor alignn is imported here.
 from __future__ import annotations
 
 import logging
+import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -27,6 +28,7 @@ from nodebudget.datasets.size_table import SizeTable
 from nodebudget.errors import InputError
 from nodebudget.integrations.advancing import AdvancingSampler
 from nodebudget.sampling.sampler import NodeBudgetSampler
+from nodebudget.workloads.alignn_loop import release_last_step
 
 _log = logging.getLogger("nodebudget")
 
@@ -122,11 +124,20 @@ def budget_loaders(
         "collate_fn": collate_fn or _collate_of(train),
     }
     return [
-        DataLoader(train, batch_sampler=training, **common),
-        DataLoader(val, batch_sampler=validation, **common),
+        _Loader(train, batch_sampler=training, **common),
+        _Loader(val, batch_sampler=validation, **common),
         None if test is None else DataLoader(test, batch_size=1, shuffle=False, **common),
         prepare_batch or getattr(train, "prepare_batch", _unchanged),
     ]
+
+
+class _Loader(DataLoader[Any]):
+    """Releases the graph of the last step, which alignn's loop would hold beside the next one."""
+
+    def __iter__(self) -> Any:
+        for batch in super().__iter__():
+            yield batch
+            release_last_step(sys._getframe().f_back)
 
 
 def _check_ids(name: str, dataset: Any) -> None:

@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch.utils.data import Sampler
 
-from nodebudget.calibration.compatibility import graph_settings_of
-from nodebudget.datasets.measure import measure
+from nodebudget.calibration.compatibility import measure_as_calibrated
 from nodebudget.datasets.size_table import SizeTable
 from nodebudget.errors import InputError, RecordError
 from nodebudget.sampling.budget import Budget
@@ -48,9 +47,9 @@ class NodeBudgetSampler(Sampler[list[int]]):
 
     To resume, save `state_dict` after a batch and call `load_state_dict` in the new process: the next iteration
     continues with the batch after it. A loader with worker processes takes batches ahead of the training loop, so that
-    the sampler has given out more than were trained on: either use torchdata's `StatefulDataLoader`, which
-    counts them, or count the batches that you trained on in this epoch and pass them:
-    `sampler.state_dict(consumed=step)`. With another number of ranks than before, the rest of the epoch is re-planned.
+    the sampler has given out more than were trained on: use torchdata's `StatefulDataLoader`, which counts them, or
+    pass the number of batches trained on: `sampler.state_dict(consumed=step)`. With another number of ranks, the rest
+    of the epoch is re-planned.
 
     After an out-of-memory error, `set_budget` re-plans the rest of the epoch under another budget.
 
@@ -97,8 +96,7 @@ class NodeBudgetSampler(Sampler[list[int]]):
                 logged once), or "alone" (a batch of its own, logged once).
             num_replicas: Number of ranks; by default torch.distributed's where it is initialised, else 1.
             rank: This process's rank; by default torch.distributed's, else 0.
-            pack: "balanced" (default), "dense" or "sequential"; see `nodebudget.sampling.planner.make_plan` for what
-                each costs and what it does to training.
+            pack: "balanced" (default), "dense" or "sequential": see `nodebudget.make_plan`.
             max_columns: Maximum per batch of further columns of the sizes, by name.
             balance: Column that is balanced between batches and ranks; by default predicted bytes, or the column that
                 needs the most batches. "time" balances what `time_model` predicts, so that ranks wait less for
@@ -114,10 +112,7 @@ class NodeBudgetSampler(Sampler[list[int]]):
         """
         budget = Budget.make(max_nodes, max_edges, max_line_edges, max_graphs, calibration, memory, max_columns)
         self.num_replicas, self.rank = world_and_rank(num_replicas, rank)
-        sizes = sizes_or_dataset
-        if not isinstance(sizes, SizeTable):
-            # The crystals of a calibration become the graphs that it was made on.
-            sizes = measure(sizes, graphs=None if calibration is None else graph_settings_of(calibration))
+        sizes = measure_as_calibrated(sizes_or_dataset, calibration)
         if (balance == "time") != (time_model is not None):
             raise InputError("balance='time' and a time_model go together", hint="make one with 'nodebudget tune'")
         if time_model is not None:

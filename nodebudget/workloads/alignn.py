@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 
@@ -203,30 +203,40 @@ class PureAlignnWorkload(_CrystalWorkload):
         return self._builder.batch_torch_graph_pairs([*zip(graphs, line_graphs, strict=True)])  # type: ignore[no-any-return]
 
 
+class FromCrystals(Protocol):
+    """A workload that builds graphs of crystals with the settings that it is given."""
+
+    graphs: GraphSettings
+
+    def from_crystal(self, item: Any, graphs: GraphSettings) -> Any:
+        """Turn a crystal into a sample, with these graph settings."""
+        ...
+
+
 class GraphSettingsVariant:
     """Samples of the same crystals with other graph settings."""
 
-    def __init__(self, workload: _CrystalWorkload, graphs: GraphSettings) -> None:
+    def __init__(self, workload: FromCrystals, graphs: GraphSettings) -> None:
         self._workload, self._graphs = workload, graphs
 
     def sizes(self, items: Sequence[Any]) -> SizeTable:
         """Measure the crystals with these settings, without training on them."""
         return measure(items, graphs=self._graphs)
 
-    def sample(self, item: Any) -> Sample:
+    def sample(self, item: Any) -> Any:
         """Build the graphs with these settings."""
         return self._workload.from_crystal(item, self._graphs)
 
 
-def graph_settings_variants(workload: _CrystalWorkload) -> list[GraphSettingsVariant]:
+def graph_settings_variants(workload: FromCrystals) -> list[GraphSettingsVariant]:
     """Return variants with other numbers of neighbors, or with other cutoffs if those decide."""
     graphs = workload.graphs
-    if graphs.strategy not in ("k-nearest", "pure_torch"):
+    if graphs.strategy not in ("k-nearest", "pure_torch") or graphs.neighbors is None:
         settings = [replace(graphs, cutoff=graphs.cutoff * factor) for factor in (0.8, 1.1)]
         return [GraphSettingsVariant(workload, variant) for variant in settings]
     counts = sorted({max(1, graphs.neighbors // 3), graphs.neighbors * 3 // 2} - {graphs.neighbors})
     settings = [replace(graphs, neighbors=count) for count in counts]
-    if graphs.three_body_cutoff is not None:
+    if graphs.strategy == "pure_torch" and graphs.three_body_cutoff is not None:
         # Only pairs of close bonds are line-graph edges; without the cutoff there are many more.
         settings.append(replace(graphs, three_body_cutoff=None))
     return [GraphSettingsVariant(workload, variant) for variant in settings]
@@ -241,7 +251,7 @@ def _line_graph(graph: Any) -> Any:
 
 def _settings(graphs: GraphSettings | Mapping[str, Any] | None) -> GraphSettings:
     if graphs is None:
-        return GraphSettings.from_alignn_config({"model": {"name": "alignn_atomwise_pure"}})
+        return GraphSettings.from_alignn_config({"neighbor_strategy": "pure_torch"})
     settings = graphs if isinstance(graphs, GraphSettings) else GraphSettings(**{"strategy": "pure_torch", **graphs})
     check_choice("the strategy of the graphs", settings.strategy, ("pure_torch",))
     return settings

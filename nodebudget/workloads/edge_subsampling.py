@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from nodebudget.datasets.measure import measure
 from nodebudget.datasets.size_table import SizeTable
 from nodebudget.utils.optional_imports import load_dgl
 from nodebudget.workloads.protocol import Variant, Workload, to_sample
+from nodebudget.workloads.sample_sizes import count_sample, table_of
 
 #: Shares of the edges in the variants.
 _SHARES = (0.8, 0.5)
@@ -25,7 +25,7 @@ class EdgeSubsampled:
 
     def sizes(self, items: Sequence[Any]) -> SizeTable:
         """Count the subsampled graphs."""
-        return measure([self.sample(item) for item in items])
+        return table_of([count_sample(self._workload, self.sample(item)) for item in items], None, {})
 
     def sample(self, item: Any) -> Any:
         """Make a sample with a share of its edges."""

@@ -22,6 +22,7 @@ else:  # pragma: no cover - the tested interpreter is newer
 
 #: Workloads that can be named by one word.
 BUILT_IN = {
+    "alignn-atomwise": "nodebudget.workloads.alignn_step:AlignnRunWorkload",
     "alignn": "nodebudget.workloads.alignn:AlignnWorkload",
     "alignn-pure": "nodebudget.workloads.alignn:PureAlignnWorkload",
 }

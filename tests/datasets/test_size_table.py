@@ -300,9 +300,7 @@ def test_parquet_that_unpacks_to_far_too_much(small, tmp_path):
     """A number or a name that repeats takes next to nothing in the file."""
     arrays = pytest.importorskip("pyarrow")
     parquet = pytest.importorskip("pyarrow.parquet")
-    parquet.write_table(
-        arrays.table({"nodes": np.ones(140_000, np.int8)}), tmp_path / "s.parquet", compression="zstd"
-    )
+    parquet.write_table(arrays.table({"nodes": np.ones(140_000, np.int8)}), tmp_path / "s.parquet", compression="zstd")
     with pytest.raises(InputError, match=r"it unpacks to 1\.07 MiB"):
         SizeTable.load(tmp_path / "s.parquet")
     rows = 1_100

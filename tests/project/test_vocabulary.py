@@ -32,7 +32,7 @@ PHRASES = {
     r"\bmix(ed|es)? anew\b": "reshuffle",
     r"to report the memory of": "batch size of the memory report",
     r"holds no (sizes|plan|calibration|table)": "not a size table",
-    r"is no (kind|file|dataset|number|plan|state|log|record|calibration)\b": "is not a ..., unsupported ...",
+    r"(?<!there )\bis no (kind|file|dataset|number|plan|state|log|record|calibration)\b": "is not a ...",
     r"turn it into one of these": "name the supported formats",
     r"\bwho wants\b": "To ..., do ...",
     r"\bwithout a word\b": "silently",

@@ -158,10 +158,15 @@ def _select(pairs: Pairs, chosen: npt.NDArray[np.bool_]) -> Pairs:
 
 
 def count_k_nearest(atoms: Any, settings: GraphSettings) -> Counts:
-    """Return the nodes, edges and line-graph edges of alignn's "k-nearest" graph of a crystal."""
-    around = Neighborhood(atoms)
-    pairs = _enough(around, settings)
-    shell = _shells(pairs[0], pairs[3], around.count, settings.neighbors)
+    """Return the nodes, edges and line-graph edges of alignn's "k-nearest" graph of a crystal.
+
+    Raises:
+        SampleError: No reasonable cutoff gives every atom its neighbours.
+    """
+    around, neighbors = Neighborhood(atoms), settings.neighbors
+    assert neighbors is not None, "GraphSettings refuses k-nearest graphs without a number of neighbors"
+    pairs = _enough(around, settings, neighbors)
+    shell = _shells(pairs[0], pairs[3], around.count, neighbors)
     site, other, images, _ = _select(pairs, pairs[3] <= shell[pairs[0]])
     return _edges(around.count, site, other, images, settings.canonize)
 
@@ -177,19 +182,19 @@ def _shells(site: Integers, distances: Floats, count: int, neighbors: int) -> Fl
     return shells
 
 
-def _enough(around: Neighborhood, settings: GraphSettings) -> Pairs:
+def _enough(around: Neighborhood, settings: GraphSettings, neighbors: int) -> Pairs:
     """Increase the search radius until every atom has its neighbours.
 
     alignn searches the whole cutoff at once; the k-th shell is complete as soon as every atom has k
     neighbours, so a smaller sphere gives the same edges.
     """
     cutoff = float(settings.cutoff)
-    radius = (_FIRST_SPHERE * settings.neighbors / (4.19 * around.density)) ** (1 / 3)
+    radius = (_FIRST_SPHERE * neighbors / (4.19 * around.density)) ** (1 / 3)
     while True:
         radius = min(radius, cutoff)
         pairs = around.reached(around.within(radius), cutoff)
         fewest = np.bincount(pairs[0], minlength=around.count).min()
-        if fewest >= settings.neighbors:
+        if fewest >= neighbors:
             return pairs
         if radius >= cutoff:
             cutoff = _next_cutoff(cutoff, around.lattice)
