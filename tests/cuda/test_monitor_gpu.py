@@ -1,4 +1,4 @@
-"""The monitor and the rescue on a CUDA device: the allocator's own peaks, a real out-of-memory error."""
+"""The monitor on a CUDA device: the allocator's peaks, a real out-of-memory error, a split that fits."""
 
 from __future__ import annotations
 
@@ -11,11 +11,8 @@ from linegraph_net import ELEMENTS, LineGraphWorkload, random_sizes
 from on_device import MIB, is_stand_in
 from torch import nn
 
-from nodebudget import MemoryMonitor, SizeTable
-from nodebudget.calibration.calibrate import CalibrationConfig, calibrate
+from nodebudget import CalibrationConfig, MemoryMonitor, SizeTable, calibrate, read_run, run_with_split
 from nodebudget.errors import DoesNotFitError
-from nodebudget.monitor.log_reader import read_run
-from nodebudget.monitor.oom import run_with_split
 from nodebudget.monitor.summary import summarize
 from nodebudget.profiling.open import open_probe
 
@@ -58,24 +55,24 @@ def test_peaks_are_the_allocators_and_are_as_predicted(tmp_path):
     assert run.events == []
     again = monitor.recalibrated()
     totals = SIZES.totals(range(20))
-    # Steps of a fixed number of crystals do not tell the sizes apart as well as chosen probes do.
+    # Steps of a fixed number of crystals do not identify the coefficients as well as chosen probes do.
     assert again.predict_bytes(**totals) == pytest.approx(cal.predict_bytes(**totals), rel=0.05)
 
 
-def test_tensors_that_are_kept_are_named_a_leak(tmp_path):
-    model, kept = nn.Linear(256, 256, device=DEVICE), []
+def test_tensors_that_are_stored_are_named_a_leak(tmp_path):
+    model, stored = nn.Linear(256, 256, device=DEVICE), []
     monitor = MemoryMonitor(tmp_path / "run.jsonl", device=DEVICE)
 
     def train():
         for _ in monitor.watch(range(100)):
-            kept.append(model(torch.ones(64, 256, device=DEVICE)).sum() + 0 * torch.ones(2**16, device=DEVICE))
+            stored.append(model(torch.ones(64, 256, device=DEVICE)).sum() + 0 * torch.ones(2**16, device=DEVICE))
 
     with pytest.warns(UserWarning, match="possible leak: memory allocated between steps grew by"):
         train()
     monitor.close()
 
 
-def test_running_out_names_the_batch_and_what_there_was(tmp_path):
+def test_running_out_names_the_batch_and_the_memory(tmp_path):
     workload = LineGraphWorkload(DEVICE, width=64)
     monitor = MemoryMonitor(tmp_path / "run.jsonl", sizes=SIZES, device=DEVICE)
     places, batch = next(batches(workload, 1, 40))
@@ -102,7 +99,7 @@ def test_running_out_names_the_batch_and_what_there_was(tmp_path):
     assert torch.cuda.memory_allocated(DEVICE) < 30 * MIB
 
 
-def test_a_split_goes_on_and_leaves_the_gradients_of_the_whole():
+def test_a_split_leaves_the_gradients_of_the_whole_batch():
     workload = LineGraphWorkload(DEVICE, width=64)
     samples = [workload.sample(item) for item in ITEMS[:40]]
 
