@@ -22,6 +22,7 @@ from nodebudget.analysis.batch_statistics import (
     simulate_max,
 )
 from nodebudget.analysis.dataset_comparison import compare
+from nodebudget.analysis.shapley import Measure, explain, mean_sizes
 from nodebudget.cli import main
 from nodebudget.errors import InputError
 from nodebudget.report.comparison import comparison_report
@@ -79,11 +80,12 @@ sizes = st.lists(st.tuples(*[st.integers(1, 10**4)] * 3), min_size=2, max_size=4
 )
 
 
-@given(sizes, sizes, st.integers(1, 50), st.booleans())
-def test_causes_add_up_to_the_difference(first, other, batch_size, calibrated):
-    calibration = fitted() if calibrated else None
-    found = compare([("a", first), ("b", other)], batch_size, calibration=calibration).rows[1]
-    assert sum(cause.share for cause in found.causes) == pytest.approx(found.difference[found.measure])
+@given(sizes, sizes, st.integers(1, 50), st.sampled_from([None, fitted()]))
+def test_causes_add_up_to_the_difference(first, second, batch_size, calibration):
+    measure = Measure.of([first, second], calibration)
+    before, after = (measure(min(batch_size, len(table)), mean_sizes(table)) for table in (first, second))
+    causes = explain(second, first, batch_size, measure)
+    assert sum(cause.share for cause in causes) == pytest.approx(after / before - 1)
 
 
 @given(st.lists(st.integers(0, 1000), min_size=1, max_size=8), st.integers(1, 10))
