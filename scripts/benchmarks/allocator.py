@@ -59,13 +59,13 @@ def predict(options: argparse.Namespace) -> dict[str, list[tuple[int, int]]]:
     workspaces = CUBLAS_WORKSPACES_HOPPER if newer else CUBLAS_WORKSPACES
     drawn = batches(workload, options.batches, options.graphs)
     traces = [*trace_steps(workload, drawn, workspaces=workspaces)]
-    found = {}
+    peaks = {}
     for name in SETTINGS:
         allocator = CachingAllocator(expandable=name == "expandable")
         replay(resident, allocator)
         steps = [replay(trace, allocator) for trace in traces]
-        found[name] = [(step.peak_allocated, step.peak_reserved) for step in steps]
-    return found
+        peaks[name] = [(step.peak_allocated, step.peak_reserved) for step in steps]
+    return peaks
 
 
 def count(options: argparse.Namespace) -> dict[str, Any]:
@@ -91,19 +91,19 @@ def counted(setting: str) -> dict[str, Any]:
 
 def compare(options: argparse.Namespace) -> dict[str, Any]:
     """Return predicted and counted bytes of each step, and the largest errors."""
-    rows, worst, predicted = [], {}, predict(options)
+    rows, errors, predicted = [], {}, predict(options)
     for setting, steps in predicted.items():
         real = counted(setting)
         pairs = np.array([[*step] for step in steps]), np.array(real["steps"])
         error = pairs[0] / pairs[1] - 1
-        worst[setting] = dict(zip(("allocated", "reserved"), np.abs(error).max(0).tolist(), strict=True))
+        errors[setting] = dict(zip(("allocated", "reserved"), np.abs(error).max(0).tolist(), strict=True))
         for number, (ours, theirs, off) in enumerate(zip(*pairs, error, strict=True), start=1):
             values = zip(("allocated", "reserved"), ours.tolist(), theirs.tolist(), off.tolist(), strict=True)
             kinds = {kind: {"predicted": p, "counted": c, "error": e} for kind, p, c, e in values}
             rows.append({"setting": setting, "step": number, **kinds})
     device = real["device"]
     where = "the stub device" if device == "Stub CUDA device" else device
-    return {"where": where, "torch": torch.__version__, "largest_error": worst, "steps": rows}
+    return {"where": where, "torch": torch.__version__, "largest_error": errors, "steps": rows}
 
 
 def table(result: dict[str, Any]) -> str:
@@ -119,8 +119,8 @@ def table(result: dict[str, Any]) -> str:
             cell = row[kind]
             line += f"{cell['predicted'] / MIB:12.1f}{cell['counted'] / MIB:10.1f}{cell['error']:+10.3%}"
         lines.append(line)
-    for setting, worst in result["largest_error"].items():
-        lines.append(f"{setting}: max error {worst['allocated']:.3%} allocated, {worst['reserved']:.3%} reserved")
+    for setting, errors in result["largest_error"].items():
+        lines.append(f"{setting}: max error {errors['allocated']:.3%} allocated, {errors['reserved']:.3%} reserved")
     return "\n".join(lines)
 
 

@@ -45,14 +45,14 @@ def measure_steps(
 ) -> list[Observation]:
     """Measure training steps on shuffled batches."""
     rng = np.random.default_rng(seed)
-    found = []
+    observations = []
     for size in np.geomspace(max(2, graphs / 4), graphs, count).round().astype(int):
         chosen = [samples[index] for index in rng.choice(len(samples), size=min(size, len(samples)), replace=False)]
         peak = probe.measure(lambda: workload.step(workload.batch(chosen)))  # noqa: B023
         resident = resident_bytes(workload)
         sizes = measure(chosen).totals(np.arange(len(chosen)))
-        found.append(Observation(sizes, resident + peak.requested, resident, "holdout"))
-    return found
+        observations.append(Observation(sizes, resident + peak.requested, resident, "holdout"))
+    return observations
 
 
 def errors(predict: Any, observations: Sequence[Observation]) -> tuple[float, float]:
@@ -126,8 +126,8 @@ def plot(result: dict[str, Any], path: Path) -> None:
 
     calibration: Calibration = result["calibration"]
     figure, axis = pyplot.subplots(figsize=(6, 4.5), layout="constrained")
-    most = max(entry.peak for seen in result["checked"].values() for entry in seen) / 2**20
-    line = np.linspace(0, most, 100)
+    peak = max(entry.peak for seen in result["checked"].values() for entry in seen) / 2**20
+    line = np.linspace(0, peak, 100)
     margin = calibration.bound.margin(line * 2**20, 0.99)
     axis.fill_between(line, line * (1 - margin), line * (1 + margin), color="#cccccc", label="99% prediction interval")
     axis.plot(line, line, color="#555555", linewidth=1)

@@ -88,17 +88,17 @@ class Crystals(Bench):
         # cuBLAS has workspaces on a GPU only.
         newer = torch.cuda.get_device_capability() >= (9, 0)
         workspaces = sum(CUBLAS_WORKSPACES_HOPPER if newer else CUBLAS_WORKSPACES)
-        found, times = np.array(peaks[1:], dtype=float), np.array(seconds[1:])
+        bytes_, times = np.array(peaks[1:], dtype=float), np.array(seconds[1:])
         errors = {}
         for name, model in models.items():
             more = 0 if model.context["device"]["device"].startswith("cuda") else workspaces
-            off = np.array([model.predict_bytes(**self.sizes.totals(batch)) + more for batch in batches]) / found - 1
+            off = np.array([model.predict_bytes(**self.sizes.totals(batch)) + more for batch in batches]) / bytes_ - 1
             errors[name] = {"mean": float(np.abs(off).mean()), "under": float(max(-off.min(), 0))}
         graphs = np.array([len(batch) for batch in batches])
         return {
             "batches": len(batches),
             "graphs": {"mean": float(graphs.mean()), "std": float(graphs.std())},
-            "peak": summary(found),
+            "peak": summary(bytes_),
             "step_seconds": summary(times),
             "crystals_per_second": float(graphs.sum() / times.sum()),
             "reserved": torch.cuda.memory_stats()["reserved_bytes.all.peak"],
@@ -127,10 +127,10 @@ def run(options: argparse.Namespace, setting: str) -> dict[str, Any]:
     batches = {"fixed": fixed, "balanced": balanced}
     # The first epoch loads the libraries' kernels.
     bench.epoch(fixed[:3], models)
-    found = {name: bench.epoch(each, models) for name, each in batches.items()}
+    epochs = {name: bench.epoch(each, models) for name, each in batches.items()}
     say("epochs measured")
     for name, each in batches.items():
-        found[name]["least_device"] = least_device(bench, each, options.step)["least_device"]
+        epochs[name]["least_device"] = least_device(bench, each, options.step)["least_device"]
         say(f"least device, {name}")
     memory = device_for(budget, calibration, setting)
     loads = [float(calibration.graph_bytes(bench.sizes)[batch].sum()) for batch in balanced]
@@ -139,7 +139,7 @@ def run(options: argparse.Namespace, setting: str) -> dict[str, Any]:
         for name, places in orders(loads).items()
     ]
     rows.append({"order": "fixed", **bench.run(fixed, memory)})
-    return {"epochs": found, "memory": memory, "on_that_memory": rows}
+    return {"epochs": epochs, "memory": memory, "on_that_memory": rows}
 
 
 def text(result: dict[str, Any]) -> str:
@@ -148,8 +148,8 @@ def text(result: dict[str, Any]) -> str:
     lines = [f"{result['graphs']} crystals, {result['workload']} on {where}; MiB, ms"]
     head = f"{'setting':12}{'batches':14}{'peak':>8}{'max':>8}{'CV':>8}{'reserved':>10}{'least':>8}"
     lines += ["", head + f"{'step':>8}{'CV':>8}{'crystals/s':>12}"]
-    for setting, found in result["settings"].items():
-        for name, row in found["epochs"].items():
+    for setting, parts in result["settings"].items():
+        for name, row in parts["epochs"].items():
             peak, step = row["peak"], row["step_seconds"]
             batches = f"{row['batches']} {name}"
             cells = f"{batches:14}{peak['mean'] / MIB:8.0f}{peak['max'] / MIB:8.0f}{peak['cv']:8.2%}"
@@ -157,13 +157,13 @@ def text(result: dict[str, Any]) -> str:
             cells += f"{step['mean'] * 1e3:8.1f}{step['cv']:8.2%}{row['crystals_per_second']:12.0f}"
             lines.append(f"{setting:12}{cells}")
     lines.append("")
-    errors = found["epochs"]["balanced"]["errors"]
+    errors = parts["epochs"]["balanced"]["errors"]
     for what, off in errors.items():
         lines.append(f"{what}: balanced batches, mape {off['mean']:.2%}, max underprediction {off['under']:.2%}")
     lines += ["", f"{'setting':12}{'order':16}{'memory':>8}{'reserved':>10}{'used':>8}  retries"]
-    for setting, found in result["settings"].items():
-        for row in found["on_that_memory"]:
-            lines.append(f"{setting:12}{row['order']:16}{outcome(row, found['memory'])}")
+    for setting, parts in result["settings"].items():
+        for row in parts["on_that_memory"]:
+            lines.append(f"{setting:12}{row['order']:16}{outcome(row, parts['memory'])}")
     return "\n".join(lines)
 
 
@@ -193,13 +193,13 @@ def main() -> None:
     if options.setting:
         print(json.dumps(run(options, options.setting)))
         return
-    found = {setting: in_own_process(setting, __file__) for setting in SETTINGS}
+    settings = {setting: in_own_process(setting, __file__) for setting in SETTINGS}
     result = {
         "where": "the stub device" if STAND_IN else torch.cuda.get_device_name(),
         "torch": torch.__version__,
         "workload": options.workload,
         "graphs": options.graphs,
-        "settings": found,
+        "settings": settings,
     }
     print(json.dumps(result, indent=2) if options.json else text(result))
 

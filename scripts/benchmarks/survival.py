@@ -49,11 +49,11 @@ Batches = list[list[int]]
 
 def draw(kind: str, count: int) -> list[Item]:
     """Draw (nodes, edges, line_edges) of crystals."""
-    mean, least, most = DATASETS[kind]
+    mean, minimum, maximum = DATASETS[kind]
     rng = np.random.default_rng(7)
     nodes = np.clip(rng.lognormal(np.log(mean), 0.6, count), 1, 8 * mean).astype(int)
-    edges = np.ceil(nodes * rng.uniform(least, most, count)).astype(int)
-    line_edges = np.ceil(edges * rng.uniform(least, most, count)).astype(int)
+    edges = np.ceil(nodes * rng.uniform(minimum, maximum, count)).astype(int)
+    line_edges = np.ceil(edges * rng.uniform(minimum, maximum, count)).astype(int)
     return [*zip(nodes.tolist(), edges.tolist(), line_edges.tolist(), strict=True)]
 
 
@@ -73,11 +73,11 @@ class Bench:
     def calibration(self) -> Calibration:
         """Calibrate on the dataset."""
         config = CalibrationConfig(probes=24, max_graphs=BATCH)
-        found = calibrate(self.make(), self.items, self.sizes, open_probe("cuda:0"), config=config)
+        calibration = calibrate(self.make(), self.items, self.sizes, open_probe("cuda:0"), config=config)
         clear()
-        found = with_overheads(found, self.make(), self.items, self.sizes, "cuda:0")
+        calibration = with_overheads(calibration, self.make(), self.items, self.sizes, "cuda:0")
         clear()
-        return found
+        return calibration
 
     def run(self, batches: Batches, memory: int | None = None) -> dict[str, Any]:
         """Train on the batches with this memory, from an empty cache; return whether they fit, and the peaks."""
@@ -209,14 +209,14 @@ def text(result: dict[str, Any]) -> str:
     """Lay out both parts, MiB."""
     lines = [f"an epoch of {result['graphs']} crystals on {result['where']} (torch {result['torch']}), MiB", ""]
     lines.append(f"{'setting':12}{'batches':10}{'allocated':>10}{'reserved':>10}{'least device':>14}")
-    for setting, found in result["settings"].items():
+    for setting, parts in result["settings"].items():
         for name in ("fixed", "balanced"):
-            row = found["compare"][name]
+            row = parts["compare"][name]
             cells = f"{row['allocated'] / MIB:10.0f}{row['reserved'] / MIB:10.0f}{row['least_device'] / MIB:14.0f}"
             lines.append(f"{setting:12}{name:10}{cells}")
     lines += ["", f"{'setting':12}{'dataset':10}{'order':16}{'memory':>8}{'reserved':>10}{'used':>8}  retries"]
-    for setting, found in result["settings"].items():
-        for row in found["planned"]:
+    for setting, parts in result["settings"].items():
+        for row in parts["planned"]:
             lines.append(f"{setting:12}{row['dataset']:10}{row['order']:16}{outcome(row, row['memory'])}")
     return "\n".join(lines)
 
@@ -236,8 +236,8 @@ def main() -> None:
         print(json.dumps({"compare": compare(options), "planned": planned(options, options.setting)}))
         return
     where = "the stub device" if STAND_IN else torch.cuda.get_device_name()
-    found = {setting: in_own_process(setting) for setting in SETTINGS}
-    result = {"where": where, "torch": torch.__version__, "graphs": options.graphs, "settings": found}
+    settings = {setting: in_own_process(setting) for setting in SETTINGS}
+    result = {"where": where, "torch": torch.__version__, "graphs": options.graphs, "settings": settings}
     print(json.dumps(result, indent=2) if options.json else text(result))
 
 

@@ -155,7 +155,7 @@ def test_absurd_efforts_are_refused(wrong):
 
 
 def test_real_alignn_is_predicted_within_half_a_percent():
-    workload = load_workload("alignn", hidden_features=16)
+    workload = load_workload("alignn", hidden_features=16, alignn_layers=2, gcn_layers=2)
     calibration = calibrate(
         workload, CRYSTALS, SIZES, open_probe("cpu"), config=CalibrationConfig(probes=18, max_graphs=8)
     )

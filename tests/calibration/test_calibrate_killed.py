@@ -23,8 +23,8 @@ PROBES = 15
 
 
 def options(data: Path, output: Path) -> list[str]:
-    found = ["calibrate", "--device", "cpu", "--workload", "workloads:Linear", "--data", str(data)]
-    return [*found, "--probes", str(PROBES), "--max-graphs", "8", "-q", "-o", str(output)]
+    command = ["calibrate", "--device", "cpu", "--workload", "workloads:Linear", "--data", str(data)]
+    return [*command, "--probes", str(PROBES), "--max-graphs", "8", "-q", "-o", str(output)]
 
 
 def start(data: Path, output: Path) -> subprocess.Popen[bytes]:
@@ -37,22 +37,22 @@ def start(data: Path, output: Path) -> subprocess.Popen[bytes]:
 
 @pytest.mark.parametrize("lines", [2, pytest.param(9, marks=pytest.mark.slow)])
 def test_killed_while_it_measures(lines: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    data, output, journal = tmp_path / "crystals.json", tmp_path / "cal.json", tmp_path / "cal.json.probes.jsonl"
+    data, output, checkpoint = tmp_path / "crystals.json", tmp_path / "cal.json", tmp_path / "cal.json.probes.jsonl"
     data.write_text(json.dumps(entries(most=12, count=60)))
     process = start(data, output)
-    while process.poll() is None and (not journal.exists() or journal.read_bytes().count(b"\n") < lines):
+    while process.poll() is None and (not checkpoint.exists() or checkpoint.read_bytes().count(b"\n") < lines):
         time.sleep(0.0005)
     process.send_signal(signal.SIGKILL)
     assert process.wait() == -signal.SIGKILL
     assert not output.exists()
-    seen = [json.loads(line) for line in journal.read_text().splitlines()[1:lines]]
+    seen = [json.loads(line) for line in checkpoint.read_text().splitlines()[1:lines]]
     assert len(seen) == lines - 1
-    with journal.open("ab") as file:
+    with checkpoint.open("ab") as file:
         file.write(b'{"key": "cut in the mid')  # what a power cut may leave of a line
     monkeypatch.chdir(FIXTURES)
     done = CliRunner().invoke(main, [*options(data, output), "--resume"])
     assert done.exit_code == 0, done.output
-    assert not journal.exists()
-    found = [asdict(entry) for entry in Calibration.load(output).observations]
-    assert len(found) == PROBES
-    assert all(entry["seen"] in found for entry in seen)
+    assert not checkpoint.exists()
+    observations = [asdict(entry) for entry in Calibration.load(output).observations]
+    assert len(observations) == PROBES
+    assert all(entry["seen"] in observations for entry in seen)

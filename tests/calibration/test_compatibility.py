@@ -128,7 +128,7 @@ FOUR = GraphSettings(neighbors=4)
 
 @pytest.fixture
 def of_four(made):
-    """The same calibration, made on graphs of four neighbours."""
+    """The same calibration, made on graphs of four neighbors."""
     settings = {**made[0].context["data"]["settings"], "graphs": FOUR.to_dict()}
     return changed(made[0], "data", settings=settings)
 
@@ -155,11 +155,11 @@ def test_crystals_become_the_graphs_that_the_calibration_was_made_on(of_four, tm
     assert sampler.sizes["edges"].tolist() == expected["edges"].tolist() != SIZES["edges"].tolist()
     data, record = tmp_path / "crystals.json", of_four.save(tmp_path / "cal.json")
     data.write_text(json.dumps(CRYSTALS))
-    cap = int(SIZES["edges"].max())
-    how = ["--max-edges", str(cap), "--calibration", str(record), "--memory", "1GiB", "--json"]
+    max_edges = int(SIZES["edges"].max())
+    how = ["--max-edges", str(max_edges), "--calibration", str(record), "--memory", "1GiB", "--json"]
     planned = CliRunner().invoke(main, ["plan", str(data), *how])
     assert planned.exit_code == 0, planned.stderr
-    assert json.loads(planned.stdout)["lower_bound"] == -(-int(expected["edges"].sum()) // cap)
+    assert json.loads(planned.stdout)["lower_bound"] == -(-int(expected["edges"].sum()) // max_edges)
     assert "of other graphs" not in planned.stderr
     compared = CliRunner().invoke(
         main, ["compare", str(data), str(data), "--batch-size", "2", "--calibration", str(record), "--json"]
@@ -171,11 +171,11 @@ def test_crystals_become_the_graphs_that_the_calibration_was_made_on(of_four, tm
 
 def test_sizes_of_other_graphs_are_noted(of_four, tmp_path):
     record, sizes = of_four.save(tmp_path / "cal.json"), SIZES.save(tmp_path / "sizes.npz")
-    known = ["--calibration", str(record)]
+    options = ["--calibration", str(record)]
     for command in (
-        ["plan", str(sizes), *known, "--memory", "1GiB"],
-        ["compare", str(sizes), "--batch-size", "2", *known],
-        ["suggest", "--reference", str(sizes), "--batch-size", "2", "--target", str(sizes), *known],
+        ["plan", str(sizes), *options, "--memory", "1GiB"],
+        ["compare", str(sizes), "--batch-size", "2", *options],
+        ["suggest", "--reference", str(sizes), "--batch-size", "2", "--target", str(sizes), *options],
     ):
         done = CliRunner().invoke(main, command)
         assert done.exit_code == 0, done.stderr

@@ -20,7 +20,7 @@ CONFIG = CalibrationConfig(probes=15, max_graphs=10)
 # Goals for all but plain ALIGNN, which has its own test with tighter ones.
 MEAN, UNDER = 0.01, 0.02
 
-CHOSEN = [index for index, atoms in enumerate(prototypes()) if atoms.num_atoms <= 8][:60]
+CHOSEN = [index for index, atoms in enumerate(prototypes()) if atoms.num_atoms <= 8][:30]
 
 
 @functools.cache
@@ -89,7 +89,7 @@ def test_gradients_that_are_zeroed_instead_of_freed():
     assert zeroed.fixed > calibrated(Alignn).fixed
 
 
-LARGE = [index for index, atoms in enumerate(prototypes()) if 10 <= atoms.num_atoms <= 40][:40]
+LARGE = [index for index, atoms in enumerate(prototypes()) if 10 <= atoms.num_atoms <= 40][:20]
 
 
 @pytest.mark.parametrize("kind", [Pyg, Alignn])
@@ -118,8 +118,8 @@ SHAPE = {"hidden_features": 32, "alignn_layers": 1, "gcn_layers": 1}
 def dense():
     """ALIGNN, and its calibration on small, dense crystals with 12 or more neighbors per atom."""
     torch.manual_seed(0)
-    workload, crystals = load_workload("alignn", **SHAPE), entries(most=8, count=60)
-    config = CalibrationConfig(probes=21, max_graphs=10)
+    workload, crystals = load_workload("alignn", **SHAPE), entries(most=8, count=30)
+    config = CalibrationConfig(probes=18, max_graphs=8)
     return workload, calibrate(workload, crystals, measure(crystals), open_probe("cpu"), config=config)
 
 

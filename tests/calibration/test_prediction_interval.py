@@ -1,4 +1,4 @@
-"""Bounds and determination."""
+"""Prediction bounds and determination."""
 
 import numpy as np
 import pytest
@@ -22,11 +22,11 @@ def noisy(seed, spread, role="fit", count=16):
 
 
 @given(st.floats(1e6, 1e13), st.floats(0, 0.05), st.integers(1, 30), st.floats(1e6, 1e12), st.floats(0.5, 0.999))
-def test_room_is_the_largest_prediction_whose_bound_fits(memory, spread, n, reach, quantile):
+def test_the_largest_prediction_whose_bound_fits(memory, spread, n, reach, quantile):
     bound = PredictionBound(spread, n, reach)
-    room = bound.max_prediction(memory, quantile)
-    assert room * (1 + bound.margin(room, quantile)) == pytest.approx(memory, rel=1e-6)
-    assert room <= memory * (1 + 1e-12)
+    prediction = bound.max_prediction(memory, quantile)
+    assert prediction * (1 + bound.margin(prediction, quantile)) == pytest.approx(memory, rel=1e-6)
+    assert prediction <= memory * (1 + 1e-12)
 
 
 def test_the_bound_widens_beyond_the_largest_probe():
@@ -38,13 +38,13 @@ def test_the_bound_widens_beyond_the_largest_probe():
 
 @pytest.mark.filterwarnings("ignore:this prediction is")
 def test_the_bound_holds_as_often_as_it_says():
-    kept = total = 0
+    below = total = 0
     for seed in range(60):
         calibration = fit_calibration([*noisy(seed, 0.01), *noisy(seed + 1000, 0.01, "holdout", 8)], NAMES)
         for entry in noisy(seed + 2000, 0.01, count=10):
-            kept += entry.peak <= calibration.predict_bytes(**entry.sizes, quantile=0.9)
+            below += entry.peak <= calibration.predict_bytes(**entry.sizes, quantile=0.9)
             total += 1
-    assert 0.85 <= kept / total <= 0.97
+    assert 0.85 <= below / total <= 0.97
 
 
 def test_far_predictions_are_warned_of():
@@ -61,7 +61,7 @@ def test_a_quantile_is_a_probability(quantile):
         fitted().predict_bytes(graphs=1, nodes=1, edges=1, line_edges=1, quantile=quantile)
 
 
-def test_columns_in_proportion_are_not_told_apart_and_their_sum_is_right():
+def test_collinear_columns_are_not_identifiable_and_their_sum_is_right():
     rng = np.random.default_rng(0)
     seen = []
     for _ in range(20):
@@ -79,14 +79,14 @@ def test_standard_errors_are_those_of_least_squares():
     rng = np.random.default_rng(0)
     rows = rng.uniform(1, 2, (200, 3))
     truth = np.array([1.0, 2.0, 3.0])
-    found, errors = [], None
+    solutions, errors = [], None
     for _ in range(300):
         target = rows @ truth + rng.normal(0, 0.1, 200)
         solution, *_ = np.linalg.lstsq(rows, target, rcond=None)
-        found.append(solution)
+        solutions.append(solution)
         # determine() fits ones: scale each row so that its target is one.
         errors = determine(rows / target[:, None], solution, ["fixed", "a", "b"]).standard_errors
-    spread = np.std(found, axis=0)
+    spread = np.std(solutions, axis=0)
     assert [errors["fixed"], errors["a"], errors["b"]] == pytest.approx(spread.tolist(), rel=0.35)
 
 

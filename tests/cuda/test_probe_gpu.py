@@ -42,7 +42,7 @@ class Watching(CudaProbe):
         self.left.append((torch.cuda.memory_allocated(0), torch.cuda.memory_reserved(0)))
 
 
-def test_the_peak_is_the_most_that_lives_at_once():
+def test_the_peak_is_the_maximum_that_lives_at_once():
     probe = open_probe("cuda:0")
     held = megabytes(8)
 
@@ -71,10 +71,10 @@ def test_what_is_cached_counts_as_free_and_release_gives_it_back():
 
 
 def test_the_device_says_what_it_is():
-    found = open_probe("cuda:0").describe()
-    assert found["device"] == "cuda:0"
-    assert found["name"] == torch.cuda.get_device_name(0)
-    assert found["memory"] >= torch.cuda.mem_get_info(0)[0]
+    device = open_probe("cuda:0").describe()
+    assert device["device"] == "cuda:0"
+    assert device["name"] == torch.cuda.get_device_name(0)
+    assert device["memory"] >= torch.cuda.mem_get_info(0)[0]
 
 
 def test_a_number_beyond_the_devices():

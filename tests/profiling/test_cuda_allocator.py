@@ -160,18 +160,18 @@ def test_a_trace_has_the_block_of_each_event():
         del first
         del second
 
-    found = trace_blocks(run)
-    assert found.nbytes.tolist() == [1000, 3000, -1000, -3000]
-    assert found.blocks[0] == found.blocks[2] != found.blocks[1] == found.blocks[3]
-    assert (found.first_forward, found.first_backward) == (None, None)
+    trace = trace_blocks(run)
+    assert trace.nbytes.tolist() == [1000, 3000, -1000, -3000]
+    assert trace.blocks[0] == trace.blocks[2] != trace.blocks[1] == trace.blocks[3]
+    assert (trace.first_forward, trace.first_backward) == (None, None)
 
 
 def test_a_trace_tells_where_the_first_products_of_both_passes_ended():
     layer = torch.nn.Linear(8, 8)
-    found = trace_blocks(lambda: layer(torch.ones(100, 8)).sum().backward())
+    trace = trace_blocks(lambda: layer(torch.ones(100, 8)).sum().backward())
     # The batch and the layer's output come first.
-    assert found.first_forward == 2
-    assert found.first_backward > 2
+    assert trace.first_forward == 2
+    assert trace.first_backward > 2
 
 
 def test_steps_release_their_batch_and_what_they_made():
@@ -181,7 +181,7 @@ def test_steps_release_their_batch_and_what_they_made():
     resident = replay(trace_resident(workload), allocator)
     after = [replay(step, allocator).allocated[-1] for step in trace_steps(workload, [samples, samples[:2], samples])]
     assert after[0] == after[1] == after[2]
-    # A gradient and two moments of AdamW for each parameter that is used (single numbers apart), and two workspaces.
+    # A gradient and the two averages of AdamW for each used parameter (but for single numbers), and two workspaces.
     used = [entry.numel() * 4 for entry in workload.model.parameters() if entry.grad is not None and entry.numel() > 1]
     added = 3 * sum(-(-nbytes // 512) * 512 for nbytes in used)
     assert after[0] == resident.allocated[-1] + added + sum(CUBLAS_WORKSPACES)

@@ -52,7 +52,7 @@ def test_a_training_step_by_hand():
     probe = open_probe("cpu")
     probe.measure(step)
     batch, out, weight = 5000 * 1000 * 4, 5000 * 10 * 4, 10 * 1000 * 4
-    # In its last moment the batch, the output's gradient and the weight's live; the old gradient was released.
+    # At the end the batch and the gradients of output and weight live; the old gradient was released.
     assert probe.measure(step).requested == pytest.approx(batch + out, abs=weight + out)
 
 

@@ -1,4 +1,4 @@
-"""Numbers at the edge: sizes of 0 and beyond 32 bits, what is no number, calibrations that say nothing or are wrong."""
+"""Numbers at the edge: sizes of 0 and beyond 32 bits, NaN and infinity, calibrations that are flat or wrong."""
 
 from __future__ import annotations
 
@@ -30,20 +30,19 @@ from nodebudget.calibration.time_model import TimeModel
 from nodebudget.cli import main
 from nodebudget.datasets.measure import measure
 from nodebudget.errors import DoesNotFitError, InputError, OversizedError
-from nodebudget.profiling.open import open_probe
 from nodebudget.workloads.alignn import AlignnWorkload
 
 PACKS = ("balanced", "dense", "sequential")
 NAN, INF = float("nan"), float("inf")
 
 
-def check(sizes: SizeTable, sampler: NodeBudgetSampler, **caps: int) -> None:
-    """Check, in Python's own numbers, that every graph comes once and every cap holds."""
-    found = list(sampler)
-    assert sorted(graph for batch in found for graph in batch) == list(range(len(sizes)))
-    for name, cap in caps.items():
+def check(sizes: SizeTable, sampler: NodeBudgetSampler, **budget: int) -> None:
+    """Check, in Python's own numbers, that every graph comes once and every budget holds."""
+    batches = list(sampler)
+    assert sorted(graph for batch in batches for graph in batch) == list(range(len(sizes)))
+    for name, maximum in budget.items():
         values = sizes[name].tolist()
-        assert max(sum(values[graph] for graph in batch) for batch in found) <= cap
+        assert max(sum(values[graph] for graph in batch) for batch in batches) <= maximum
     json.dumps(sampler.plan.statistics(), allow_nan=False)
     assert 0 <= sampler.plan.fill <= 1
 
@@ -62,11 +61,11 @@ HUGE = st.sampled_from([0, 1, 2**31 - 1, 2**31, 2**31 + 1, 2**32, 2**53 + 1, 2**
 @given(st.lists(HUGE, min_size=1, max_size=40), st.integers(1, 20), st.booleans())
 def test_sizes_beyond_32_bits_do_not_overflow(pack: str, nodes: list[int], times: int, both: bool) -> None:
     sizes = SizeTable.from_counts(nodes, nodes[::-1])
-    cap = max(max(nodes) * times, 1)
-    caps = {"nodes": cap, "edges": cap} if both else {"nodes": cap}
-    sampler = NodeBudgetSampler(sizes, **{f"max_{name}": cap for name in caps}, pack=pack, num_replicas=1)
-    check(sizes, sampler, **caps)
-    assert len(sampler) >= -(-sum(nodes) // cap)
+    maximum = max(max(nodes) * times, 1)
+    budget = {"nodes": maximum, "edges": maximum} if both else {"nodes": maximum}
+    sampler = NodeBudgetSampler(sizes, **{f"max_{name}": maximum for name in budget}, pack=pack, num_replicas=1)
+    check(sizes, sampler, **budget)
+    assert len(sampler) >= -(-sum(nodes) // maximum)
 
 
 @pytest.mark.parametrize("pack", PACKS)
@@ -77,15 +76,15 @@ def test_sizes_near_63_bits(pack: str) -> None:
 
 @pytest.mark.parametrize("pack", PACKS)
 def test_bytes_beyond_63_bits_are_oversized_or_refused(pack: str) -> None:
-    known = calibration(per_line_edge=5500.0)
+    costs = calibration(per_line_edge=5500.0)
     sizes = SizeTable.from_counts([1] * 20, [1] * 20, [2**52] * 20)
     with pytest.raises(OversizedError, match="20 graphs are larger"):
-        NodeBudgetSampler(sizes, calibration=known, memory="40GiB", pack=pack)
-    alone = NodeBudgetSampler(sizes, calibration=known, memory="40GiB", pack=pack, oversized="alone")
+        NodeBudgetSampler(sizes, calibration=costs, memory="40GiB", pack=pack)
+    alone = NodeBudgetSampler(sizes, calibration=costs, memory="40GiB", pack=pack, oversized="alone")
     assert len(alone) == 20
     many = SizeTable.from_counts([1] * 20, [1] * 20, [2**47] * 20)
     with pytest.raises(InputError, match=r"over 2\^63 bytes"):
-        NodeBudgetSampler(many, calibration=known, memory=2**62, pack=pack)
+        NodeBudgetSampler(many, calibration=costs, memory=2**62, pack=pack)
 
 
 @pytest.mark.parametrize("pack", PACKS)
@@ -99,7 +98,7 @@ def test_sizes_that_are_no_whole_numbers(pack: str, scale: float) -> None:
 
 
 def test_many_batches_of_parts_do_not_overflow() -> None:
-    # 2^40 parts a cap, and over 2^23 batches, would be over 2^63.
+    # 2^40 parts of a budget, times over 2^23 batches, would be over 2^63.
     tokens = np.full(9_000_000, 0.75)
     names, items = (
         NodeBudgetSampler(SizeTable.from_counts(np.ones(10, dtype=int)), max_nodes=1)
@@ -119,16 +118,16 @@ def test_a_column_that_is_constant(pack: str) -> None:
 
 @pytest.mark.parametrize("value", [NAN, INF, -INF, -1, "many", None, np.float64("nan")])
 def test_what_is_no_size_is_refused_everywhere(value: Any) -> None:
-    known = calibration(per_node=10.0)
+    costs = calibration(per_node=10.0)
     for refused in (
         lambda: SizeTable.from_counts([1, value]),
         lambda: NodeBudgetSampler(SizeTable.from_counts([1, 2]), max_nodes=value),
         lambda: NodeBudgetSampler(SizeTable.from_counts([1, 2]), max_columns={"nodes": value}),
-        lambda: NodeBudgetSampler(SizeTable.from_counts([1], [1], [1]), calibration=known, memory=value),
-        lambda: known.predict_bytes(graphs=1, nodes=value, edges=1, line_edges=1),
-        lambda: known.predict_bytes(graphs=1, nodes=[1, value], edges=1, line_edges=1),
+        lambda: NodeBudgetSampler(SizeTable.from_counts([1], [1], [1]), calibration=costs, memory=value),
+        lambda: costs.predict_bytes(graphs=1, nodes=value, edges=1, line_edges=1),
+        lambda: costs.predict_bytes(graphs=1, nodes=[1, value], edges=1, line_edges=1),
         lambda: calibration(per_node=value),
-        lambda: replace(known, floor=value),
+        lambda: replace(costs, floor=value),
         lambda: NodeBudgetSampler(
             SizeTable.from_counts([1, 2]),
             max_nodes=5,
@@ -178,7 +177,7 @@ def test_three_probes_are_too_few(tmp_path: Path) -> None:
         fit_calibration(three, ("nodes", "edges", "line_edges"))
     with pytest.raises(InputError, match="as many as coefficients, and none held out"):
         fit_calibration(three, ("nodes",))
-    # With further ones to check on the error is known, however few were fitted to.
+    # With further ones to check on the error is known, with however few to fit to.
     held = [observation(sizes, "holdout") for sizes in batches(3, seed=1)]
     assert fit_calibration([*three, *held], ("nodes",)).bound.n == 3
 
@@ -201,23 +200,23 @@ def test_few_crystals_are_enough_to_tell_what_a_batch_of_them_takes(crystals: in
     probe = LinearProbe(workload, constant=10**6, per_node=10**5)
     warned = pytest.warns(UserWarning, match="all crystals are of one size")
     with warned if crystals == 1 else contextlib.nullcontext():
-        found = calibrate(workload, data, sizes, probe, config=CalibrationConfig(16, 32))
+        costs = calibrate(workload, data, sizes, probe, config=CalibrationConfig(16, 32))
     expected = 10**5 * sizes["nodes"].mean()
-    assert found.graph_bytes(sizes).mean() == pytest.approx(expected, rel=0.01)
+    assert costs.graph_bytes(sizes).mean() == pytest.approx(expected, rel=0.01)
 
 
 def test_steps_that_do_not_depend_on_the_batch_are_warned_of() -> None:
     data = entries(12, 60)
     workload = Counting(torch.device("cpu"))
     with pytest.warns(UserWarning, match="take the same memory whatever the batch"):
-        found = calibrate(
+        costs = calibrate(
             workload,
             data,
             measure(data),
             LinearProbe(workload, constant=10**6, per_node=0),
             config=CalibrationConfig(16, 32),
         )
-    assert found.is_flat
+    assert costs.is_flat
 
 
 def test_the_command_says_so_in_a_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -232,18 +231,24 @@ def test_the_command_says_so_in_a_sentence(tmp_path: Path, monkeypatch: pytest.M
     assert sum(value for name, value in coefficients.items() if name != "fixed") > 0
 
 
+@pytest.fixture(scope="module")
+def alignn() -> tuple[list[Any], Calibration]:
+    """Samples of real ALIGNN, and its calibration."""
+    workload = AlignnWorkload(alignn_layers=1, gcn_layers=1, hidden_features=16)
+    samples = [workload.sample(entry) for entry in entries(6, 16)]
+    return samples, calibrate(workload, samples, config=CalibrationConfig(probes=12, max_graphs=8))
+
+
 @pytest.mark.parametrize(
     ("factor", "words"), [(0.1, r"steps take [\d,]{3,}\.\d% more memory"), (10, "less memory than")]
 )
-def test_a_calibration_that_is_ten_times_off_is_noticed_on_real_alignn(factor: float, words: str) -> None:
+def test_a_calibration_that_is_ten_times_off_is_noticed_on_real_alignn(
+    alignn: tuple[list[Any], Calibration], factor: float, words: str
+) -> None:
+    samples, exact = alignn
     workload = AlignnWorkload(alignn_layers=1, gcn_layers=1, hidden_features=16)
-    samples = [workload.sample(entry) for entry in entries(6, 16)]
-    sizes = measure(samples)
-    known = calibrate(workload, samples, sizes, open_probe("cpu"), config=CalibrationConfig(probes=12, max_graphs=8))
-    coefficients = {name: value * factor for name, value in known.coefficients.items()}
-    wrong = replace(
-        known, coefficients=coefficients, further_segments=(), floor=known.floor * factor, resident=known.resident
-    )
+    coefficients = {name: value * factor for name, value in exact.coefficients.items()}
+    wrong = replace(exact, coefficients=coefficients, further_segments=(), floor=exact.floor * factor)
     options = {"model": workload.model, "optimizer": workload.optimizer, "trace": True}
     monitor = MemoryMonitor(calibration=wrong, **options)
 
@@ -262,15 +267,15 @@ def test_the_guard_saves_a_run_that_is_ten_times_off() -> None:
     command = [sys.executable, "-W", "ignore", str(FIXTURES / "ten_times_off.py")]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
-    found = json.loads(done.stdout)
+    runs = json.loads(done.stdout)
     for way in ("split", "smaller"):
-        assert found[way]["trained"] == list(range(160))
-    assert max(map(len, found["split"]["parts"])) > 1
-    assert len(found["smaller"]["budgets"]) > 1
-    assert all(hint.startswith("give the sampler memory=") for hint in found["smaller"]["hints"])
+        assert runs[way]["trained"] == list(range(160))
+    assert max(map(len, runs["split"]["parts"])) > 1
+    assert len(runs["smaller"]["budgets"]) > 1
+    assert all(hint.startswith("give the sampler memory=") for hint in runs["smaller"]["hints"])
 
 
 def test_a_budget_that_does_not_hold_a_step_is_said() -> None:
-    known = calibration(fixed=2e9)
+    costs = calibration(fixed=2e9)
     with pytest.raises(DoesNotFitError, match="without any graph"):
-        NodeBudgetSampler(SizeTable.from_counts([1], [1], [1]), calibration=known, memory="1GiB")
+        NodeBudgetSampler(SizeTable.from_counts([1], [1], [1]), calibration=costs, memory="1GiB")

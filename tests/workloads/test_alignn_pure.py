@@ -75,8 +75,8 @@ def test_it_computes_what_alignn_computes(crystals):
     ours = workload.batch(samples)
     workload.model.eval()
     with torch.no_grad():
-        expected, found = (workload.model(tuple(batch[:3]))["out"] for batch in (theirs, ours))
-    assert torch.equal(expected, found)
+        expected, output = (workload.model(tuple(batch[:3]))["out"] for batch in (theirs, ours))
+    assert torch.equal(expected, output)
     assert torch.equal(theirs[3], ours[3])
 
 
@@ -87,8 +87,8 @@ def test_a_step_trains(crystals, calculate_gradient):
     batch = collate(workload, [{**crystal, "target": 1.0} for crystal in crystals[:8]])
 
     def loss():
-        found = workload.model(batch[:3])["out"].detach()
-        return torch.nn.functional.mse_loss(found, batch[3]).item()
+        output = workload.model(batch[:3])["out"].detach()
+        return torch.nn.functional.mse_loss(output, batch[3]).item()
 
     before = loss()
     for _ in range(30):
@@ -121,12 +121,14 @@ def test_variants_have_other_ratios_of_sizes(crystals):
 def test_a_calibration_predicts_what_it_has_not_seen(crystals):
     workload = small(hidden_features=32)
     sizes = measure(crystals, graphs=workload.graphs)
-    found = calibrate(workload, crystals, sizes, open_probe("cpu"), config=CalibrationConfig(probes=15, max_graphs=10))
-    held_out = [entry for entry in found.observations if entry.role == "holdout"]
+    calibration = calibrate(
+        workload, crystals, sizes, open_probe("cpu"), config=CalibrationConfig(probes=15, max_graphs=10)
+    )
+    held_out = [entry for entry in calibration.observations if entry.role == "holdout"]
     assert held_out
     for entry in held_out:
-        assert found.predict_bytes(**entry.sizes) == pytest.approx(entry.peak, rel=0.03)
-    assert found.context["data"]["settings"]["graphs"] == workload.graphs.to_dict()
+        assert calibration.predict_bytes(**entry.sizes) == pytest.approx(entry.peak, rel=0.03)
+    assert calibration.context["data"]["settings"]["graphs"] == workload.graphs.to_dict()
 
 
 @pytest.mark.slow

@@ -33,7 +33,7 @@ def test_a_graph_of_pytorch_geometric_keeps_its_nodes_and_attributes():
     assert torch.equal(thinned.y, data.y)
 
 
-def test_the_same_graph_is_thinned_the_same_way():
+def test_the_same_graph_keeps_the_same_edges():
     graph, _ = crystal_graphs(7)
     one, other = (subsample_edges(graph, 0.8).edges() for _ in range(2))
     assert all(map(torch.equal, one, other))
@@ -46,16 +46,16 @@ def test_variants_count_what_they_run():
         assert np.array_equal(variant.sizes(samples)["line_edges"], [row["line_edges"] for row in counted])
 
 
-def test_a_step_that_refuses_thinned_graphs_is_calibrated_without_them():
+def test_a_step_that_refuses_subsampled_graphs_is_calibrated_without_them():
     class Complete(Pyg):
         def batch(self, samples):
             for data in samples:
-                if data.num_edges not in known:
+                if data.num_edges not in complete:
                     raise ValueError("an edge is missing")
             return super().batch(samples)
 
     samples = [pyg_graph(index) for index in (1, 2)]
-    known = {data.num_edges for data in samples}
+    complete = {data.num_edges for data in samples}
     workload = Complete()
     assert variants_of(workload, samples) == []
     assert all(parameter.grad is None for parameter in workload.model.parameters())

@@ -79,13 +79,13 @@ def test_the_calibration_predicts_steps_that_it_has_not_seen(folder):
 
 
 def test_batches_keep_the_caps_and_training_steps_are_as_predicted(folder, page, workload, dataset, sizes, tmp_path):
-    known = Calibration.load(folder / "calibration.json")
+    calibration = Calibration.load(folder / "calibration.json")
     memory = 60 * 2**20
-    sampler = NodeBudgetSampler(sizes, calibration=known, memory=memory, max_columns={"tokens": TOKENS})
+    sampler = NodeBudgetSampler(sizes, calibration=calibration, memory=memory, max_columns={"tokens": TOKENS})
     loader = DataLoader(dataset, batch_sampler=sampler, collate_fn=page.collate)
     monitor = MemoryMonitor(
         tmp_path / "run.jsonl",
-        calibration=known,
+        calibration=calibration,
         sizes=workload.size_of.of_batch,
         model=workload.model,
         optimizer=workload.optimizer,
@@ -118,11 +118,11 @@ def test_padding_to_the_longest_is_no_sum_and_the_calibration_tells(workload, da
     text.padded = lambda lengths: [max(lengths)] * len(lengths)
     try:
         config = CalibrationConfig(probes=15, max_graphs=12)
-        found = calibrate(workload, dataset, sizes, open_probe("cpu"), config=config)
+        calibration = calibrate(workload, dataset, sizes, open_probe("cpu"), config=config)
     finally:
         del text.padded
-    assert found.holdout.mape > 0.02
-    assert found.bound.margin(0.0, 0.99) > 0.05
+    assert calibration.holdout.mape > 0.02
+    assert calibration.bound.margin(0.0, 0.99) > 0.05
 
 
 def test_other_graphs_of_a_crystal_have_its_tokens():
@@ -132,12 +132,14 @@ def test_other_graphs_of_a_crystal_have_its_tokens():
     sizes = measure(crystals, size_of=TokenCounter(str.split))
     workload = AlignnWorkload(alignn_layers=1, gcn_layers=1, hidden_features=8)
     assert workload.variants(crystals[0])
-    found = calibrate(workload, crystals, sizes, open_probe("cpu"), config=CalibrationConfig(probes=15, max_graphs=6))
-    assert "tokens" in found.columns
-    assert all(entry.sizes["tokens"] > 0 for entry in found.observations)
+    calibration = calibrate(
+        workload, crystals, sizes, open_probe("cpu"), config=CalibrationConfig(probes=15, max_graphs=6)
+    )
+    assert "tokens" in calibration.columns
+    assert all(entry.sizes["tokens"] > 0 for entry in calibration.observations)
     # The model does not read them.
-    assert found.coefficient("tokens") < 0.01 * found.coefficient("line_edges")
-    assert found.holdout.mape < 0.02
+    assert calibration.coefficient("tokens") < 0.01 * calibration.coefficient("line_edges")
+    assert calibration.holdout.mape < 0.02
 
 
 class TestTokenCounter:
@@ -184,7 +186,7 @@ class TestTokenCounter:
 def test_padded_tokens_of_a_batch_are_counted_wherever_they_are(dataset, page):
     graph, line_graph, _, labels = page.collate(dataset[:3])
     encoded = {"input_ids": torch.ones(3, 7, dtype=torch.long), "attention_mask": torch.ones(3, 7)}
-    found = sizes_of((graph, line_graph, encoded, labels))
-    assert found["tokens"] == 21
-    assert found["graphs"] == 3
-    assert found["line_edges"] == line_graph.num_edges()
+    counted = sizes_of((graph, line_graph, encoded, labels))
+    assert counted["tokens"] == 21
+    assert counted["graphs"] == 3
+    assert counted["line_edges"] == line_graph.num_edges()
