@@ -57,7 +57,7 @@ def _charts(values: Mapping[str, Any]) -> list[Chart]:
         series = [Series("level", "capacity", "the budget", [], [values["memory"]])]
         for row in (row for row in rows if row["dataset"] == dataset):
             style = "fixed" if row["batching"] == "fixed" else "budget"
-            series += lines(row["series"], style, f"{row['label']}, CV {row['measured_bytes']['cv']:.1%}")
+            series += lines(row["series"], style, f"{row['label']}, CV {percent(row['measured_bytes']['cv'], 1)}")
         y = Axis("measured peak", "bytes", low=0.0, high=highest)
         charts.append(Chart(f"Every training step, {dataset}", Axis("batch", whole=True), y, series))
     return charts
