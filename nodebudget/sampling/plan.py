@@ -120,7 +120,7 @@ class Plan(FlatBatches):
 
     @property
     def loss_weights(self) -> Floats:
-        """The graphs of each batch over the mean, shape (batches,): factors for the batches' mean losses.
+        """Factor for the mean loss of each batch, its number of graphs divided by the mean; shape (batches,).
 
         To weight graphs equally over an epoch, multiply each batch's mean loss by its factor: without it a graph in a
         batch of 62 has a slightly larger weight than one in a batch of 66. This matters where graph counts differ: with
@@ -131,7 +131,7 @@ class Plan(FlatBatches):
 
     @cached_property
     def fill(self) -> float:
-        """Mean load over the maximum, of the column that is fullest: 1 is full. Oversized graphs do not count."""
+        """Mean load over the maximum (1 is full) of the column that is fullest. Oversized graphs do not count."""
         inside = self.indices
         alone = len(self.oversized) if self.config.oversized == "alone" else 0
         if alone:
