@@ -1,4 +1,4 @@
-"""Corners that once went wrong without a word."""
+"""Corner cases that once failed silently."""
 
 import json
 
@@ -82,4 +82,4 @@ def test_a_failing_disk_or_folder_is_one_sentence(tmp_path, monkeypatch):
     monkeypatch.setattr("nodebudget.datasets.measure.open_source", refuse)
     result = CliRunner().invoke(main, ["measure", "x.json"])
     assert result.exit_code == 2
-    assert "Permission denied: locked/x.json" in result.stderr
+    assert "locked/x.json: Permission denied" in result.stderr
