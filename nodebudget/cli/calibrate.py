@@ -10,7 +10,7 @@ import click
 from nodebudget.cli import options
 from nodebudget.cli.inputs import load_model, open_samples
 from nodebudget.cli.printer import Printer
-from nodebudget.errors import InputError
+from nodebudget.errors import InputError, first_line
 
 if TYPE_CHECKING:
     from nodebudget.calibration.memory_model import Calibration
@@ -107,7 +107,6 @@ def _with_overheads(
 ) -> Calibration:
     """Add what the allocator reserves; without it budgets assume what full devices were seen to need."""
     from nodebudget.analysis.allocator_overhead import with_overheads
-    from nodebudget.errors import first_line
 
     try:
         return with_overheads(calibration, model, samples, sizes, device)

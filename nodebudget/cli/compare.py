@@ -48,8 +48,8 @@ def command(
             measure_sizes(path, opened, printer, allow_pickle=allow_pickle, progress=steps.of(f"measuring {path}"))
             for path in data
         ]
-    tables = list(zip(_names(data), sizes, strict=True))
-    comparison = compare(tables, batch_size, calibration=opened.calibration, seed=seed)
+    named = list(zip(_names(data), sizes, strict=True))
+    comparison = compare(named, batch_size, calibration=opened.calibration, seed=seed)
     report = comparison_report(comparison, opened.calibration, calibration.calibration or "")
     outputs.draw(report, printer)
     printer.result(comparison.to_dict(), report)

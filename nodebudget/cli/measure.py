@@ -80,7 +80,6 @@ def command(
     **further: Any,
 ) -> None:
     """Count nodes, edges and line-graph edges of every crystal of DATA."""
-    # Only now, so that --help does not wait for the readers.
     from nodebudget.datasets.measure import MeasureOptions, measure
     from nodebudget.datasets.read_limits import ReadLimits
     from nodebudget.datasets.workers import dask_executor

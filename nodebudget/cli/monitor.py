@@ -12,6 +12,8 @@ import click
 
 from nodebudget.cli import options
 from nodebudget.cli.printer import Printer
+from nodebudget.utils.byte_units import format_bytes
+from nodebudget.utils.optional_imports import require
 
 if TYPE_CHECKING:
     from nodebudget.monitor.log_reader import Run, RunReader
@@ -87,8 +89,6 @@ def _over(run: Run) -> bool:
 
 def _gpu(run: Run) -> Callable[[], str | None]:
     """Return a function that asks the driver about the run's GPU, where it is on this machine."""
-    from nodebudget.utils.optional_imports import require
-
     uuid = run.header.get("device", {}).get("uuid")
     if not uuid or run.header.get("host") != platform.node():
         return lambda: None
@@ -101,8 +101,6 @@ def _gpu(run: Run) -> Callable[[], str | None]:
         return lambda: None
 
     def ask() -> str | None:
-        from nodebudget.utils.byte_units import format_bytes
-
         try:
             memory = pynvml.nvmlDeviceGetMemoryInfo(handle)
             busy = pynvml.nvmlDeviceGetUtilizationRates(handle).gpu

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -79,22 +80,18 @@ def command(
     if capacity is not None:
         memory = _memory_of(capacity, memory, opened.calibration, printer)
     budget = Budget.make(max_nodes, max_edges, max_line_edges, max_graphs, opened.calibration, memory)
-    if opened.calibration is not None and budget.memory is not None:
-        _warn_if_far(budget.memory, opened.calibration.bound.max_measured, printer)
+    largest = math.inf if opened.calibration is None else opened.calibration.bound.max_measured
+    if memory is not None and memory > 2 * largest:
+        printer.note(
+            f"nodebudget: {format_bytes(memory)} is far more than the largest calibrated step took "
+            f"({format_bytes(largest)}); for a tighter prediction calibrate with a larger --max-graphs"
+        )
     sizes = measure_sizes(data, opened, printer, allow_pickle=allow_pickle)
     plan = make_plan(sizes, budget, **how)
     if outputs.output is not None:
         plan.save(outputs.output, force=outputs.force)
         printer.note(f"{len(plan):,} batches in {outputs.output}")
     printer.result(plan.statistics(), plan_report(plan))
-
-
-def _warn_if_far(memory: int, largest: float, printer: Printer) -> None:
-    if memory > 2 * largest:
-        printer.note(
-            f"nodebudget: {format_bytes(memory)} is far more than the largest calibrated step took "
-            f"({format_bytes(largest)}); for a tighter prediction calibrate with a larger --max-graphs"
-        )
 
 
 def _memory_of(capacity: int, memory: int | None, calibration: Calibration | None, printer: Printer) -> int:

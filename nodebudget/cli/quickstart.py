@@ -22,13 +22,7 @@ if TYPE_CHECKING:
 @click.command("quickstart")
 @options.device(prefer_gpu=True)
 @click.option("-o", "--output", "folder", default="nodebudget-quickstart", show_default=True, help="Folder of results.")
-@click.option(
-    "--batch-size",
-    default=16,
-    show_default=True,
-    type=click.IntRange(1),
-    help="Graphs per batch of the fixed runs.",
-)
+@click.option("--batch-size", default=16, show_default=True, type=click.IntRange(1), help="Fixed batch size.")
 @options.memory("--memory", "The budget, such as 2GiB.  [default: predicted memory of a mean batch of large cells]")
 @click.option("--probes", default=24, show_default=True, help="Training steps to calibrate with.")
 @click.option("--hidden-features", default=128, show_default=True, type=click.IntRange(1), help="Width of ALIGNN.")
@@ -73,8 +67,8 @@ def command(
         result.calibration, result.sizes["large cells"], result.batch_size, "the large cells"
     )
     printer.result(record, calibration, report)
-    if not printer.as_json:
-        printer.note("\n".join(["\nWritten:", *(f"  {name}: {file}" for name, file in files.items())]))
+    for name, file in files.items():
+        printer.note(f"written: {file} ({name})")
 
 
 def _write(folder: Path, result: Quickstart, report: Report) -> dict[str, str]:

@@ -6,6 +6,7 @@ import click
 
 from nodebudget.cli import options
 from nodebudget.cli.printer import Printer
+from nodebudget.errors import printable
 
 _DEFAULT = "report.html"
 
@@ -37,7 +38,6 @@ def command(
     printer: Printer,
 ) -> None:
     """Write a page."""
-    from nodebudget.errors import printable
     from nodebudget.report.html.page import make_page
     from nodebudget.report.report import URGENCIES
     from nodebudget.utils.files import check_output, write_whole
