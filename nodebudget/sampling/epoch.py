@@ -171,11 +171,7 @@ class EpochProgress:
 
 
 def restore_progress(original: PlanProvider, state: Mapping[str, Any]) -> EpochProgress:
-    """Return the progress of an epoch from the `state_dict` of a sampler.
-
-    Args:
-        original: Plans under the budget that the sampler was made with.
-        state: With `epoch`, `budget`, `num_replicas` and `stretches`.
+    """Return the progress of an epoch from the `state_dict` of a sampler that was made with the plans `original`.
 
     Raises:
         RecordError: The state does not belong to such a sampler.

@@ -214,9 +214,6 @@ def _steps(loads: Ints, num_replicas: int, stream: RandomStream | None) -> Ints:
         loads: Load of each batch, shape (batches,), a multiple of `num_replicas`.
         num_replicas: Batches per step.
         stream: Random numbers; None keeps steps ascending.
-
-    Returns:
-        Batches in order, shape (batches,).
     """
     if num_replicas == 1:
         return np.arange(len(loads)) if stream is None else stream.permutation(len(loads))

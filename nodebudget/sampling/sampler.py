@@ -181,20 +181,13 @@ class NodeBudgetSampler(Sampler[list[int]]):
     ) -> None:
         """Change the budget, on every rank alike: the rest of the epoch and all further epochs are re-planned.
 
-        What is not given stays as it is. In the middle of an epoch, after an out-of-memory error for example,
-        start a new loop over the loader then: it continues with the graphs that are left, each of which comes once.
-        `len` is then the number of batches of the whole epoch: those consumed and those that are left.
+        The budgets are as in the constructor; what is not given stays as it is. In the middle of an epoch, after an
+        out-of-memory error for example, start a new loop over the loader then: it continues with the graphs that are
+        left, each of which comes once. `len` is then the number of batches of the whole epoch: those consumed and those
+        that are left.
 
-        Args:
-            max_nodes: Maximum number of nodes per batch; all budgets are as in the constructor.
-            max_edges: Maximum number of edges.
-            max_line_edges: Maximum number of line-graph edges.
-            max_graphs: Maximum number of graphs.
-            calibration: Predicts the bytes of a training step.
-            memory: Maximum bytes of a step, or a text such as "36GiB".
-            max_columns: Maximum per batch of further columns of the sizes, by name.
-            consumed: Batches of this epoch that were trained on. Needed once batches were given out, since only the
-                training loop knows it; not before the first one after `load_state_dict`.
+        `consumed` is how many batches of this epoch were trained on. Give it once batches were given out, since only
+        the training loop knows it; not before the first one after `load_state_dict`.
 
         Raises:
             InputError: No budget, an invalid argument, or `consumed` is missing or not a number of batches of this

@@ -18,27 +18,17 @@ _ADDED: Mapping[str, Any] = {"budget": None, "stretches": ()}
 
 
 def fingerprints(config: PlanConfig, original: Budget, balanced: str) -> dict[str, str]:
-    """Return hashes of what a sampler was made with, beside seed and ranks.
-
-    Args:
-        config: Its sizes and settings.
-        original: The budget that it was made with.
-        balanced: The column that is balanced.
-    """
+    """Return hashes of what a sampler was made with, beside seed and ranks: its sizes, and its settings and budget."""
     facts = [original.to_dict(), config.pack, config.shuffle, config.oversized, original.names(balanced)]
     settings = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
     return {"data": config.sizes.fingerprint(), "settings": settings}
 
 
 def check_state(given: Any, current: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a state, with what states of the first version lack.
-
-    Args:
-        given: The state to load.
-        current: A state of the sampler that it is loaded into.
+    """Return a state that can be loaded into a sampler, with what states of the first version lack.
 
     Raises:
-        RecordError: It is not a state, or of another version, dataset, budget or seed.
+        RecordError: It is not a state, or of another version, dataset, budget or seed than the sampler's current one.
     """
     if not isinstance(given, Mapping) or not current.keys() - _ADDED.keys() <= given.keys():
         raise _not_a_state()

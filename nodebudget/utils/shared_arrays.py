@@ -1,7 +1,7 @@
-"""Arrays that one process of a machine works out and writes, and that the others map.
+"""Arrays that one process of a machine computes and writes, and that the others map into memory.
 
-A lock says who works them out. The system gives it back when its holder ends, however it ends, and the next in line
-takes over: nobody waits for a process that is gone.
+A lock decides which process computes them. The system releases it when its holder ends, also when that is killed, and
+the next process takes over.
 """
 
 from __future__ import annotations
@@ -25,16 +25,16 @@ from nodebudget.utils.mapped_arrays import map_arrays, write_arrays
 
 Arrays = dict[str, npt.NDArray[Any]]
 
-#: Seconds that who made arrays before is ahead of the others, so that it makes the next ones too, which is cheaper.
-_AHEAD = 0.5
+#: Seconds that the others wait for the process that computed arrays before: it computes the next ones faster.
+_WAIT = 0.5
 
-#: Seconds between two looks in the meantime.
+#: Seconds between two checks for the file.
 _PAUSE = 0.01
 
-#: Of what a process wrote so many files stay, for those that are a step behind.
-_KEPT = 2
+#: A process keeps so many of the files that it wrote, for processes that are a step behind.
+_KEEP = 2
 
-#: What was written and not removed yet, and by which process.
+#: Files that were written and not removed yet, and the process that wrote each.
 _written: dict[Path, int] = {}
 
 _log = logging.getLogger("nodebudget")
@@ -44,8 +44,8 @@ class SharedArrays:
     """Arrays by name, in a folder.
 
     Args:
-        folder: On a disk of this machine, or in its memory (`/dev/shm`); made where it is not there.
-        name: What is shared: the same in all processes that share it.
+        folder: On a disk of this machine, or in its memory (`/dev/shm`); it is made if it is missing.
+        name: Name of what is shared, the same in all processes that share it.
 
     Raises:
         InputError: The folder can't be made or written, or files in it can't be locked.
@@ -66,26 +66,26 @@ class SharedArrays:
             ) from error
 
     def get(self, key: str, make: Callable[[], Arrays]) -> Arrays:
-        """Return arrays: mapped where they are in the folder, else made here, while the others wait.
+        """Return arrays: mapped if they are in the folder, else computed by this process, while the others wait.
 
         Args:
-            key: Which ones.
-            make: Works them out, alike in every process.
+            key: Name of the arrays.
+            make: Computes them, alike in every process.
         """
         path = self._folder / f"nodebudget-{self._name}-{key}.npz"
         if not self._mine:
-            self._let_go_ahead(path)
-        found = _map(path)
-        if found is None:
+            self._wait_for(path)
+        arrays = _map(path)
+        if arrays is None:
             with self._locked():
-                found = _map(path) or self._write(path, make())
-        return found
+                arrays = _map(path) or self._write(path, make())
+        return arrays
 
-    def _let_go_ahead(self, path: Path) -> None:
-        """Wait a little for a process that made others."""
+    def _wait_for(self, path: Path) -> None:
+        """Wait a little if another process made arrays before."""
         if not any(self._folder.glob(f"nodebudget-{self._name}-*.npz")):
             return
-        deadline = time.monotonic() + _AHEAD
+        deadline = time.monotonic() + _WAIT
         while not path.exists() and time.monotonic() < deadline:
             time.sleep(_PAUSE)
 
@@ -102,16 +102,15 @@ class SharedArrays:
         try:
             write_whole(path, lambda file: write_arrays(file, arrays), force=True)
         except InputError as error:
-            # Each process can do without.
-            _log.warning("a plan is not shared, each process makes its own: %s", error)
+            _log.warning("a plan is not shared, and each process computes it: %s", error)
             return arrays
         if os.getpid() not in _written.values():
-            # Unlike atexit's, it is called at the end of multiprocessing's processes too.
+            # Unlike an atexit function, it also runs at the end of processes that multiprocessing started.
             Finalize(None, _remove_all, exitpriority=0)
         _written[path] = os.getpid()
         self._mine.append(path)
-        while len(self._mine) > _KEPT:
-            # Who has mapped it keeps it.
+        while len(self._mine) > _KEEP:
+            # Processes that have mapped it keep its pages.
             _remove(self._mine.pop(0))
         return _map(path) or arrays
 

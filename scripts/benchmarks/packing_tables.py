@@ -15,10 +15,10 @@ HEAD = (
     "fill",
     "CV",
     "max / mean",
-    "graphs a batch",
+    "graphs per batch",
     "first, next ms",
     "argsorts",
-    "over cap",
+    "over budget",
 )
 
 
@@ -40,7 +40,7 @@ def cells(row: dict[str, Any]) -> list[str]:
 
 
 def show(rows: list[dict[str, Any]], title: str) -> None:
-    """Print Markdown tables, one for each set and cap."""
+    """Print Markdown tables, one for each set and budget."""
     print(f"\n## {title}")
     head = [*HEAD, "lost / repeated"]
     groups: dict[tuple[str, int], list[dict[str, Any]]] = {}
@@ -48,8 +48,8 @@ def show(rows: list[dict[str, Any]], title: str) -> None:
         groups.setdefault((row["set"], row["mean_graphs"]), []).append(row)
     for (name, batch), group in groups.items():
         row = group[0]
-        print(f"\n### {name}, cap of {batch} mean graphs\n")
-        print(f"{row['graphs']:,} graphs, the largest {row['largest_over_cap']:.0%} of the cap", end="")
+        print(f"\n### {name}, budget of {batch} mean graphs\n")
+        print(f"{row['graphs']:,} graphs, the largest {row['largest_over_cap']:.0%} of the budget", end="")
         print(f"; {row['oversized']:,} over it, left out\n" if row["oversized"] else "\n")
         print("| " + " | ".join(head) + " |\n" + "| --- " * len(head) + "|")
         for row in group:
@@ -63,10 +63,19 @@ def least_std(mean: float) -> float:
 
 
 def summary(rows: list[dict[str, Any]]) -> None:
-    """Print one line for each way: mean and worst over the sets and caps of `rows`."""
+    """Print one line for each way: mean and worst over the sets and budgets of `rows`."""
     cases = len({(row["set"], row["mean_graphs"]) for row in rows})
-    print(f"\n## Mean and worst of {cases} cases, those where no graph is over half the cap\n")
-    head = ("way", "batches / bound", "CV", "max / mean", "graphs a batch, std", "over cap", "lost / repeated", "cases")
+    print(f"\n## Mean and worst of {cases} cases, those where no graph is over half the budget\n")
+    head = (
+        "way",
+        "batches / bound",
+        "CV",
+        "max / mean",
+        "graphs per batch, std",
+        "over budget",
+        "lost / repeated",
+        "cases",
+    )
     print("| " + " | ".join(head) + " |\n" + "| --- " * len(head) + "|")
     for way in dict.fromkeys(row["way"] for row in rows):
         mine = [row for row in rows if row["way"] == way and "batches" in row]
@@ -85,13 +94,13 @@ def _both(rows: list[dict[str, Any]], key: str, form: str) -> str:
 
 
 def draw(rows: list[dict[str, Any]], path: Path) -> None:
-    """Draw the spread of bytes and of graph counts of every way, a line for each set and cap."""
+    """Draw the spread of bytes and of graph counts of every way, a line for each set and budget."""
     require("matplotlib").use("Agg")
     pyplot = require("matplotlib.pyplot")
     figure, axes = pyplot.subplots(1, 2, figsize=(11, 4.5), sharey=True)
     ways = list(dict.fromkeys(row["way"] for row in rows))
     for axis, key, label in zip(
-        axes, ("cv", "graphs_std"), ("bytes a batch, CV", "graphs a batch, std / mean"), strict=True
+        axes, ("cv", "graphs_std"), ("bytes a batch, CV", "graphs per batch, std / mean"), strict=True
     ):
         for place, way in enumerate(ways):
             values = [100 * row[key] for row in rows if row["way"] == way and key in row]

@@ -67,9 +67,9 @@ def the_page() -> Any:
 def crystals(count: int) -> Iterator[dict[str, Any]]:
     """Take crystals evenly from the prototypes, and describe them."""
     atoms = require("jarvis.core.atoms").Atoms
-    found = [crystal for part in example_datasets().values() for crystal in part]
+    prototypes = [crystal for part in example_datasets().values() for crystal in part]
     for place in range(count):
-        crystal = found[place * len(found) // count]
+        crystal = prototypes[place * len(prototypes) // count]
         yield {**crystal, "text": atoms.from_dict(crystal["atoms"]).describe()["desc_2"]}
 
 
@@ -105,12 +105,12 @@ def calibrated(page: Any, data: list[Any], way: Way, config: CalibrationConfig) 
     return calibrate(workload, data, table, open_probe("cpu"), config=config)
 
 
-def row(way: Way, found: Calibration) -> dict[str, Any]:
+def row(way: Way, calibration: Calibration) -> dict[str, Any]:
     """Return what a calibration says of a way."""
-    margin = float(found.bound.margin(0.0, 0.99))
+    margin = float(calibration.bound.margin(0.0, 0.99))
     name, _, _, sizes, special = way
     about = {"padded to": name + (f" ({special})" if special else ""), "sizes": sizes}
-    return {**about, "error": found.holdout.mape, "under": found.holdout.max_under, "margin": margin}
+    return {**about, "error": calibration.holdout.mape, "under": calibration.holdout.max_under, "margin": margin}
 
 
 def main() -> None:

@@ -3,8 +3,8 @@
     python scripts/mpts_to_jarvis.py mp_20_biternary_val.csv.gz --limit 1000 -o mp20.json
     python scripts/benchmarks/parity.py mp20.json --target formation_energy_per_atom
 
-Real ALIGNN on DGL graphs, once with batches of a fixed size (shuffled) and once with balanced ones under a cap on
-bytes that makes as many batches, so that the mean number of crystals a batch and the number of steps are the same.
+Real ALIGNN on DGL graphs, once with batches of a fixed size (shuffled) and once with balanced ones under a maximum of
+bytes that makes as many batches: the number of steps and the mean number of crystals per batch are the same.
 Each seed starts all runs from the same weights and the same split. The fixed run is repeated with another order of the
 data, since two runs on the same kind of batches differ, too: that is what a difference has to be held against.
 """
@@ -57,12 +57,12 @@ def fixed_epochs(graphs: int, batch: int, seed: int) -> Epochs:
 
 
 def balanced_epochs(sizes: SizeTable, batch: int, seed: int) -> Epochs:
-    wanted = -(-len(sizes) // batch)
-    cap = -(-int(sizes["bytes"].sum()) // wanted)
-    sampler = NodeBudgetSampler(sizes, max_columns={"bytes": cap}, seed=seed)
-    while len(sampler) > wanted:
-        cap += cap // 1000
-        sampler = NodeBudgetSampler(sizes, max_columns={"bytes": cap}, seed=seed)
+    batches = -(-len(sizes) // batch)
+    maximum = -(-int(sizes["bytes"].sum()) // batches)
+    sampler = NodeBudgetSampler(sizes, max_columns={"bytes": maximum}, seed=seed)
+    while len(sampler) > batches:
+        maximum += maximum // 1000
+        sampler = NodeBudgetSampler(sizes, max_columns={"bytes": maximum}, seed=seed)
 
     def epoch(number: int) -> NodeBudgetSampler:
         sampler.set_epoch(number)
@@ -127,13 +127,13 @@ def study(samples: list[Any], options: Any, seed: int) -> dict[str, Any]:
         "fixed, other order": fixed_epochs(len(kept), options.batch, seed + 1000),
         "balanced": balanced_epochs(sizes_of(kept), options.batch, seed),
     }
-    found: dict[str, Any] = {"seed": seed}
+    results: dict[str, Any] = {"seed": seed}
     for way, epochs in ways.items():
         start = time.perf_counter()
-        found[way] = train(kept, held_out, epochs, options, seed)
-        found[way]["seconds"] = time.perf_counter() - start
-        print(f"seed {seed}, {way}: {found[way]['mae']:.4f}, {found[way]['seconds']:.0f} s", file=sys.stderr)
-    return found
+        results[way] = train(kept, held_out, epochs, options, seed)
+        results[way]["seconds"] = time.perf_counter() - start
+        print(f"seed {seed}, {way}: {results[way]['mae']:.4f}, {results[way]['seconds']:.0f} s", file=sys.stderr)
+    return results
 
 
 def summarise(rows: list[dict[str, Any]]) -> dict[str, Any]:
@@ -153,9 +153,9 @@ def summarise(rows: list[dict[str, Any]]) -> dict[str, Any]:
     }
 
 
-def show(rows: list[dict[str, Any]], found: dict[str, Any]) -> None:
+def show(rows: list[dict[str, Any]], results: dict[str, Any]) -> None:
     print(
-        "\n| seed | way | steps | crystals a batch | line-graph edges, CV | validation MAE | mean of the last fifth |"
+        "\n| seed | way | steps | crystals per batch | line-graph edges, CV | validation MAE | mean of the last fifth |"
     )
     print("| --- " * 7 + "|")
     for row in rows:
@@ -165,10 +165,10 @@ def show(rows: list[dict[str, Any]], found: dict[str, Any]) -> None:
             errors = f"{run['mae']:.4f} | {run['mae_last_fifth']:.4f}"
             print(f"| {row['seed']} | {way} | {run['steps']} | {graphs} | {run['line_edges_cv']:.2%} | {errors} |")
     for way in ("fixed", "balanced"):
-        mean, std = found[way]
+        mean, std = results[way]
         print(f"\n{way}: {mean:.4f} ± {std:.4f} (mean and standard deviation of all runs)")
     for key in ("balanced_minus_fixed", "other_order_minus_fixed"):
-        print(f"\n{key.replace('_', ' ')}: {', '.join(f'{value:+.4f}' for value in found[key])}")
+        print(f"\n{key.replace('_', ' ')}: {', '.join(f'{value:+.4f}' for value in results[key])}")
 
 
 def main() -> None:
@@ -190,12 +190,12 @@ def main() -> None:
     warnings.simplefilter("ignore")
     samples, targets = load(options.data, options.target, options.limit)
     rows = [study(samples, options, seed) for seed in options.seeds]
-    found = {"target_mad": float(np.abs(targets - targets.mean()).mean()), **summarise(rows)}
+    results = {"target_mad": float(np.abs(targets - targets.mean()).mean()), **summarise(rows)}
     if options.json:
-        print(json.dumps({"options": vars(options), "crystals": len(samples), "runs": rows, **found}, indent=1))
+        print(json.dumps({"options": vars(options), "crystals": len(samples), "runs": rows, **results}, indent=1))
         return
-    print(f"{len(samples)} crystals; guessing the mean of {options.target} is off by {found['target_mad']:.4f}")
-    show(rows, found)
+    print(f"{len(samples)} crystals; guessing the mean of {options.target} is off by {results['target_mad']:.4f}")
+    show(rows, results)
 
 
 if __name__ == "__main__":

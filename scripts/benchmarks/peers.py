@@ -1,7 +1,7 @@
-"""Other ways to make batches under a cap on one size, each from its own package where that is installed.
+"""Other ways to make batches under a maximum of one size, each from its own package where that is installed.
 
-A peer takes the size of each graph, the cap, the mean number of graphs that the cap stands for, and a seed, and returns
-its batches. All get the same sizes, predicted bytes, also those that count nodes by themselves.
+A peer takes the size of each graph, the maximum per batch, the mean number of graphs of such a batch, and a seed, and
+returns its batches. All get the same sizes, predicted bytes, also those that count nodes otherwise.
 """
 
 from __future__ import annotations
@@ -23,17 +23,17 @@ class Peer:
     """A way to make batches.
 
     Attributes:
-        name: What it is, and whether it is the real thing.
-        pack: (sizes, cap, mean graphs, seed) → batches.
-        most: Most element copies that it may take: graphs × batches. Beyond, it is not run.
+        name: Its name, and whether it is re-implemented.
+        pack: (sizes, maximum, mean graphs, seed) → batches.
+        max_copies: Maximum graphs × batches for which it is run: it copies a list for each batch.
     """
 
     name: str
     pack: Pack
-    most: float = float("inf")
+    max_copies: float = float("inf")
 
 
-def fixed_size(values: np.ndarray, cap: int, mean_graphs: int, seed: int) -> Batches:
+def fixed_size(values: np.ndarray, maximum: int, mean_graphs: int, seed: int) -> Batches:
     """Cut a shuffled dataset into batches of as many graphs, as `DataLoader(batch_size=…, shuffle=True)` does."""
     order = np.random.default_rng(seed).permutation(len(values))
     return [order[start : start + mean_graphs] for start in range(0, len(order), mean_graphs)]
@@ -48,93 +48,93 @@ class _Sized:
         self.num_nodes = size
 
 
-def dynamic_batch_sampler(values: np.ndarray, cap: int, mean_graphs: int, seed: int) -> Batches:
-    """PyTorch Geometric's DynamicBatchSampler, told to skip what is over the cap."""
+def dynamic_batch_sampler(values: np.ndarray, maximum: int, mean_graphs: int, seed: int) -> Batches:
+    """PyTorch Geometric's DynamicBatchSampler, with skip_too_big."""
     from torch_geometric.loader import DynamicBatchSampler
 
     torch.manual_seed(seed)
     dataset = [_Sized(size) for size in values.tolist()]
     # Its length raises, so that list() takes the iterator and not the sampler.
-    return list(iter(DynamicBatchSampler(dataset, max_num=cap, shuffle=True, skip_too_big=True)))
+    return list(iter(DynamicBatchSampler(dataset, max_num=maximum, shuffle=True, skip_too_big=True)))
 
 
-def size_aware(values: np.ndarray, cap: int, mean_graphs: int, seed: int) -> Batches:
+def size_aware(values: np.ndarray, maximum: int, mean_graphs: int, seed: int) -> Batches:
     """bionemo's SizeAwareBatchSampler on a random order."""
     from bionemo.size_aware_batching.sampler import SizeAwareBatchSampler
 
     sizes = values.tolist()
     order = np.random.default_rng(seed).permutation(len(sizes)).tolist()
-    return list(SizeAwareBatchSampler(order, sizes.__getitem__, cap))
+    return list(SizeAwareBatchSampler(order, sizes.__getitem__, maximum))
 
 
-def size_aware_again(values: np.ndarray, cap: int, mean_graphs: int, seed: int) -> Batches:
+def size_aware_again(values: np.ndarray, maximum: int, mean_graphs: int, seed: int) -> Batches:
     """The same rule: close a batch when the next graph does not fit, skip what never fits."""
     sizes = values.tolist()
     batches: Batches = []
     batch: list[int] = []
-    room = cap
+    left = maximum
     for graph in np.random.default_rng(seed).permutation(len(sizes)).tolist():
-        if sizes[graph] > cap:
+        if sizes[graph] > maximum:
             continue
-        if sizes[graph] > room:
+        if sizes[graph] > left:
             batches.append(batch)
-            batch, room = [], cap
+            batch, left = [], maximum
         batch.append(graph)
-        room -= sizes[graph]
+        left -= sizes[graph]
     return [*batches, batch] if batch else batches
 
 
-def next_fit(values: np.ndarray, cap: int, mean_graphs: int, seed: int) -> Batches:
+def next_fit(values: np.ndarray, maximum: int, mean_graphs: int, seed: int) -> Batches:
     """Next fit on arrays, as metatrain's sampler packs: a running sum, cut where the next graph does not fit."""
     order = np.random.default_rng(seed).permutation(len(values))
-    order = order[values[order] <= cap]
+    order = order[values[order] <= maximum]
     sums = np.concatenate([[0], np.cumsum(values[order])])
     batches: Batches = []
     start = 0
     while start < len(order):
-        end = int(np.searchsorted(sums, sums[start] + cap, side="right")) - 1
+        end = int(np.searchsorted(sums, sums[start] + maximum, side="right")) - 1
         batches.append(order[start:end])
         start = end
     return batches
 
 
-def best_fit_decreasing(values: np.ndarray, cap: int, mean_graphs: int, seed: int) -> Batches:
+def best_fit_decreasing(values: np.ndarray, maximum: int, mean_graphs: int, seed: int) -> Batches:
     """Largest first, each into the fullest batch that still holds it: what torch-sim's binning does, too."""
     sizes = values.tolist()
     batches: list[list[int]] = []
-    rooms: list[tuple[int, int]] = []  # (what is left, batch), ascending
+    opened: list[tuple[int, int]] = []  # (what is left, batch), ascending
     for graph in np.argsort(-values, kind="stable").tolist():
         size = sizes[graph]
-        if size > cap:
+        if size > maximum:
             continue
-        found = bisect_left(rooms, (size, -1))
-        if found < len(rooms):
-            room, batch = rooms.pop(found)
+        place = bisect_left(opened, (size, -1))
+        if place < len(opened):
+            left, batch = opened.pop(place)
         else:
-            room, batch = cap, len(batches)
+            left, batch = maximum, len(batches)
             batches.append([])
         batches[batch].append(graph)
-        insort(rooms, (room - size, batch))
+        insort(opened, (left - size, batch))
     return list(batches)
 
 
 def peers() -> list[Peer]:
     """Return the peers that can be run here."""
-    found = [Peer("fixed size", fixed_size)]
+    ways = [Peer("fixed size", fixed_size)]
     if _installed("torch_geometric.loader"):
         # It copies the list of all graphs that are left for every batch.
-        found.append(Peer("PyG DynamicBatchSampler", dynamic_batch_sampler, most=2e9))
+        ways.append(Peer("PyG DynamicBatchSampler", dynamic_batch_sampler, max_copies=2e9))
     if _installed("bionemo.size_aware_batching.sampler"):
-        found.append(Peer("bionemo SizeAwareBatchSampler", size_aware))
+        ways.append(Peer("bionemo SizeAwareBatchSampler", size_aware))
     else:
-        found.append(Peer("bionemo's rule (re-implemented)", size_aware_again))
-    found.append(Peer("metatrain-like next fit (re-impl.)", next_fit))
-    found.append(Peer("best fit decreasing (re-impl.)", best_fit_decreasing))
-    return found
+        ways.append(Peer("bionemo's rule (re-implemented)", size_aware_again))
+    ways.append(Peer("metatrain-like next fit (re-impl.)", next_fit))
+    ways.append(Peer("best fit decreasing (re-impl.)", best_fit_decreasing))
+    return ways
 
 
 def _installed(module: str) -> bool:
-    # Imported here and now, so that no peer pays for it where its time is taken.
+    # Imported before it is timed, so that no peer pays for it where its time is taken.
     try:
         importlib.import_module(module)
     except ImportError:

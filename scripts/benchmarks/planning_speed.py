@@ -45,16 +45,16 @@ def lognormal(graphs: int) -> np.ndarray:
 
 def measure(name: str, values: np.ndarray, batch: int, repeats: int) -> dict[str, Any]:
     sizes = SizeTable.from_counts(values)
-    limits = Budget.make(max_nodes=int(np.ceil(values.mean() * batch)))
+    budget = Budget.make(max_nodes=int(np.ceil(values.mean() * batch)))
     sorts, first, following = [], [], []
     for turn in range(repeats):
         sorts.append(one_argsort(len(values), turn))
-        planner = Planner(PlanConfig(sizes, limits, oversized="skip"))
+        planner = Planner(PlanConfig(sizes, budget, oversized="skip"))
         first.append(seconds(lambda planner=planner: planner.plan(0)))
         sorts.append(one_argsort(len(values), turn))
         following.append(seconds(lambda planner=planner, turn=turn: planner.plan(turn + 1)))
     plan = planner.plan(0)
-    found = plan.statistics()
+    figures = plan.statistics()
     sort = statistics.median(sorts)
     return {
         "sizes": name,
@@ -63,18 +63,18 @@ def measure(name: str, values: np.ndarray, batch: int, repeats: int) -> dict[str
         "argsort_seconds": sort,
         "first_epoch": statistics.median(first) / sort,
         "next_epoch": statistics.median(following) / sort,
-        "bytes_a_graph": peak_bytes(sizes, limits) / len(values),
-        "batches_over_bound": found["batches"] / found["lower_bound"],
-        "cv": found["balanced"]["cv"],
-        "graphs_std": found["graphs_per_batch"]["std"] / found["graphs_per_batch"]["mean"],
+        "bytes_per_graph": peak_bytes(sizes, budget) / len(values),
+        "batches_over_bound": figures["batches"] / figures["lower_bound"],
+        "cv": figures["balanced"]["cv"],
+        "graphs_std": figures["graphs_per_batch"]["std"] / figures["graphs_per_batch"]["mean"],
         "spent_on": {stage: spent / sort for stage, spent in stages(planner, len(plan)).items()},
     }
 
 
-def peak_bytes(sizes: SizeTable, limits: Budget) -> int:
+def peak_bytes(sizes: SizeTable, budget: Budget) -> int:
     """Return the most bytes that planning holds at once, beside the sizes themselves."""
     tracemalloc.start()
-    planner = Planner(PlanConfig(sizes, limits, oversized="skip"))
+    planner = Planner(PlanConfig(sizes, budget, oversized="skip"))
     planner.plan(0)
     planner.plan(1)
     peak = tracemalloc.get_traced_memory()[1]
@@ -100,9 +100,9 @@ def stages(planner: Planner, batches: int) -> dict[str, float]:
 
 
 def show(rows: list[dict[str, Any]]) -> None:
-    print("times in np.argsorts of as many doubles, in the same run; goal: at most", GOAL_SORTS)
-    head = "sizes", "graphs", "a batch", "argsort", "first", "next", "B/graph", "bound", "CV", "graph std"
-    form = "{:<12}{:>12}{:>9}{:>10}{:>8}{:>8}{:>9}{:>9}{:>9}{:>11}"
+    print("times in np.argsorts of as many doubles, in the same run; goal:", GOAL_SORTS, "or less")
+    head = "sizes", "graphs", "per batch", "argsort", "first", "next", "B/graph", "bound", "CV", "graph std"
+    form = "{:<12}{:>12}{:>11}{:>10}{:>8}{:>8}{:>9}{:>9}{:>9}{:>11}"
     print(form.format(*head))
     for row in rows:
         print(
@@ -113,7 +113,7 @@ def show(rows: list[dict[str, Any]]) -> None:
                 f"{row['argsort_seconds'] * 1e3:.1f} ms",
                 f"{row['first_epoch']:.2f}",
                 f"{row['next_epoch']:.2f}",
-                f"{row['bytes_a_graph']:.0f}",
+                f"{row['bytes_per_graph']:.0f}",
                 f"{row['batches_over_bound']:.4f}",
                 f"{row['cv']:.2%}",
                 f"{row['graphs_std']:.2%}",
@@ -125,7 +125,7 @@ def show(rows: list[dict[str, Any]]) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--graphs", type=float, nargs="+", default=[1e6, 1e7], help="how many graphs")
-    parser.add_argument("--batch", type=int, nargs="+", default=[64], help="mean graphs a batch")
+    parser.add_argument("--batch", type=int, nargs="+", default=[64], help="mean graphs per batch")
     parser.add_argument("--sizes", help="measured sizes to draw from, beside lognormal ones")
     parser.add_argument("--column", default="nodes", help="the column of --sizes")
     parser.add_argument("--repeats", type=int, default=3, help="the median of so many is shown")
@@ -140,7 +140,7 @@ def main() -> None:
         for name, values in drawn.items():
             rows += [measure(name, values, batch, options.repeats) for batch in options.batch]
     reached = all(
-        row["first_epoch"] <= GOAL_SORTS and row["next_epoch"] <= GOAL_SORTS and row["bytes_a_graph"] <= GOAL_BYTES
+        row["first_epoch"] <= GOAL_SORTS and row["next_epoch"] <= GOAL_SORTS and row["bytes_per_graph"] <= GOAL_BYTES
         for row in rows
     )
     if options.json:

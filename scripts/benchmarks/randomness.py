@@ -47,7 +47,7 @@ def balanced_epochs(planner: Planner, epochs: int) -> Iterator[np.ndarray]:
 
 
 def uniform_epochs(graphs: int, batches: int, epochs: int) -> Iterator[np.ndarray]:
-    """Shuffle and cut into as many batches, as equal in number as can be."""
+    """Shuffle and cut into as many batches, as equal in number as possible."""
     rng = np.random.default_rng(7)
     even = np.arange(graphs, dtype=np.int32) % batches
     for _ in range(epochs):
@@ -66,15 +66,15 @@ def groups_of_pairs(size: np.ndarray, seed: int = 3) -> dict[str, np.ndarray]:
     # Equal sizes are put in order at random, so that a class is no part of the dataset.
     order = np.lexsort((rng.random(len(size)), size))
     classes = np.array_split(order, CLASSES)
-    found = {"all": draw_pairs(everyone, everyone, PAIRS, rng)}
+    pairs = {"all": draw_pairs(everyone, everyone, PAIRS, rng)}
     for first in range(CLASSES):
         for second in range(first, CLASSES):
-            found[f"{first + 1}-{second + 1}"] = draw_pairs(classes[first], classes[second], PAIRS, rng)
+            pairs[f"{first + 1}-{second + 1}"] = draw_pairs(classes[first], classes[second], PAIRS, rng)
     top = order[-max(2, len(order) // 100) :]
-    found["largest 1%"] = draw_pairs(top, top, PAIRS, rng)
+    pairs["largest 1%"] = draw_pairs(top, top, PAIRS, rng)
     same = np.argsort(size, kind="stable")
-    found["neighbours in size"] = np.stack([same[:-1], same[1:]], axis=1)
-    return found
+    pairs["neighbours in size"] = np.stack([same[:-1], same[1:]], axis=1)
+    return pairs
 
 
 def meetings(epochs: Iterator[np.ndarray], pairs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -99,12 +99,12 @@ def summarise(counts: np.ndarray, epochs: int, expected: float) -> dict[str, flo
 
 def spread_of_means(epochs: Iterator[np.ndarray], targets: dict[str, np.ndarray]) -> dict[str, float]:
     """Return the standard deviation over the batches of some epochs of each target's batch mean."""
-    found: dict[str, list[np.ndarray]] = {name: [] for name in targets}
+    means_of: dict[str, list[np.ndarray]] = {name: [] for name in targets}
     for labels in epochs:
         counts = np.bincount(labels)
         for name, values in targets.items():
-            found[name].append(np.bincount(labels, values) / counts)
-    return {name: float(np.concatenate(means).std()) for name, means in found.items()}
+            means_of[name].append(np.bincount(labels, values) / counts)
+    return {name: float(np.concatenate(means).std()) for name, means in means_of.items()}
 
 
 def targets_of(size: np.ndarray) -> dict[str, np.ndarray]:
@@ -148,40 +148,39 @@ def study(name: str, sizes: SizeTable, batch: int, epochs: int) -> dict[str, Any
     }
 
 
-def show(found: dict[str, Any]) -> None:
-    print(
-        f"\n### {found['set']}: {found['graphs']:,} crystals, {found['batches']:,} batches, {found['epochs']} epochs\n"
-    )
-    print(f"A pair meets {found['expected_meetings']:.1f} times under uniform shuffling.\n")
+def show(result: dict[str, Any]) -> None:
+    head = f"{result['set']}: {result['graphs']:,} crystals, {result['batches']:,} batches"
+    print(f"\n### {head}, {result['epochs']} epochs\n")
+    print(f"A pair meets {result['expected_meetings']:.1f} times under uniform shuffling.\n")
     print("| pairs | meetings / uniform | error | spread of pairs | the same, uniform | never met | expected |")
     print("| --- " * 7 + "|")
-    for group, both in found["meetings"].items():
+    for group, both in result["meetings"].items():
         ours, plain = both["balanced"], both["uniform"]
         values = f"{ours['ratio']:.3f} | ± {ours['error']:.3f} | {ours['spread']:.2f} | {plain['spread']:.2f}"
         print(f"| {group} | {values} | {ours['never']:.2%} | {ours['never_expected']:.2%} |")
     print("\n| target | std of batch means, balanced | uniform | ratio |\n| --- | --- | --- | --- |")
-    for target, row in found["batch_mean_std"].items():
+    for target, row in result["batch_mean_std"].items():
         print(f"| {target} | {row['balanced']:.4f} | {row['uniform']:.4f} | {row['ratio']:.2f} |")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sets", nargs="+", choices=REAL, default=["mpts_52_val", "mp_20_biternary_val"])
-    parser.add_argument("--batch", type=int, nargs="+", default=[16, 64], help="mean graphs a batch")
+    parser.add_argument("--batch", type=int, nargs="+", default=[16, 64], help="mean graphs per batch")
     parser.add_argument("--epochs", type=int, default=400, help="over how many epochs pairs are watched")
     parser.add_argument("--json", action="store_true", help="print JSON")
     options = parser.parse_args()
-    found = []
+    studies = []
     for name in options.sets:
         sizes = read(name)
         for batch in options.batch:
             print(f"{name}, {batch}", file=sys.stderr)
-            found.append(study(name, sizes, batch, options.epochs))
+            studies.append(study(name, sizes, batch, options.epochs))
     if options.json:
-        print(json.dumps(found, indent=1))
+        print(json.dumps(studies, indent=1))
         return
     print(f"Classes of size: 1 is the smallest quarter of the crystals, {CLASSES} the largest.")
-    for entry in found:
+    for entry in studies:
         show(entry)
 
 

@@ -51,9 +51,9 @@ def in_process(work: Callable[..., Any], *arguments: Any) -> Any:
     out = START.SimpleQueue()
     process = START.Process(target=_put, args=(out, work, arguments))
     process.start()
-    found = out.get()
+    result = out.get()
     process.join()
-    return found
+    return result
 
 
 def _put(out: Any, work: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
@@ -67,14 +67,14 @@ def memory(name: str) -> int:
 
 
 def sampler_of(sizes: SizeTable, by: str, **options: Any) -> NodeBudgetSampler:
-    """Batches of about as many graphs, by a cap or by predicted bytes."""
-    if by == "cap":
-        cap = int(sizes["line_edges"].mean() * MEAN_GRAPHS)
-        return NodeBudgetSampler(sizes, max_line_edges=cap, oversized="skip", **options)
-    known = calibration()
+    """Batches of about as many graphs, by a maximum of line-graph edges or by predicted bytes."""
+    if by == "edges":
+        maximum = int(sizes["line_edges"].mean() * MEAN_GRAPHS)
+        return NodeBudgetSampler(sizes, max_line_edges=maximum, oversized="skip", **options)
+    model = calibration()
     mean = sum(COSTS[f"per_{name[:-1]}"] * sizes[name].mean() for name in ("nodes", "edges", "line_edges"))
-    room = int(known.fixed + mean * MEAN_GRAPHS)
-    return NodeBudgetSampler(sizes, calibration=known, memory=room, oversized="skip", **options)
+    memory = int(model.fixed + mean * MEAN_GRAPHS)
+    return NodeBudgetSampler(sizes, calibration=model, memory=memory, oversized="skip", **options)
 
 
 def planning(path: str, by: str) -> dict[str, Any]:
@@ -92,13 +92,13 @@ def planning(path: str, by: str) -> dict[str, Any]:
     peak = memory("VmHWM")
     return {
         **{"graphs": len(sizes), "by": by, "load_seconds": load, "first_seconds": first, "next_seconds": following},
-        **{"peak_bytes": peak, "libraries_bytes": before, "bytes_a_graph": (peak - before) / len(sizes)},
+        **{"peak_bytes": peak, "libraries_bytes": before, "bytes_per_graph": (peak - before) / len(sizes)},
         "table_bytes": sum(values.nbytes for values in sizes.columns.values()),
     }
 
 
 def ranks(path: str, world: int) -> list[dict[str, Any]]:
-    """Simulate so many ranks: what each step's slowest and largest rank is over the mean, and what a rank spends."""
+    """Simulate so many ranks: the largest load of each step over its ranks' mean, and the time of a rank."""
     sizes = SizeTable.load(path, mmap=True)
     rows = []
     for name, options in {"bytes": {}, "time": {"balance": "time", "time_model": TIMES}}.items():
@@ -124,16 +124,16 @@ def ranks(path: str, world: int) -> list[dict[str, Any]]:
 
 
 def uneven(indices: np.ndarray, offsets: np.ndarray, sizes: SizeTable, world: int) -> dict[str, float]:
-    """Return how far a step's most is over its ranks' mean, in bytes and time: mean and worst over the steps."""
-    found = {}
+    """Return the largest load of a step's ranks over their mean, in bytes and time: mean and worst over the steps."""
+    shares = {}
     for name, values, fixed in (
         ("bytes", calibration().graph_bytes(sizes), COSTS["fixed"]),
         ("seconds", TIMES.graph_seconds(sizes), TIMES.coefficients["fixed"]),
     ):
         loads = (np.add.reduceat(values[indices], offsets[:-1]) + fixed).reshape(-1, world)
         over = loads.max(axis=1) / loads.mean(axis=1) - 1
-        found |= {f"{name}_over_mean": float(over.mean()), f"{name}_over_worst": float(over.max())}
-    return found
+        shares |= {f"{name}_over_mean": float(over.mean()), f"{name}_over_worst": float(over.max())}
+    return shares
 
 
 def rank(path: str, place: int, world: int, share: str | None, barrier: Any, out: Any) -> None:
@@ -159,13 +159,13 @@ def sharing(path: str, graphs: int, world: int, share: str | None) -> dict[str, 
     processes = [START.Process(target=rank, args=(path, place, world, share, barrier, out)) for place in range(world)]
     for process in processes:
         process.start()
-    found = [out.get() for _ in processes]
+    outcomes = [out.get() for _ in processes]
     for process in processes:
         process.join()
-    first, following, kept = (np.array(column) for column in zip(*found, strict=True))
+    first, following, memory_kept = (np.array(column) for column in zip(*outcomes, strict=True))
     about = {"graphs": graphs, "ranks": world, "shared": share is not None}
     times = {"first_seconds": float(first.max()), "next_seconds": float(following.max())}
-    return {**about, **times, "kept_bytes": float(kept.sum())}
+    return {**about, **times, "kept_bytes": float(memory_kept.sum())}
 
 
 def show(rows: dict[str, list[dict[str, Any]]]) -> None:
@@ -175,10 +175,10 @@ def show(rows: dict[str, list[dict[str, Any]]]) -> None:
         print(f"{'graphs':>12}{'by':>7}{'load':>9}{'first':>9}{'next':>9}{'peak':>10}{'libraries':>11}{'B/graph':>9}")
     for row in rows["planning"]:
         seconds = "".join(f"{row[f'{name}_seconds']:8.2f}s" for name in ("load", "first", "next"))
-        sizes = f"{row['peak_bytes'] / gb:7.2f} GB{row['libraries_bytes'] / gb:8.2f} GB{row['bytes_a_graph']:9.0f}"
+        sizes = f"{row['peak_bytes'] / gb:7.2f} GB{row['libraries_bytes'] / gb:8.2f} GB{row['bytes_per_graph']:9.0f}"
         print(f"{row['graphs']:12,}{row['by']:>7}{seconds}{sizes}")
     if rows["ranks"]:
-        print("\nranks, simulated: how far a step's most is over its ranks' mean, mean and worst over the steps")
+        print("\nranks, simulated: the largest load of a step's ranks over their mean, mean and worst over the steps")
         print(f"{'ranks':>6} {'balance':16}{'batches':>9}{'steps':>7}{'bytes':>16}{'time':>16}{'plan':>8}{'share':>8}")
     for row in rows["ranks"]:
         cells = f"{row['bytes_over_mean']:8.2%}{row['bytes_over_worst']:8.2%}"
@@ -213,7 +213,7 @@ def main() -> None:
             path = f"{folder}/{graphs}.npz"
             in_process(write_table, path, graphs)
             if "planning" in parts:
-                rows["planning"] += [in_process(planning, path, by) for by in ("cap", "bytes")]
+                rows["planning"] += [in_process(planning, path, by) for by in ("edges", "bytes")]
             if "ranks" in parts:
                 rows["ranks"] += [row for world in options.ranks for row in in_process(ranks, path, world)]
             if "sharing" in parts:

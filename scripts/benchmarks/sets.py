@@ -22,10 +22,10 @@ PRICES = {"nodes": 24_000, "edges": 13_500, "line_edges": 5_500}
 
 def with_bytes(nodes: np.ndarray, edges: np.ndarray | None = None, line_edges: np.ndarray | None = None) -> SizeTable:
     """Make a table with a column of bytes, by the prices above; by nodes alone where that is all there is."""
-    known = {"nodes": nodes, "edges": edges, "line_edges": line_edges}
-    known = {name: np.asarray(values, dtype=np.int64) for name, values in known.items() if values is not None}
-    price = sum(PRICES[name] * values for name, values in known.items())
-    return SizeTable.from_counts(**known, bytes=price)
+    columns = {"nodes": nodes, "edges": edges, "line_edges": line_edges}
+    columns = {name: np.asarray(values, dtype=np.int64) for name, values in columns.items() if values is not None}
+    price = sum(PRICES[name] * values for name, values in columns.items())
+    return SizeTable.from_counts(**columns, bytes=price)
 
 
 def read(name: str) -> SizeTable:
@@ -57,7 +57,7 @@ def mixture() -> SizeTable:
 
 
 def sparse_and_dense(graphs: int) -> SizeTable:
-    """Draw graphs of which half have few edges to a node and half have many, so that two caps bind."""
+    """Draw graphs of which half have few edges to a node and half have many, so that two maxima bind."""
     rng = np.random.default_rng(0)
     nodes = np.maximum(2, rng.lognormal(3, 0.5, graphs)).astype(np.int64)
     degree = np.where(rng.random(graphs) < 0.5, 6, 40)
@@ -71,14 +71,14 @@ REAL = (
 )
 
 
-def one_cap() -> dict[str, Make]:
-    """Return the sets that are packed under a cap on bytes, by name."""
+def one_maximum() -> dict[str, Make]:
+    """Return the sets that are packed under a maximum of bytes, by name."""
     real = {name: partial(read, name) for name in REAL}
     return {**real, "lognormal (1M, generated)": partial(lognormal, 1_000_000), MIXTURE: mixture}
 
 
-def two_caps() -> dict[str, Make]:
-    """Return the sets that are packed under a cap on nodes and one on line-graph edges, by name."""
+def two_maxima() -> dict[str, Make]:
+    """Return the sets that are packed under a maximum of nodes and one of line-graph edges, by name."""
     return {
         "core_mof_2014": partial(read, "core_mof_2014"),
         MIXTURE: mixture,

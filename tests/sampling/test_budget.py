@@ -18,7 +18,7 @@ from nodebudget.sampling.budget import BYTES, Budget
 
 @pytest.mark.parametrize("value", [0, -1, float("nan"), float("inf"), 1.5, "5", True, 2**63, [5]])
 @pytest.mark.parametrize("name", ["max_nodes", "max_edges", "max_line_edges", "max_graphs"])
-def test_absurd_caps_are_named(name: str, value: Any) -> None:
+def test_absurd_maxima_are_named(name: str, value: Any) -> None:
     with pytest.raises(InputError, match=f"{name} is ") as caught:
         Budget.make(**{name: value})
     assert repr(value) in str(caught.value)
@@ -53,30 +53,30 @@ def test_bytes_are_never_rounded_over_the_memory(memory: int, fixed: float, seed
     rng = np.random.default_rng(seed)
     known = calibration(fixed, per_graph=float(rng.random() * 100), per_node=float(rng.random() * 1e4))
     sizes = SizeTable.from_counts(rng.integers(1, 100, 20), np.zeros(20), np.zeros(20))
-    limits = Budget.make(calibration=known, memory=memory)
-    names, items = limits.columns(sizes)
+    budget = Budget.make(calibration=known, memory=memory)
+    names, items = budget.columns(sizes)
     assert names == (BYTES,)
     whole = int(items.values[0].sum())
-    cap = items.maxima[0]
-    assert cap is not None
+    maximum = items.maxima[0]
+    assert maximum is not None
     exact = math.fsum(known.graph_bytes(sizes).tolist())
     assert whole >= exact
-    if whole <= cap:
+    if whole <= maximum:
         assert math.fsum([fixed, *known.graph_bytes(sizes).tolist()]) <= memory
 
 
-def test_columns_of_fractions_keep_their_cap() -> None:
+def test_columns_of_fractions_keep_their_maximum() -> None:
     sizes = SizeTable.from_counts([1, 1, 1, 1], weight=[0.5, 0.25, 0.25, 1.5])
     names, items = Budget.make(max_columns={"weight": 1.0}).columns(sizes)
     assert names == ("weight",)
-    cap = items.maxima[0]
-    assert cap is not None
-    assert items.values[0][:3].sum() <= cap
-    assert items.values[0][1:].sum() > cap
+    maximum = items.maxima[0]
+    assert maximum is not None
+    assert items.values[0][:3].sum() <= maximum
+    assert items.values[0][1:].sum() > maximum
     assert items.oversized().tolist() == [False, False, False, True]
 
 
-def test_the_cap_that_asks_for_most_batches_is_balanced() -> None:
+def test_the_column_that_needs_most_batches_is_balanced() -> None:
     sizes = SizeTable.from_counts([10] * 8, [120] * 8, [1500] * 8)
     assert Budget.make(max_nodes=1000, max_edges=200).columns(sizes)[0] == ("edges", "nodes")
     assert Budget.make(max_nodes=20, max_edges=1200).columns(sizes)[0] == ("nodes", "edges")
@@ -85,11 +85,11 @@ def test_the_cap_that_asks_for_most_batches_is_balanced() -> None:
     assert Budget.make(max_nodes=20, calibration=calibration(), memory="1GiB").columns(sizes)[0] == (BYTES, "nodes")
 
 
-def test_a_cap_on_a_size_that_is_not_known_is_refused() -> None:
+def test_a_maximum_of_a_size_that_is_not_known_is_refused() -> None:
     with pytest.raises(InputError, match="no column 'line_edges'"):
         Budget.make(max_line_edges=5).columns(SizeTable.from_counts([1]))
 
 
-def test_limits_are_said_in_a_line() -> None:
-    limits = Budget.make(max_nodes=2000, max_graphs=64, calibration=calibration(), memory="40GiB")
-    assert limits.describe() == "up to 2,000 nodes, 64 graphs, 40.0 GiB"
+def test_a_budget_is_described_in_a_line() -> None:
+    budget = Budget.make(max_nodes=2000, max_graphs=64, calibration=calibration(), memory="40GiB")
+    assert budget.describe() == "up to 2,000 nodes, 64 graphs, 40.0 GiB"

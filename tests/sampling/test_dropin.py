@@ -22,7 +22,7 @@ from nodebudget import NodeBudgetSampler
 from nodebudget.utils import optional_imports as frameworks
 from nodebudget.workloads.alignn import AlignnWorkload
 
-EPOCHS = 4
+EPOCHS = 3
 LINE_EDGES = 6_000
 
 

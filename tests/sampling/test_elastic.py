@@ -1,4 +1,4 @@
-"""Another budget or another number of ranks in the middle of an epoch: the rest is dealt anew, every graph once."""
+"""Another budget or another number of ranks in the middle of an epoch: the rest is re-planned, every graph once."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 from calibrations import calibration
-from generated import NODES, SIZES, budgets, over, train
+from generated import NODES, SIZES, budgets, fewer, over, train
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -22,21 +22,22 @@ def ranks_of(world: int, sizes: SizeTable = SIZES, **options: Any) -> list[NodeB
     return [NodeBudgetSampler(sizes, **options, num_replicas=world, rank=rank) for rank in range(world)]
 
 
-def check_caps(batches: list[list[int]], sizes: SizeTable, caps: dict[str, Any]) -> None:
-    large = over(sizes, caps)
+def check_caps(batches: list[list[int]], sizes: SizeTable, maxima: dict[str, Any]) -> None:
+    large = over(sizes, maxima)
     for batch in batches:
         assert batch
         totals = sizes.totals(batch)
-        kept = all(totals[name] <= caps.get(f"max_{name}", np.inf) for name in totals)
+        kept = all(totals[name] <= maxima.get(f"max_{name}", np.inf) for name in totals)
         assert kept or (len(batch) == 1 and batch[0] in large)
 
 
+@fewer
 @given(budgets(), st.integers(0, 3), st.data())
 def test_whatever_changes_every_graph_comes_once(
     budget: tuple[SizeTable, dict[str, Any]], epoch: int, data: st.DataObject
 ) -> None:
     sizes, options = budget
-    caps = {name: value for name, value in options.items() if name.startswith("max_")}
+    maxima = {name: value for name, value in options.items() if name.startswith("max_")}
     made = {**options, "oversized": "alone"}
     world = data.draw(st.integers(1, 3))
     try:
@@ -50,18 +51,18 @@ def test_whatever_changes_every_graph_comes_once(
     for _ in range(data.draw(st.integers(1, 3))):
         steps = data.draw(st.integers(0, len(samplers[0]) - done))
         batches = train(samplers, steps)
-        check_caps(batches, sizes, caps)
+        check_caps(batches, sizes, maxima)
         trained += batches
         done += steps
         if done == len(samplers[0]):
             break
-        samplers, caps = change(samplers, sizes, made, caps, done, data)
+        samplers, maxima = change(samplers, sizes, made, maxima, done, data)
         assert len({len(sampler) for sampler in samplers}) == 1
         states = [sampler.state_dict() for sampler in samplers]
         assert all(state == states[0] for state in states)
         assert states[0]["consumed"] == done
     rest = train(samplers) if done < len(samplers[0]) else []
-    check_caps(rest, sizes, caps)
+    check_caps(rest, sizes, maxima)
     assert len(rest) == (len(samplers[0]) - done) * len(samplers)
     assert sorted(graph for batch in trained + rest for graph in batch) == list(range(len(sizes)))
     # The next epoch is a whole one, under the budget and for the ranks of now.
@@ -70,37 +71,37 @@ def test_whatever_changes_every_graph_comes_once(
     whole = train(samplers)
     assert len(whole) == len(samplers[0]) * len(samplers)
     assert sorted(graph for batch in whole for graph in batch) == list(range(len(sizes)))
-    check_caps(whole, sizes, caps)
+    check_caps(whole, sizes, maxima)
 
 
 def change(
     samplers: list[NodeBudgetSampler],
     sizes: SizeTable,
     made: dict[str, Any],
-    caps: dict[str, Any],
+    maxima: dict[str, Any],
     done: int,
     data: st.DataObject,
 ) -> tuple[list[NodeBudgetSampler], dict[str, Any]]:
     """Set another budget, or go on in new processes, as many or others; where that can't be, nothing changes."""
     before = samplers[0].state_dict(consumed=done)
     if data.draw(st.booleans()):
-        name = data.draw(st.sampled_from(sorted(caps)))
-        given = {name: max(1, int(caps[name] * data.draw(st.sampled_from([0.3, 0.7, 2]))))}
+        name = data.draw(st.sampled_from(sorted(maxima)))
+        given = {name: max(1, int(maxima[name] * data.draw(st.sampled_from([0.3, 0.7, 2]))))}
         try:
             for sampler in samplers:
                 sampler.set_budget(**given, consumed=done)
         except DoesNotFitError:
             assert samplers[0].state_dict(consumed=done) == before
-            return resumed(samplers, before), caps
-        return samplers, {**caps, **given}
+            return resumed(samplers, before), maxima
+        return samplers, {**maxima, **given}
     state = json.loads(json.dumps(before))
     try:
         others = ranks_of(data.draw(st.integers(1, 4)), sizes, **made)
         for other in others:
             other.load_state_dict(state)
     except DoesNotFitError:
-        return resumed(samplers, before), caps
-    return others, caps
+        return resumed(samplers, before), maxima
+    return others, maxima
 
 
 def resumed(samplers: list[NodeBudgetSampler], state: dict[str, Any]) -> list[NodeBudgetSampler]:
@@ -109,6 +110,7 @@ def resumed(samplers: list[NodeBudgetSampler], state: dict[str, Any]) -> list[No
     return samplers
 
 
+@fewer
 @given(budgets(), st.data())
 def test_resumed_after_a_change_is_uninterrupted(budget: tuple[SizeTable, dict[str, Any]], data: st.DataObject) -> None:
     sizes, options = budget
@@ -131,7 +133,7 @@ def test_resumed_after_a_change_is_uninterrupted(budget: tuple[SizeTable, dict[s
     assert train([second]) == train([first])
 
 
-def test_the_rest_of_an_epoch_is_dealt_under_the_new_budget() -> None:
+def test_the_rest_of_an_epoch_is_planned_under_the_new_budget() -> None:
     sampler = NodeBudgetSampler(SIZES, max_nodes=1000)
     before = len(sampler)
     head = train([sampler], 5)
@@ -146,13 +148,13 @@ def test_the_rest_of_an_epoch_is_dealt_under_the_new_budget() -> None:
     assert sampler.plan.config.seed == 0
 
 
-def test_the_batch_that_failed_is_dealt_again() -> None:
+def test_the_batch_that_failed_is_planned_again() -> None:
     sampler = NodeBudgetSampler(SIZES, max_nodes=1000)
     trained: list[list[int]] = []
     refused = 0
     while len(trained) < len(sampler):
         for batch in sampler:
-            if SIZES.totals(batch)["nodes"] > 700:  # stands for memory that runs out
+            if SIZES.totals(batch)["nodes"] > 700:  # stands for an out-of-memory error
                 refused += 1
                 sampler.set_budget(max_nodes=int(sampler.budget.maxima["nodes"] * 0.8), consumed=len(trained))
                 break
@@ -175,7 +177,7 @@ def test_a_budget_between_epochs_counts_for_the_next() -> None:
     assert len(list(sampler)) == len(sampler)
 
 
-def test_before_the_first_batch_all_is_dealt_anew() -> None:
+def test_before_the_first_batch_all_is_planned_again() -> None:
     sampler = NodeBudgetSampler(SIZES, max_nodes=1000)
     sampler.set_budget(max_nodes=400)
     assert list(sampler) == list(NodeBudgetSampler(SIZES, max_nodes=400))

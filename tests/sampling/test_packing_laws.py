@@ -6,6 +6,7 @@ import itertools
 
 import numpy as np
 import pytest
+from generated import fewer
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -17,20 +18,20 @@ from nodebudget.sampling.packing.reproducible import RandomStream
 
 @st.composite
 def packable(draw: st.DrawFn) -> Items:
-    """Sizes from constant to heavy-tailed, zeros among them, with one to three caps, some hit exactly."""
+    """Sizes from constant to heavy-tailed, zeros among them, with one to three maxima, some reached exactly."""
     graphs = draw(st.integers(1, 120))
     rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
     columns = []
     for _ in range(draw(st.integers(1, 3))):
         kind = draw(st.sampled_from(["constant", "uniform", "lognormal", "zeros", "two", "huge"]))
         columns.append(_column(kind, graphs, rng))
-    caps = []
+    maxima = []
     for values in columns:
         top, total = int(values.max()), int(values.sum())
-        cap = draw(st.sampled_from([top, 2 * top, top + 1, total, total + 1, top + total // 4]))
-        caps.append(max(cap, 1))
-    most = draw(st.none() | st.integers(1, 40))
-    return Items(tuple(columns), tuple(caps), most)
+        maximum = draw(st.sampled_from([top, 2 * top, top + 1, total, total + 1, top + total // 4]))
+        maxima.append(max(maximum, 1))
+    max_graphs = draw(st.none() | st.integers(1, 40))
+    return Items(tuple(columns), tuple(maxima), max_graphs)
 
 
 def _column(kind: str, graphs: int, rng: np.random.Generator) -> np.ndarray:
@@ -52,46 +53,48 @@ def check(items: Items, graphs: np.ndarray, offsets: np.ndarray) -> None:
     counts = np.diff(offsets)
     assert counts.min() >= 1
     assert items.max_graphs is None or counts.max() <= items.max_graphs
-    for values, cap in items.limited:
-        assert np.add.reduceat(values[graphs], offsets[:-1]).max() <= cap
+    for values, maximum in items.limited:
+        assert np.add.reduceat(values[graphs], offsets[:-1]).max() <= maximum
     assert len(counts) >= items.lower_bound()
 
 
+@fewer
 @given(packable(), st.integers(0, 3))
-def test_a_deal_keeps_every_cap_in_every_epoch(items: Items, multiple: int) -> None:
-    settled = count_batches(items, max(multiple, 1))
-    if settled.batches > len(items):
+def test_an_assignment_keeps_every_maximum_in_every_epoch(items: Items, multiple: int) -> None:
+    count = count_batches(items, max(multiple, 1))
+    if count.batches > len(items):
         assert multiple > 1
         return
-    assert settled.batches % max(multiple, 1) == 0
+    assert count.batches % max(multiple, 1) == 0
     for seed in (None, 0, 1):
-        deal = assign_epoch(items, settled, None if seed is None else RandomStream(seed))
-        check(items, *deal.batches_in_order(np.arange(deal.batches)))
-        assert deal.batches == settled.batches
+        grid = assign_epoch(items, count, None if seed is None else RandomStream(seed))
+        check(items, *grid.batches_in_order(np.arange(grid.batches)))
+        assert grid.batches == count.batches
 
 
+@fewer
 @given(packable())
-def test_exchanges_keep_every_cap(items: Items) -> None:
-    settled = count_batches(items)
+def test_exchanges_keep_every_maximum(items: Items) -> None:
+    count = count_batches(items)
     for even in (False, True):
-        deal = exchange_packing(items, settled, RandomStream(0), balanced=even)
-        check(items, *deal.batches_in_order(np.arange(deal.batches)))
+        grid = exchange_packing(items, count, RandomStream(0), balanced=even)
+        check(items, *grid.batches_in_order(np.arange(grid.batches)))
 
 
 @given(packable())
-def test_best_fit_keeps_every_cap(items: Items) -> None:
+def test_best_fit_keeps_every_maximum(items: Items) -> None:
     graphs, offsets = best_fit(items)
     check(items, graphs, offsets)
 
 
 @given(packable())
-def test_next_fit_keeps_every_cap_and_the_order(items: Items) -> None:
+def test_next_fit_keeps_every_maximum_and_the_order(items: Items) -> None:
     graphs, offsets = next_fit(items)
     check(items, graphs, offsets)
     assert graphs.tolist() == list(range(len(items)))
     for start, end in itertools.pairwise(offsets[:-1]):
         # A batch ends only where the next graph does not fit.
-        over = [values[start : end + 1].sum() > cap for values, cap in items.limited]
+        over = [values[start : end + 1].sum() > maximum for values, maximum in items.limited]
         assert any(over) or (items.max_graphs is not None and end - start == items.max_graphs)
 
 
@@ -106,18 +109,18 @@ def test_split_halves_until_there_are_enough(graphs: int, data: st.DataObject) -
     assert (np.diff(done) >= 1).all()
 
 
-def test_the_lower_bound_counts_graphs_over_half_a_cap() -> None:
+def test_the_lower_bound_counts_graphs_over_half_a_maximum() -> None:
     items = Items((np.array([6, 6, 6, 1]),), (10,))
     assert items.lower_bound() == 3
     assert count_batches(items).batches == 3
 
 
-def test_whole_numbers_beyond_the_precision_of_floats_keep_the_cap() -> None:
+def test_whole_numbers_beyond_the_precision_of_floats_keep_the_maximum() -> None:
     big = 2**53
     items = Items((np.array([big + 1, big + 1, big, big]),), (2 * big + 1,))
-    deal = assign_epoch(items, count_batches(items), RandomStream(0))
-    check(items, *deal.batches_in_order(np.arange(deal.batches)))
-    assert deal.batches == 2
+    grid = assign_epoch(items, count_batches(items), RandomStream(0))
+    check(items, *grid.batches_in_order(np.arange(grid.batches)))
+    assert grid.batches == 2
 
 
 @pytest.mark.parametrize("spread", [0.0, 0.3, 0.8, 1.2])
@@ -127,18 +130,18 @@ def test_batches_are_few_and_even(spread: float, batch: int) -> None:
     values = np.maximum(1, rng.lognormal(3, spread, 20_000) * 100).astype(np.int64)
     items = Items((values,), (int(np.ceil(values.mean() * batch)),))
     if values.max() * 2 > items.maxima[0]:
-        pytest.skip("a graph is over half the cap")
-    settled = count_batches(items)
+        pytest.skip("a graph is over half the maximum")
+    count = count_batches(items)
     bound = items.lower_bound()
-    assert settled.batches <= max(bound * 1.005, bound + 1)
+    assert count.batches <= max(bound * 1.005, bound + 1)
     for seed in range(3):
-        deal = assign_epoch(items, settled, RandomStream(seed))
-        loads = deal.loads[0]
-        assert deal.counts.std() <= 0.025 * deal.counts.mean()
+        grid = assign_epoch(items, count, RandomStream(seed))
+        loads = grid.loads[0]
+        assert grid.counts.std() <= 0.025 * grid.counts.mean()
         assert loads.std() <= 0.005 * loads.mean() or spread == 0
 
 
-def test_caps_that_bind_different_graphs_are_filled_together() -> None:
+def test_maxima_that_bind_different_graphs_are_filled_together() -> None:
     rng = np.random.default_rng(2)
     frames = rng.lognormal(5, 0.5, 3000)  # many nodes, few edges to each
     dense = rng.lognormal(3, 0.5, 12000)  # few nodes, many edges to each
@@ -146,7 +149,7 @@ def test_caps_that_bind_different_graphs_are_filled_together() -> None:
     edges = np.concatenate([frames * 8, dense * 40]).astype(np.int64) + 1
     order = rng.permutation(len(nodes))
     items = Items((nodes[order], edges[order]), (int(nodes.mean() * 32), int(edges.mean() * 32)))
-    settled = count_batches(items)
-    assert settled.batches <= 1.02 * items.lower_bound()
-    deal = assign_epoch(items, settled, RandomStream(0))
-    check(items, *deal.batches_in_order(np.arange(deal.batches)))
+    count = count_batches(items)
+    assert count.batches <= 1.02 * items.lower_bound()
+    grid = assign_epoch(items, count, RandomStream(0))
+    check(items, *grid.batches_in_order(np.arange(grid.batches)))

@@ -22,8 +22,8 @@ SIZES = SizeTable.from_counts(NODES, NODES * 12, NODES * 150)
 
 
 def by_memory(**options: Any) -> Plan:
-    limits = Budget.make(calibration=calibration(per_graph=1000.0, per_line_edge=5500.0), memory="1GiB")
-    return make_plan(SIZES, limits, **options)
+    budget = Budget.make(calibration=calibration(per_graph=1000.0, per_line_edge=5500.0), memory="1GiB")
+    return make_plan(SIZES, budget, **options)
 
 
 def test_the_same_arguments_give_the_same_plan() -> None:
@@ -35,8 +35,8 @@ def test_the_same_arguments_give_the_same_plan() -> None:
 
 
 def test_every_seed_and_epoch_has_as_many_batches() -> None:
-    limits = Budget.make(max_nodes=200)
-    assert len({len(make_plan(SIZES, limits, seed=seed, epoch=epoch)) for seed in range(4) for epoch in range(4)}) == 1
+    budget = Budget.make(max_nodes=200)
+    assert len({len(make_plan(SIZES, budget, seed=seed, epoch=epoch)) for seed in range(4) for epoch in range(4)}) == 1
 
 
 def test_statistics_are_what_they_say() -> None:
@@ -96,16 +96,16 @@ def test_dense_batches_are_few() -> None:
 @pytest.mark.parametrize("pack", ["balanced", "dense", "sequential"])
 def test_oversized_graphs_stand_alone_or_are_left_out(pack: str) -> None:
     sizes = SizeTable.from_counts([500, *([5] * 50), 400])
-    limits = Budget.make(max_nodes=50)
+    budget = Budget.make(max_nodes=50)
     for ranks in (1, 3):
-        alone = make_plan(sizes, limits, pack=pack, oversized="alone", num_replicas=ranks)
+        alone = make_plan(sizes, budget, pack=pack, oversized="alone", num_replicas=ranks)
         assert alone.oversized.tolist() == [0, 51]
         assert sorted(map(len, alone))[:2] == [1, 1]
         assert len(alone) % ranks == 0
         assert alone.fill <= 1
         if pack == "sequential":
             assert alone.indices.tolist() == list(range(52))
-        left = make_plan(sizes, limits, pack=pack, oversized="skip", num_replicas=ranks)
+        left = make_plan(sizes, budget, pack=pack, oversized="skip", num_replicas=ranks)
         assert sorted(left.indices.tolist()) == list(range(1, 51))
         assert left.statistics()["oversized"] == 2
 
@@ -114,8 +114,8 @@ def test_oversized_graphs_stand_alone_or_are_left_out(pack: str) -> None:
 def test_a_few_endless_batches_among_many_short_ones(pack: str) -> None:
     # A thousand graphs that fill a batch each, and twenty thousand specks that fill twenty.
     nodes = np.random.default_rng(0).permutation(np.r_[np.full(1000, 1000), np.ones(20_000, dtype=int)])
-    limits = Budget.make(max_nodes=1000)
-    planner = Planner(PlanConfig(SizeTable.from_counts(nodes), limits, pack=pack))
+    budget = Budget.make(max_nodes=1000)
+    planner = Planner(PlanConfig(SizeTable.from_counts(nodes), budget, pack=pack))
     plans = [planner.plan(epoch) for epoch in (0, 1)]
     for plan in plans:
         assert len(plan) == len(planner) <= plan.lower_bound * 1.005
@@ -133,9 +133,9 @@ def test_all_graphs_may_stand_alone() -> None:
 
 def test_an_oversized_graph_is_named_with_the_memory_that_it_needs() -> None:
     sizes = SizeTable.from_counts([5, 10**6], [0, 0], [0, 0], ids=["small", "JVASP-1"])
-    limits = Budget.make(calibration=calibration(), memory="1GiB")
+    budget = Budget.make(calibration=calibration(), memory="1GiB")
     with pytest.raises(OversizedError, match=r"graph 1 \(JVASP-1\): [\d,]+ nodes, a step with it alone needs 22.4 GiB"):
-        make_plan(sizes, limits)
+        make_plan(sizes, budget)
 
 
 def test_graphs_without_edges_fit_a_cap_on_edges() -> None:
@@ -183,9 +183,9 @@ def test_memory_stays_under_a_hundred_bytes_a_graph() -> None:
 
     nodes = np.random.default_rng(0).integers(1, 100, 400_000)
     sizes = SizeTable.from_counts(nodes)
-    limits = Budget.make(max_nodes=64 * 50)
+    budget = Budget.make(max_nodes=64 * 50)
     tracemalloc.start()
-    planner = Planner(PlanConfig(sizes, limits))
+    planner = Planner(PlanConfig(sizes, budget))
     planner.plan(0)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()

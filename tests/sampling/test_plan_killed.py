@@ -55,7 +55,7 @@ def batches(path: Path) -> list[list[int]]:
 def test_killed_while_it_writes(suffix: str, sizes: Path, expected: list[list[int]], tmp_path: Path) -> None:
     output = tmp_path / f"plan{suffix}"
     killed = 0
-    for _ in range(3):
+    for _ in range(2):
         process = start(sizes, output, "--force")
         # The file is written beside its place, under another name.
         while process.poll() is None and not any(tmp_path.glob(".plan*.part")):
@@ -63,7 +63,7 @@ def test_killed_while_it_writes(suffix: str, sizes: Path, expected: list[list[in
         killed += kill(process)
         assert not output.exists() or batches(output) == expected
     assert killed
-    # What was left beside it is in nobody's way.
+    # The hidden files that a kill leaves do not matter.
     assert start(sizes, output, "--force").wait() == 0
     assert batches(output) == expected
 
@@ -74,7 +74,7 @@ def test_killed_at_any_moment_what_was_there_stays(sizes: Path, expected: list[l
     assert start(sizes, output).wait() == 0
     took = time.monotonic() - began
     whole = output.read_bytes()
-    for part in (0.2, 0.5, 0.7, 0.8, 0.9):
+    for part in (0.5, 0.8, 0.9):
         process = start(sizes, output, "--force", "--seed", "1")
         time.sleep(part * took)
         if not kill(process):

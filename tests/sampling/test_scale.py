@@ -41,7 +41,7 @@ def test_simulated_ranks_take_equal_steps_of_nearly_equal_load(world: int) -> No
         assert len(plan) == world * len(sampler)
         assert len(list(sampler)) == len(sampler)
         assert sorted(plan.indices.tolist()) == list(range(len(sizes)))
-        # Only what a cap leaves over is lost to the whole number of steps.
+        # Only what a budget leaves over is lost to the whole number of steps.
         assert len(plan) < plan.lower_bound * 1.005 + 2 * world
         values = known.graph_bytes(sizes) if balance is None else times.graph_seconds(sizes)
         steps = plan.loads(values).reshape(-1, world)
@@ -53,7 +53,7 @@ def test_simulated_ranks_take_equal_steps_of_nearly_equal_load(world: int) -> No
 
 def test_the_benchmark_prints_what_the_documentation_shows() -> None:
     found = scale("--graphs", "30000", "--ranks", "16", "--processes", "2")
-    assert {(row["graphs"], row["by"]) for row in found["planning"]} == {(30_000, "cap"), (30_000, "bytes")}
+    assert {(row["graphs"], row["by"]) for row in found["planning"]} == {(30_000, "edges"), (30_000, "bytes")}
     shuffled, by_bytes, by_time = found["ranks"]
     assert all(row["equal_steps"] for row in found["ranks"])
     assert by_bytes["bytes_over_worst"] < 0.01 < shuffled["bytes_over_mean"]

@@ -48,10 +48,7 @@ class Target(NamedTuple):
 def balance(grid: BatchGrid, targets: Sequence[Target], max_graphs: int | None = None) -> None:
     """Exchange graphs until all batches have nearly the same load and none is over a maximum, as far as possible.
 
-    Args:
-        grid: Changed in place.
-        targets: One for each column of the grid.
-        max_graphs: Maximum number of graphs per batch, or None.
+    Changes the grid; there is one target for each of its columns. `max_graphs` is the maximum per batch, or None.
     """
     for round_ in range(_ROUNDS):
         for turn in range(8 * round_, 8 * round_ + 8):
@@ -269,13 +266,9 @@ def _move_pass(grid: BatchGrid, targets: Sequence[Target], max_graphs: int | Non
 
 
 def exchange_at_random(grid: BatchGrid, maxima: Sequence[int | None], stream: RandomStream, passes: int = 8) -> None:
-    """Exchange graphs at random between batches wherever both stay within all maxima.
+    """Exchange graphs at random between batches wherever both stay within all maxima (None: no maximum).
 
-    Args:
-        grid: Changed in place.
-        maxima: For each column the largest load of a batch, or None.
-        stream: Random numbers.
-        passes: How often every batch meets another one.
+    Changes the grid; every batch meets `passes` others.
     """
     half = grid.batches // 2
     for _ in range(passes):

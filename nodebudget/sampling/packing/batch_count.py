@@ -24,9 +24,8 @@ class BatchCount:
     Attributes:
         batches: How many.
         packing: A packing into so many that keeps all maxima; None where an assignment at random does.
-        seed: The assignment that keeps all maxima is that of the first epoch with this seed; None: of the dataset's
-            order.
-        first: That assignment, where it is the first epoch's, so that it need not be made again.
+        seed: The seed whose first epoch is such an assignment; None: that of the dataset's order is.
+        first: The first epoch's assignment, so that it need not be made again.
     """
 
     batches: int
@@ -42,12 +41,9 @@ def count_batches(items: Items, multiple: int = 1, alone: int = 0, seed: int | N
 
     Args:
         items: None of them over a maximum.
-        multiple: The number of batches, with those of `alone`, is a multiple of this.
+        multiple: The number of batches, with those of `alone`, is a multiple of this. May ask for more than graphs.
         alone: Batches that are made elsewhere.
         seed: In large sets the first epoch's own assignment shows that the number suffices, which saves another one.
-
-    Returns:
-        The number, which may be larger than the number of graphs where the multiple asks for it.
     """
     bound, graphs = items.lower_bound(), len(items)
     for batches in _first_tries(bound, graphs):
@@ -117,16 +113,7 @@ def _best_fit(items: Items, multiple: int, alone: int) -> BatchCount:
 
 
 def assign(items: Items, order: Ints, batches: int) -> BatchGrid | None:
-    """Assign graphs in an order and balance the batches.
-
-    Args:
-        items: What is assigned.
-        order: All graphs, shape (graphs,).
-        batches: To how many batches.
-
-    Returns:
-        The assignment, or None where it ends over a maximum.
-    """
+    """Assign all graphs, in an order, to batches and balance these; None where one stays over a maximum."""
     values, maximum = items.compact_columns[0]
     grid = BatchGrid.of_order(order, batches)
     grid.use([values])
@@ -162,16 +149,7 @@ def fits(items: Items, grid: BatchGrid) -> bool:
 
 
 def assign_epoch(items: Items, count: BatchCount, stream: RandomStream | None) -> BatchGrid | None:
-    """Assign an epoch's graphs to the batches.
-
-    Args:
-        items: As counted for.
-        count: What `count_batches` returned.
-        stream: Random numbers; None for the one assignment that never changes.
-
-    Returns:
-        The assignment; None as in `exchange_packing`.
-    """
+    """Assign an epoch's graphs; None as in `exchange_packing`. Without a stream it is the one that never changes."""
     if stream is not None and count.packing is None:
         for _ in range(20 if len(items) < SMALL else 4):
             grid = assign(items, shuffled(len(items), stream), count.batches)
@@ -186,15 +164,8 @@ def exchange_packing(
     """Make an assignment of the packing that keeps all maxima, by random exchanges that keep them too.
 
     For where an assignment at random ends over a maximum: a few huge graphs per batch, or maxima without slack.
-
-    Args:
-        items: As counted for.
-        count: What `count_batches` returned.
-        stream: Random numbers; None for no exchanges.
-        balanced: Balance the batches afterwards.
-
-    Returns:
-        The assignment, or None where the batches are too uneven for a grid: use `shuffle_equal_sizes` then.
+    Without a stream nothing is exchanged. Returns None where the batches are too uneven for a grid: use
+    `shuffle_equal_sizes` then.
     """
     if count.packing is None:
         grid = _first_assignment(items, count.batches, count.seed)
@@ -208,25 +179,19 @@ def exchange_packing(
         exchange_at_random(grid, items.maxima, stream)
     if not balanced:
         return grid
-    before = grid.copy()
+    before = BatchGrid(grid.slots.copy(), grid.counts.copy())
     values, maximum = items.compact_columns[0]
     grid.use([values])
     balance(grid, [Target(maximum)], items.max_graphs)
-    # With several maxima balancing one column may break another; then the assignment stays as it was.
-    return grid if fits(items, grid) else before
+    if not fits(items, grid):
+        # With several maxima balancing one column may break another; then the assignment stays as it was.
+        grid = before
+        grid.use([values])
+    return grid
 
 
 def shuffle_equal_sizes(items: Items, graphs: Ints, stream: RandomStream) -> Ints:
-    """Exchange graphs of the very same sizes at random, which no maximum forbids.
-
-    Args:
-        items: The sizes.
-        graphs: The graphs batch by batch, shape (graphs,).
-        stream: Random numbers.
-
-    Returns:
-        Graphs in their places, shape (graphs,).
-    """
+    """Exchange graphs of equal sizes at random, which no maximum forbids; `graphs` are those of all batches."""
     before = np.lexsort(items.values)
     # As many bits as a float64 has, by which earlier versions sorted.
     after = np.lexsort((stream.words(len(items)) >> np.uint64(11), *items.values))

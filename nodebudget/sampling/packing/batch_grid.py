@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 Ints = npt.NDArray[np.integer[Any]]
+#: The graphs batch by batch, shape (graphs,), and where each batch starts, shape (batches + 1,).
 Batches = tuple[Ints, npt.NDArray[np.int64]]
 
 #: Slots that a grid may always have, however few graphs stand in them.
@@ -38,12 +39,7 @@ class BatchGrid:
 
     @classmethod
     def of_order(cls, order: Ints, batches: int) -> BatchGrid:
-        """Assign graphs row by row.
-
-        Args:
-            order: The graphs, shape (graphs,).
-            batches: How many batches, not more than graphs.
-        """
+        """Assign graphs row by row, in an order of shape (graphs,), to not more batches than graphs."""
         full, rest = divmod(len(order), batches)
         counts = np.full(batches, full, dtype=np.int64)
         counts[:rest] += 1
@@ -54,15 +50,7 @@ class BatchGrid:
 
     @classmethod
     def of_batches(cls, graphs: Ints, offsets: npt.NDArray[np.int64]) -> BatchGrid | None:
-        """Make the grid of given batches.
-
-        Args:
-            graphs: The graphs batch by batch, shape (graphs,).
-            offsets: Where each batch starts, shape (batches + 1,).
-
-        Returns:
-            The grid, or None where a few batches are so long that it would be mostly free slots.
-        """
+        """Make the grid of given batches; None where a few are so long that it would be mostly free slots."""
         counts = np.diff(offsets)
         if counts.max() * len(counts) > 16 * len(graphs) + _SLOTS:
             return None
@@ -70,12 +58,6 @@ class BatchGrid:
         batch = np.repeat(np.arange(len(counts)), counts)
         slots[np.arange(len(graphs)) - offsets[batch], batch] = graphs
         return cls(slots, counts)
-
-    def copy(self) -> BatchGrid:
-        """Return a grid that changes independently."""
-        twin = BatchGrid(self.slots.copy(), self.counts.copy())
-        twin.values, twin.loads = [grid.copy() for grid in self.values], [load.copy() for load in self.loads]
-        return twin
 
     @property
     def rows(self) -> int:
@@ -142,14 +124,7 @@ class BatchGrid:
         ]
 
     def batches_in_order(self, order: Ints) -> Batches:
-        """Return the batches as flat arrays.
-
-        Args:
-            order: Which batch comes at which place, shape (batches,).
-
-        Returns:
-            The graphs, batch by batch, shape (graphs,), and where each batch starts, shape (batches + 1,).
-        """
+        """Return the batches, in an order of shape (batches,), as flat arrays: graphs and offsets."""
         counts = self.counts[order]
         offsets = np.zeros(len(order) + 1, dtype=np.int64)
         np.cumsum(counts, out=offsets[1:])

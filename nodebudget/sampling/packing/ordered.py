@@ -16,13 +16,7 @@ _LOOKS = 32
 
 
 def best_fit(items: Items) -> Batches:
-    """Put each graph, largest first, into the fullest batch that still holds it.
-
-    Costs a step of plain Python per graph (about 2 s for a million).
-
-    Returns:
-        The graphs batch by batch, shape (graphs,), and where each batch starts, shape (batches + 1,).
-    """
+    """Put each graph, largest first, into the fullest batch that still holds it. Takes 2 s per million."""
     columns, maxima = _by_need(items)
     if not columns:
         return np.arange(len(items)), np.array([0, len(items)], dtype=np.int64)
@@ -63,11 +57,7 @@ def _place(rows: Iterable[tuple[int, ...]], needs: list[float], maxima: list[int
 
 
 def next_fit(items: Items) -> Batches:
-    """Cut the dataset, in its order, into batches: each ends where the next graph would go over a maximum.
-
-    Returns:
-        The graphs batch by batch, which is their order, and where each batch starts, shape (batches + 1,).
-    """
+    """Cut the dataset, in its order, into batches: each ends where the next graph would go over a maximum."""
     sums = [(np.concatenate([[0], np.cumsum(values)]), maximum) for values, maximum in items.limited]
     starts, longest = [0], items.max_graphs or len(items)
     while starts[-1] < len(items):
