@@ -79,6 +79,8 @@ def summary(rows: list[dict[str, Any]]) -> None:
     print("| " + " | ".join(head) + " |\n" + "| --- " * len(head) + "|")
     for way in dict.fromkeys(row["way"] for row in rows):
         mine = [row for row in rows if row["way"] == way and "batches" in row]
+        if not mine:
+            continue
         even = [_both(mine, key, form) for key, form in SHOWN.items()]
         over = sum(row["over_cap"] for row in mine) / sum(row["batches"] for row in mine)
         wrong = f"{sum(row['lost'] for row in mine):,} / {sum(row['repeated'] for row in mine):,}"
