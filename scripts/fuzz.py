@@ -1,16 +1,16 @@
-"""Feed mutated files to everything that is read from disk, steered by coverage (atheris, which is libFuzzer).
+"""Feed mutated files to everything that is read from disk, guided by coverage (atheris, which is libFuzzer).
 
     pip install 'nodebudget[test,fuzz]'
     python scripts/fuzz.py [--runs 1000000] [--reader NAME ...] [--findings FOLDER] [--list]
 
-Each reader has a process of its own, one after the other, and starts from files that it takes and from the corpus of
-what was found before (tests/corpus). What may come of an input is a value or one NodeBudgetError whose text is safe to
-show, within 10 seconds and 3 GiB; nothing is unpickled, no program is started, and nothing is written outside of the
-temporary folder. The first input of each way to break that is kept in FOLDER. A process that dies or hangs is replaced,
-and its input kept too. The exit code is 1 where anything was found.
+The readers run in separate processes, one after the other. Each starts from files that it can read and from the
+corpus of earlier findings (tests/corpus). An input must give a value or one NodeBudgetError whose text is safe to
+print, within 10 seconds and 3 GiB; nothing may be unpickled, no program started, and nothing written outside of the
+temporary folder. The first input of each kind of failure is written to FOLDER. A process that dies or hangs is
+replaced, and its input written as well. The exit code is 1 where anything was found.
 
-The runs are shared out by how long a reader takes. DGL's native reader of .bin files is left out: it can end its
-process, which is why the package tries such files in one of their own.
+Inputs are distributed by the speed of the readers. DGL's native reader of .bin files is left out: it can end its
+process, which is why the package checks such files in a process of their own.
 """
 
 from __future__ import annotations
@@ -34,9 +34,9 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "fixtures")]
 
 #: Seconds and MiB that an input may take.
 SLOW, MEMORY = 10, 3072
-#: Bytes of the largest input; a database and an archive are never small.
+#: Bytes of the largest input: databases and archives are never small.
 LENGTH = {"ase": 2**17, "tar": 2**14, "tar_files": 2**14, "calibration": 2**14}
-#: Shares of the runs: cheap readers get many.
+#: Shares of the inputs: fast readers get many.
 SHARES: dict[str, float] = {
     **{
         "sizes_csv": 280,
@@ -62,8 +62,8 @@ class Target:
     Args:
         name: Of the reader.
         runs: How many inputs.
-        findings: Where the first input of each kind of failure goes.
-        status: A file that says how far it is.
+        findings: Folder for the first input of each kind of failure.
+        status: File for the number of inputs so far and what was found.
     """
 
     def __init__(self, name: str, runs: int, findings: Path, status: Path) -> None:
@@ -117,10 +117,10 @@ class Target:
 
 
 def _kind(error: BaseException) -> str:
-    """What was raised and where: failures of one kind are one finding."""
+    """Return what was raised and where: failures of one kind are one finding."""
     frames = traceback.extract_tb(error.__traceback__)
-    own = [frame for frame in frames if "/nodebudget/" in frame.filename] or frames
-    return f"{type(error).__name__} at {Path(own[-1].filename).name}:{own[-1].lineno}"
+    inner = ([frame for frame in frames if "/nodebudget/" in frame.filename] or frames)[-1]
+    return f"{type(error).__name__} at {Path(inner.filename).name}:{inner.lineno}"
 
 
 def child(name: str, runs: int, findings: Path, status: Path, seed: int) -> None:
@@ -134,12 +134,12 @@ def child(name: str, runs: int, findings: Path, status: Path, seed: int) -> None
         from paths import CORPUS
 
         seeds = READERS[name].seeds()
-        # What is imported on the way is instrumented too.
+        # Modules that are imported meanwhile are instrumented too.
         for content in seeds:
             target._feed(READERS[name], content, target._folder)
     folder = Path(tempfile.mkdtemp(prefix="seeds-"))
-    kept = [path.read_bytes() for path in sorted((CORPUS / name).glob("*"))] if (CORPUS / name).is_dir() else []
-    for number, content in enumerate([*seeds, *kept]):
+    corpus = [path.read_bytes() for path in sorted((CORPUS / name).glob("*"))] if (CORPUS / name).is_dir() else []
+    for number, content in enumerate([*seeds, *corpus]):
         (folder / str(number)).write_bytes(content)
     (findings / name).mkdir(parents=True, exist_ok=True)
     flags = {
@@ -152,7 +152,7 @@ def child(name: str, runs: int, findings: Path, status: Path, seed: int) -> None
 
 
 def fuzz(name: str, runs: int, findings: Path) -> dict[str, Any]:
-    """Fuzz one reader in processes of their own until all inputs are through; return what came of it."""
+    """Fuzz one reader in one process after the other until all inputs are read; return the results."""
     total: dict[str, Any] = {"inputs": 0, "refused": 0, "seconds": 0.0, "slowest": 0.0, "found": {}}
     lives = 0
     while total["inputs"] < runs and lives < 20:
@@ -168,7 +168,7 @@ def fuzz(name: str, runs: int, findings: Path) -> dict[str, Any]:
             said = [line for line in done.stderr.splitlines() if "ERROR" in line or "Error" in line]
             kind = f"the process ended with {done.returncode}: {' '.join(said)[-200:]}"
             state["found"][kind] = state["found"].get(kind, 0) + 1
-            # What it did since its last report is not known: a hang or a crash is an input too.
+            # Inputs since its last report are not counted; the one that hung or crashed is.
             state["inputs"] += 1
         for key in ("inputs", "refused", "seconds"):
             total[key] += state.get(key, 0)
@@ -179,7 +179,7 @@ def fuzz(name: str, runs: int, findings: Path) -> dict[str, Any]:
 
 
 def shares(names: list[str], runs: int) -> dict[str, int]:
-    """Share out inputs, a few more than asked for where that makes whole numbers."""
+    """Distribute inputs over readers, rounded up."""
     every = sum(SHARES[name] for name in names)
     return {name: math.ceil(runs * SHARES[name] / every) for name in names}
 
@@ -189,7 +189,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--runs", type=int, default=1_000_000, help="inputs of all readers together")
     parser.add_argument("--reader", action="append", choices=list(SHARES), help="only this; may be repeated")
-    parser.add_argument("--findings", type=Path, default=Path("findings"), help="where inputs that break something go")
+    parser.add_argument(
+        "--findings", type=Path, default=Path("findings"), help="folder for inputs that break something"
+    )
     parser.add_argument("--list", action="store_true", help="name the readers")
     parser.add_argument("--child", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--seed", type=int, default=1, help=argparse.SUPPRESS)

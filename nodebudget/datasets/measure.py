@@ -123,13 +123,14 @@ def measure(
         )
     if isinstance(source, SizeTable):
         return _saved(source, output, options)
-    run = _Measurement(source, path, graphs or GraphSettings(), workers, on_error, size_of, progress, output, options)
+    name = data.source if isinstance(data, Data) else path
+    run = _Measurement(source, name, graphs or GraphSettings(), workers, on_error, size_of, progress, output, options)
     return run.in_memory() if isinstance(source, _InMemory) else run.on_disk(cache)
 
 
 @dataclass(frozen=True)
 class _Measurement:
-    """One call of `measure`: its arguments, and the source of the samples."""
+    """One call of `measure`: its arguments, the source of the samples, and the path that the data came from, or ""."""
 
     source: RecordSource
     path: str
@@ -142,7 +143,7 @@ class _Measurement:
     options: MeasureOptions
 
     def in_memory(self) -> SizeTable:
-        return self._table(self._collect(None), str(self.source.path) if self.source.named else "")
+        return self._table(self._collect(None))
 
     def on_disk(self, use_cache: bool) -> SizeTable:
         """Read the sizes from the cache where the data has not changed since; otherwise measure."""
@@ -166,7 +167,7 @@ class _Measurement:
             rows = self._collect(checkpoint)
             # Data that was written to meanwhile has no sizes: some would be those of the old data.
             changed = fingerprint(self.source.files, self.options.fingerprint) != identity["data"]
-            table = self._table(rows, self.path) if rows.seen and not changed else None
+            table = self._table(rows) if rows.seen and not changed else None
             if checkpoint is not None:
                 checkpoint.remove()
         if changed:
@@ -203,9 +204,10 @@ class _Measurement:
             return (os.cpu_count() or 1) if self.source.estimated_count() >= MANY_CRYSTALS else 0
         return self.workers
 
-    def _table(self, rows: Rows, name: str) -> SizeTable:
+    def _table(self, rows: Rows) -> SizeTable:
         settings: dict[str, Any] = {"graphs": self.graphs.to_dict()} if self.source.kind == "crystals" else {}
-        return _saved(rows.table(settings | ({"source": name} if name else {})), self.output, self.options)
+        source = {"source": self.path} if self.path else {}
+        return _saved(rows.table(settings | source), self.output, self.options)
 
     def _depends(self) -> dict[str, Any]:
         """Return what the sizes depend on, beside the data."""
@@ -237,7 +239,7 @@ class _InMemory(RecordSource):
     """The samples of a dataset in memory."""
 
     def __init__(self, dataset: Any) -> None:
-        super().__init__(Path(dataset.source if isinstance(dataset, Data) else ""))
+        super().__init__(Path())
         self._dataset, self.named = dataset, isinstance(dataset, Data)
         first = self._sample(0)[1]
         if is_graph(first) or isinstance(first, (tuple, list)):
@@ -272,7 +274,7 @@ def _in_memory(dataset: Any) -> RecordSource | SizeTable:
             hint="put the samples into a list",
         )
     if not len(dataset):
-        raise InputError("the dataset is empty", hint="give one with one graph or crystal, or more")
+        raise InputError("the dataset is empty", hint="give one with at least one crystal or graph")
     return _InMemory(dataset)
 
 

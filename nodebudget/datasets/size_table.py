@@ -178,7 +178,7 @@ class SizeTable:
         readers = {".npz": npz, ".csv": size_table_io.read_csv, ".parquet": size_table_io.read_parquet}
         reader = readers[check_suffix(path)]
         if not Path(path).is_file():
-            raise InputError(f"there is no file {str(path)!r}", hint="check the path")
+            raise InputError(f"{str(path)!r} does not exist, or is not a file", hint="check the path")
         if mmap:
             check_mappable(path)
         try:

@@ -2,10 +2,11 @@
 
     python scripts/benchmarks/measuring.py [DATA] [--limit 200] [--streams] [--json]
 
-DATA is what `nodebudget measure` takes; without it, the AFLOW prototypes that come with pymatgen are used. All three
-ways run in this one process on one core, taking turns every fifty crystals; times are the processor's. The neighbour
-list alone is one search to the radius in which every atom has its neighbours, known beforehand: the least that any way
-of counting has to pay. --streams goes on with datasets on disk: see streams.py.
+DATA is what `nodebudget measure` takes; by default, the AFLOW prototypes that come with pymatgen. The three methods
+run in one process on one core and alternate every fifty crystals; times are processor time. The neighbour list alone
+is one search to the radius in which every atom has its neighbours, given in advance: a lower bound for any way of
+counting.
+--streams adds datasets on disk: see streams.py.
 """
 
 from __future__ import annotations
@@ -55,7 +56,7 @@ def build(entry: dict[str, Any]) -> tuple[int, int, int]:
 
 
 def shell_radius(atoms: Any) -> float:
-    """Return the radius in which every atom has its neighbours, Å."""
+    """Return the radius in Å within which every atom has its neighbours."""
     search = require("vesin").NeighborList
     radius = 1.0
     while True:
@@ -67,19 +68,19 @@ def shell_radius(atoms: Any) -> float:
 
 def neighbor_list(atoms: Any, radius: float, search: Any) -> Any:
     """Search once with vesin."""
-    found = search(cutoff=radius, full_list=True, n_threads=1)
-    return found.compute(points=atoms.cart_coords, box=atoms.lattice_mat, periodic=True, quantities="iS")[0]
+    neighbors = search(cutoff=radius, full_list=True, n_threads=1)
+    return neighbors.compute(points=atoms.cart_coords, box=atoms.lattice_mat, periodic=True, quantities="iS")[0]
 
 
 def timed(work: Callable[[Any], Any], items: list[Any]) -> tuple[float, list[Any]]:
-    """Return the processor's seconds for a call for each item, and the results."""
+    """Return the processor time of one call per item, in seconds, and the results."""
     start = time.process_time()
     results = [work(item) for item in items]
     return time.process_time() - start, results
 
 
 def compare(entries: list[dict[str, Any]]) -> dict[str, Any]:
-    """Time the three ways."""
+    """Time the three methods."""
     search = require("vesin").NeighborList
     seconds = dict.fromkeys(("measure", "build", "neighbor_list"), 0.0)
     different = 0
@@ -111,7 +112,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", nargs="?", help="crystals, as `nodebudget measure` takes them")
     parser.add_argument("--limit", type=int, help="take so many crystals, spread evenly over the dataset")
-    parser.add_argument("--streams", action="store_true", help="go on with streams.py: datasets on disk, and memory")
+    parser.add_argument("--streams", action="store_true", help="also run streams.py: datasets on disk, and memory")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     options = parser.parse_args()
     warnings.simplefilter("ignore")
@@ -123,19 +124,22 @@ def main() -> None:
         print(json.dumps(result, indent=2))
         return
     taken = result["ms_per_crystal"]
-    print(f"{result['crystals']} crystals of {result['atoms_mean']:.1f} atoms; {result['different']} with other counts")
-    ways = {
+    print(
+        f"{result['crystals']} crystals of {result['atoms_mean']:.1f} atoms; {result['different']} counted differently"
+    )
+    methods = {
         "build": "build alignn's graph and line graph:",
         "measure": "measure:",
         "neighbor_list": "the neighbour list:",
     }
-    for way, text in ways.items():
-        print(f"{text:<36} {taken[way]:7.3f} ms a crystal, {1000 / taken[way]:8,.0f} crystals a second and core")
+    for method, text in methods.items():
+        rate = 1000 / taken[method]
+        print(f"{text:<36} {taken[method]:7.3f} ms per crystal, {rate:8,.0f} crystals per second and core")
     print(f"measuring is {result['times_faster_than_building']:.1f} times faster than building, ", end="")
     print(f"and takes {result['times_the_neighbor_list']:.1f} times the neighbour list alone")
     if options.streams:
         print()
-        subprocess.run([sys.executable, str(Path(__file__).with_name("streams.py"))], check=True)
+        subprocess.run([sys.executable, Path(__file__).with_name("streams.py")], check=True)
 
 
 if __name__ == "__main__":

@@ -2,10 +2,10 @@
 
     python scripts/benchmarks/streams.py [--crystals 4000] [--many 40000] [--json]
 
-The AFLOW prototypes that come with pymatgen of up to 30 atoms, again and again under new names. Times are the
-processor's, so that other programs on the machine change little. "Read for workers" is what one process can hand to
-others, who parse and count: it bounds how many it can feed. Memory is the highest of a process that measures a few
-crystals, then many.
+The AFLOW prototypes of up to 30 atoms that come with pymatgen, repeated under new names. Times are processor time, so
+that other programs on the machine change little. "Read for workers" is how many crystals one process can hand to
+others, which parse and count them: it bounds how many workers it can feed. Memory is the peak of a process that
+measures a few crystals, then many.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from nodebudget.datasets.readers.open_dataset import open_source
 from nodebudget.utils.optional_imports import require
 
 MIB = 2**20
-#: Parquet with row groups of a usual size.
+#: Parquet has row groups of a usual size.
 MADE: dict[str, Any] = {
     **{name: write for name, write in WRITERS.items() if name != "shards"},
     "struct.parquet": lambda path, made: write_parquet(path, made, rows=10_000),
@@ -48,16 +48,16 @@ for path in sys.argv[1:]:
 
 
 def crystals(count: int) -> list[dict[str, Any]]:
-    """Return JARVIS-style entries with names of their own."""
+    """Return JARVIS-style entries with different names."""
     library = require("pymatgen.analysis.prototypes").AFLOW_PROTOTYPE_LIBRARY
     atoms = require("jarvis.core.atoms")
-    found = [atoms.pmg_to_atoms(entry["snl"].structure).to_dict() for entry in library]
-    found = [values for values in found if len(values["elements"]) <= 30]
-    return [{"jid": f"AFLOW-{n:08d}", "target": 1.0, "atoms": found[n % len(found)]} for n in range(count)]
+    small = [atoms.pmg_to_atoms(entry["snl"].structure).to_dict() for entry in library]
+    small = [values for values in small if len(values["elements"]) <= 30]
+    return [{"jid": f"AFLOW-{n:08d}", "target": 1.0, "atoms": small[n % len(small)]} for n in range(count)]
 
 
 def seconds(work: Any) -> float:
-    """Return how long the processor works on a call."""
+    """Return the processor time of a call, in seconds."""
     start = time.process_time()
     work()
     return time.process_time() - start
@@ -88,14 +88,14 @@ def throughput(folder: Path, count: int) -> list[dict[str, Any]]:
 
 
 def memory(folder: Path, few: int, many: int) -> dict[str, Any]:
-    """Return the highest memory of a process that measures a few crystals, and many."""
+    """Return the peak memory of a process that measures a few crystals, and many, in bytes."""
     paths = [write_lines(folder / f"{count}.jsonl", crystals(count)) for count in (few, many)]
     # The first call imports what measuring needs.
     command = [sys.executable, "-W", "ignore", "-c", PEAKS, *map(str, [paths[0], *paths])]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     _, before, after = map(int, done.stdout.split())
-    grown = (after - before) / (many - few)
-    return {"few": few, "many": many, "file": paths[1].stat().st_size, "before": before, "after": after, "each": grown}
+    each = (after - before) / (many - few)
+    return {"few": few, "many": many, "file": paths[1].stat().st_size, "before": before, "after": after, "each": each}
 
 
 def main() -> None:
@@ -108,11 +108,13 @@ def main() -> None:
     warnings.simplefilter("ignore")
     with tempfile.TemporaryDirectory() as name:
         rows = throughput(Path(name), options.crystals)
-        found = memory(Path(name), min(2000, options.many // 2), options.many)
+        peaks = memory(Path(name), min(2000, options.many // 2), options.many)
     if options.json:
-        print(json.dumps({"formats": rows, "memory": found}, indent=2))
+        print(json.dumps({"formats": rows, "memory": peaks}, indent=2))
         return
-    print("| format | bytes a crystal | crystals a second and core | read for workers, a second | from the cache |")
+    print(
+        "| format | bytes per crystal | crystals per second and core | read for workers, per second | from the cache |"
+    )
     print("| --- | --- | --- | --- | --- |")
     for row in rows:
         print(
@@ -120,9 +122,9 @@ def main() -> None:
             f"| {row['cached_ms']:.1f} ms |"
         )
     print()
-    print(f"{found['few']:,} crystals: at most {found['before'] / MIB:.1f} MiB in memory")
-    print(f"{found['many']:,} crystals ({found['file'] / MIB:.1f} MiB on disk): {found['after'] / MIB:.1f} MiB")
-    print(f"{found['each']:.0f} bytes a further crystal")
+    print(f"{peaks['few']:,} crystals: peak of {peaks['before'] / MIB:.1f} MiB")
+    print(f"{peaks['many']:,} crystals ({peaks['file'] / MIB:.1f} MiB on disk): {peaks['after'] / MIB:.1f} MiB")
+    print(f"{peaks['each']:.0f} bytes per further crystal")
 
 
 if __name__ == "__main__":

@@ -165,7 +165,7 @@ def test_atoms_on_one_spot_are_no_neighbours_of_each_other():
 
 @pytest.mark.parametrize("dataset", [[], 5, "sizes.npz", {"atoms": {}}])
 def test_what_is_no_dataset(dataset):
-    with pytest.raises(InputError, match=r"empty|not a dataset|no file"):
+    with pytest.raises(InputError, match=r"empty|not a dataset|does not exist"):
         measure(dataset)
 
 

@@ -107,7 +107,7 @@ def test_a_csv_with_nothing_but_atoms(tmp_path):
 
 
 def test_files_that_are_not_there_or_of_another_kind(tmp_path):
-    with pytest.raises(InputError, match="no file"):
+    with pytest.raises(InputError, match="does not exist"):
         SizeTable.load(tmp_path / "s.npz")
     for path in ("s.txt", "s"):
         with pytest.raises(InputError, match="suffix"):

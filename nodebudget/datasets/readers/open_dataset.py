@@ -123,13 +123,13 @@ def open_source(
     if place.exists():
         return _open_file(place, read_limits)
     if not (glob.has_magic(str(path)) or "{" in str(path)):
-        raise InputError(f"there is no file or folder {str(path)!r}", hint="check the path")
+        raise InputError(f"{str(path)!r} does not exist", hint="check the path")
     return _joined(place, shards.expanded(str(path)), read_limits)
 
 
 def empty_dataset(path: str | os.PathLike[str]) -> InputError:
     """Return the error that a dataset has nothing in it."""
-    return InputError(f"{str(path)!r} is empty", limit="one crystal or graph, or more", hint="check the path")
+    return InputError(f"{str(path)!r} is empty", limit="at least one crystal or graph is needed", hint="check the path")
 
 
 def _open_file(path: Path, read_limits: ReadLimits) -> RecordSource | SizeTable:

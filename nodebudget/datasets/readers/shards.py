@@ -82,7 +82,7 @@ def expanded(pattern: str) -> list[Path]:
     for name in _expanded_braces(pattern):
         matches = sorted(glob.glob(name)) if glob.has_magic(name) else [name]  # noqa: PTH207
         if not matches or not Path(matches[0]).exists():
-            raise InputError(f"there is no file or folder {name!r}", hint="check the path")
+            raise InputError(f"{name!r} does not exist", hint="check the path")
         files += map(Path, matches)
     return files
 

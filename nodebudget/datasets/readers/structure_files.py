@@ -77,7 +77,7 @@ def _content(path: Path, read_limits: ReadLimits) -> bytes | SampleError:
     try:
         # A named pipe or a device in a dataset would be read forever.
         if not path.is_file():
-            return SampleError(f"there is no file {str(path)!r}")
+            return SampleError(f"{str(path)!r} does not exist, or is not a regular file")
         if (size := path.stat().st_size) > read_limits.max_record:
             return SampleError(read_limits.too_large(size))
         with path.open("rb") as file:
