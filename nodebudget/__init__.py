@@ -47,6 +47,7 @@ _HOMES = {
     "load_workload": "nodebudget.workloads.registry",
     "make_plan": "nodebudget.sampling.planner",
     "measure": "nodebudget.datasets.measure",
+    "measure_samples": "nodebudget.workloads.sample_sizes",
     "oom_guard": "nodebudget.monitor.oom",
     "open_data": "nodebudget.datasets.readers.open_dataset",
     "open_probe": "nodebudget.profiling.open",
@@ -105,6 +106,7 @@ if TYPE_CHECKING:
     from nodebudget.workloads.protocol import Variant as Variant
     from nodebudget.workloads.protocol import Workload as Workload
     from nodebudget.workloads.registry import load_workload as load_workload
+    from nodebudget.workloads.sample_sizes import measure_samples as measure_samples
 
 
 def __getattr__(name: str) -> Any:

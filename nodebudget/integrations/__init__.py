@@ -2,7 +2,17 @@
 
 from nodebudget.integrations.advancing import AdvancingSampler
 from nodebudget.integrations.alignn import budget_loaders, with_budget
+from nodebudget.integrations.alignn_train import AlignnTraining, TrainingBudget, train_alignn
 from nodebudget.integrations.huggingface import trainer_callback
 from nodebudget.integrations.lightning import lightning_callback
 
-__all__ = ["AdvancingSampler", "budget_loaders", "lightning_callback", "trainer_callback", "with_budget"]
+__all__ = [
+    "AdvancingSampler",
+    "AlignnTraining",
+    "TrainingBudget",
+    "budget_loaders",
+    "lightning_callback",
+    "train_alignn",
+    "trainer_callback",
+    "with_budget",
+]
