@@ -268,7 +268,7 @@ def _check_predictions(config: Any, sampler: Any) -> None:
         raise DoesNotFitError(
             f"{lone} of {len(plan)} training batches hold a single graph, on which alignn fails after the last epoch "
             "when it writes predictions",
-            limit=f"a step may take {format_bytes(plan.budget.memory)}",
+            limit=f"a step may take {format_bytes(plan.config.budget.memory)}",
             hint="give more memory, or set write_predictions to false in the config",
         )
 

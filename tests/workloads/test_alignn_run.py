@@ -7,9 +7,9 @@ import warnings
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
+from alignn_folder import SMALL, write_root
 from crystals import entries
 
 from nodebudget import GraphSettings, calibrate, load_workload, measure
@@ -17,28 +17,10 @@ from nodebudget.calibration.calibrate import CalibrationConfig
 from nodebudget.errors import InputError
 from nodebudget.profiling.cpu_trace import memory_profiler, peak_of, read_blocks
 from nodebudget.utils.optional_imports import require
-from nodebudget.workloads.alignn_inputs import MODELS
 from nodebudget.workloads.alignn_loop import quiet
 from nodebudget.workloads.alignn_run import read_alignn_run
 from nodebudget.workloads.alignn_step import AlignnRunWorkload
 from nodebudget.workloads.protocol import resident_bytes
-
-SMALL = {"atom_input_features": 92, "alignn_layers": 1, "gcn_layers": 1, "hidden_features": 16}
-
-
-def write_root(folder: Path, count: int = 30, **model: Any) -> tuple[str, str]:
-    """Write a data folder and a config of alignn; return both paths."""
-    rng = np.random.default_rng(0)
-    records = []
-    for number, entry in enumerate(entries(most=8, count=count)):
-        atoms = len(entry["atoms"]["elements"])
-        forces, stresses = rng.normal(size=(atoms, 3)).tolist(), rng.normal(size=(3, 3)).tolist()
-        record = {"jid": f"c{number}", "atoms": entry["atoms"], "total_energy": float(rng.normal())}
-        records.append({**record, "forces": forces, "stresses": stresses})
-    (folder / "id_prop.json").write_text(json.dumps(records))
-    config = {"cutoff": 8.0, "num_workers": 0, "batch_size": 4, "learning_rate": 0.001, **model.pop("training", {})}
-    (folder / "config.json").write_text(json.dumps({**config, "model": {"name": MODELS[0], **SMALL, **model}}))
-    return str(folder), str(folder / "config.json")
 
 
 class Watched:
