@@ -41,22 +41,25 @@ class RandomStream:
         The first of a stream is what `numpy.random.default_rng(key).permutation(count)` gives in numpy 1.17 to 2.5, by
         which nodebudget planned before, so that its states can still be loaded.
         """
-        order, top, spare = list(range(count)), count - 1, np.empty(0, dtype=np.int64)
+        order, top, halves = list(range(count)), count - 1, np.empty(0, dtype=np.int64)
         while top > 0:
             # Draw from 0 to i for i = top, top - 1, …: the lowest bits of 32 random ones, rejected where over i.
             mask = (1 << top.bit_length()) - 1
-            drawn = top - mask // 2
-            words = self.words((drawn - len(spare) + 1) // 2)
-            halves = np.stack([words & _LOW_HALF, words >> np.uint64(32)], axis=1).astype(np.int64).ravel()
-            halves, spare = np.split(np.concatenate([spare, halves]), [drawn])
-            candidates = halves & mask
+            needed = top - mask // 2
+            if len(halves) < 2 * needed + 64:
+                words = self.words(top + 64)
+                more = np.stack([words & _LOW_HALF, words >> np.uint64(32)], axis=1).astype(np.int64).ravel()
+                halves = np.concatenate([halves, more])
+            candidates = halves[: 2 * needed + 64] & mask
             accepted = candidates <= top
             # i falls with each number that is accepted. What is right up to a place is right after it the next time.
             while not np.array_equal(accepted, again := candidates <= top - np.cumsum(accepted) + accepted):
                 accepted = again
-            for i, j in enumerate(candidates[accepted].tolist()):
-                order[top - i], order[j] = order[j], order[top - i]
-            top -= int(np.count_nonzero(accepted))
+            chosen = np.flatnonzero(accepted)[:needed]
+            for i, j in zip(range(top, 0, -1), candidates[chosen].tolist(), strict=False):
+                order[i], order[j] = order[j], order[i]
+            top -= len(chosen)
+            halves = halves[chosen[-1] + 1 if len(chosen) == needed else len(candidates) :]
         return np.array(order, dtype=np.int64)
 
 
