@@ -97,7 +97,7 @@ def test_other_broken_structures(tmp_path):
     table = measure(tmp_path, on_error="skip", cache=False)
     assert table.ids.tolist() == ["good.vasp"]
     said = {entry["name"]: entry["reason"] for entry in table.settings["skipped"]}
-    assert "announces 1e+12 atoms" in said["many.vasp"]
+    assert "declares 1e+12 atoms" in said["many.vasp"]
     assert "empty" in said["empty.cif"]
     assert all("not exist" in said[name] for name in ("missing.cif", "pipe.vasp", "../../etc"))
 

@@ -129,7 +129,7 @@ def _parse(name: str, text: str) -> Any:
     # As jarvis reads them, signs and all.
     counts = [int(word) for word in rows[6].split()]
     if min(counts, default=0) < 0 or sum(counts) > len(rows):
-        raise SampleError(f"it announces {sum(counts):.3g} atoms, which is negative or more than it has lines")
+        raise SampleError(f"it declares {sum(counts):.3g} atoms, which is negative or more than it has lines")
     return require("jarvis.io.vasp.inputs").Poscar.from_string(text).atoms
 
 

@@ -1,6 +1,6 @@
 """Tar archives of structure files or JARVIS entries, webdataset shards among them. Nothing is ever extracted to disk.
 
-A sample is what webdataset takes for one: consecutive members that share the name up to the first dot of its last part.
+A sample is defined as in webdataset: consecutive members that share the name up to the first dot of its last part.
 Of these the structure file is read, or else the .json; pickles and other members never are.
 """
 
