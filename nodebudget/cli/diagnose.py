@@ -14,6 +14,8 @@ from nodebudget.cli.printer import Printer
 @click.option("--data-a", type=click.Path(), help="Dataset of run A, to compare the samples too.")
 @click.option("--data-b", type=click.Path(), help="Dataset of run B.  [default: as run A]")
 @click.option("--calibration", type=click.Path(), help="Calibration of run A: with data, it predicts bytes.")
+@click.option("--data", type=click.Path(), help="Crystals: measure a step with each setting of two alignn configs.")
+@options.device(prefer_gpu=True)
 @options.printer
 def command(
     run_a: str,
@@ -21,12 +23,15 @@ def command(
     data_a: str | None,
     data_b: str | None,
     calibration: str | None,
+    data: str | None,
+    device: str,
     printer: Printer,
 ) -> None:
     """Rank the differences of two runs by their effect on device memory, with bytes and reasons.
 
     Each RUN is an output folder with a config, or a config file: alignn's config.json, or any JSON, TOML or YAML.
-    Bytes are the change of a training step of run A if that one setting is changed.
+    Bytes are the change of a training step of run A if that one setting is changed. With --data they are measured: each
+    setting is switched by itself, and alignn's own training loop takes a step of the same crystals.
 
     \b
     Example:
@@ -39,11 +44,15 @@ def command(
     from nodebudget.report.diagnosis import diagnosis_report
 
     first, second = read_run_config(run_a), read_run_config(run_b)
-    diagnosis = diagnose(
-        first,
-        second,
-        data_a=None if data_a is None else open_data(data_a),
-        data_b=None if data_b is None else open_data(data_b),
-        calibration=None if calibration is None else Calibration.load(calibration),
-    )
+    with printer.steps() as steps:
+        diagnosis = diagnose(
+            first,
+            second,
+            data_a=None if data_a is None else open_data(data_a),
+            data_b=None if data_b is None else open_data(data_b),
+            calibration=None if calibration is None else Calibration.load(calibration),
+            crystals=None if data is None else open_data(data),
+            device=device,
+            progress=steps.of("measuring settings"),
+        )
     printer.result(diagnosis.to_dict(), diagnosis_report(diagnosis))

@@ -263,7 +263,8 @@ def test_alignn_configs(tmp_path):
     )
     found = GraphSettings.from_alignn_config(tmp_path / "config.json")
     assert found == GraphSettings("radius_graph", 4, 9, False, 3.0, 3.5)
-    assert GraphSettings.from_alignn_config({"model": {"name": "alignn_atomwise_pure"}}).strategy == "pure_torch"
+    # alignn builds the graphs of its pure models by the strategy of the config, as those of the others.
+    assert GraphSettings.from_alignn_config({"model": {"name": "alignn_atomwise_pure"}}).strategy == "k-nearest"
     for config in (["x"], {"cutoff": "far"}, {"max_neighbors": 0}, {"neighbor_strategy": "voronoi"}):
         (tmp_path / "bad.json").write_text(json.dumps(config))
         with pytest.raises(InputError):

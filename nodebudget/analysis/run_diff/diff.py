@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 from nodebudget.analysis.run_diff.effects import MODEL_EFFECTS, STEP_EFFECTS, Baseline, RunData, effect_of
+from nodebudget.analysis.run_diff.measured import TOGETHER, measure_settings
 from nodebudget.analysis.run_diff.rules import Rule, ratio, rule_for
 from nodebudget.analysis.run_diff.runs import RunConfig
 from nodebudget.analysis.shapley import Cause
 from nodebudget.calibration.memory_model import Calibration
 from nodebudget.datasets.readers.open_dataset import Data
+from nodebudget.errors import InputError
 from nodebudget.utils.size_labels import size_label
 
 _BATCH_SIZES = ("batch_size", "train_batch_size", "per_device_train_batch_size")
@@ -96,6 +98,9 @@ def diagnose(
     data_a: Data | None = None,
     data_b: Data | None = None,
     calibration: Calibration | None = None,
+    crystals: Any = None,
+    device: str = "cpu",
+    progress: Callable[[int, int | None], object] = lambda done, total: None,
 ) -> Diagnosis:
     """Rank the differences of two runs by their effect on device memory.
 
@@ -105,6 +110,10 @@ def diagnose(
         data_a: Dataset of the first run; the samples of its training split if the run lists it.
         data_b: Dataset of the second run; if only one of the two is given, both runs use it.
         calibration: Calibration of a training step of the first run: with data, it predicts bytes.
+        crystals: JARVIS dicts, for two runs of alignn: each differing setting is switched by itself, and a step is
+            measured (`nodebudget.analysis.run_diff.measured`).
+        device: Where it is measured: "cpu" or "cuda:0".
+        progress: Called with the number of steps measured and of all.
 
     Raises:
         InputError: The data can't be measured, or lacks a size that the calibration depends on.
@@ -123,8 +132,51 @@ def diagnose(
         measure, causes = baseline.causes(other)
         differences += [_from_cause(cause, measure, baseline) for cause in causes if abs(cause.share) >= _SAME]
         predicted = _predicted(baseline, _batch_size(b), RunData(second, b))
+    if crystals is not None:
+        differences = _measured(a, b, differences, crystals, device, progress)
     ranked = tuple(sorted(differences, key=_rank))
     return Diagnosis(a.name, b.name, ranked, _sentence(ranked), len(names), predicted)
+
+
+def _measured(
+    a: RunConfig, b: RunConfig, differences: list[Difference], crystals: Any, device: str, progress: Any
+) -> list[Difference]:
+    """Put measured bytes in place of estimated ones."""
+    if not (a.is_alignn and b.is_alignn):
+        raise InputError(
+            "steps are measured for two configs of alignn", hint="leave the crystals out, or give both config.json"
+        )
+    affecting = [entry.name for entry in differences if entry.affects_device_memory is not False]
+    switched = [name for name in affecting if not name.startswith("data.")]
+    if not switched:
+        return differences
+    reference, changes = measure_settings(a, b, switched, crystals, device, progress)
+    measured = [
+        _with_change(entry, changes.get(entry.name, "switched with model.name"), reference)
+        if entry.name in switched
+        else entry
+        for entry in differences
+    ]
+    together = changes.get(TOGETHER)
+    if isinstance(together, int):
+        measured.append(Difference(TOGETHER, None, None, True, together, "measured with all of them switched"))
+    return measured
+
+
+def _with_change(entry: Difference, change: int | str, reference: int) -> Difference:
+    if isinstance(change, str):
+        return replace(entry, bytes=None, reason=change, strength=0.0, direction=0)
+    ratio_ = math.log(max(1 + change / reference, _MIN_RATIO))
+    same = abs(change) < _SAME * reference
+    reason = "measured: " + ("no change" if same else f"{change / reference:+.1%} of a step of A")
+    return replace(
+        entry,
+        affects_device_memory=not same,
+        bytes=change,
+        reason=reason,
+        strength=abs(ratio_),
+        direction=0 if same else _sign(ratio_),
+    )
 
 
 def _batch_size(run: RunConfig) -> int | None:
@@ -204,6 +256,9 @@ def _sentence(ranked: Sequence[Difference]) -> str:
     if top.affects_device_memory:
         direction = {1: ", by which B takes more", -1: ", by which B takes less", 0: ""}[top.direction]
         values = f"{_shown(top.a)} in A, {_shown(top.b)} in B"
+        if top.bytes is None:
+            names = [entry.name for entry in ranked if entry.affects_device_memory]
+            return f"These settings can change device memory: {', '.join(names[:5])}. To measure them, give --data."
         return f"The most likely cause is {top.name} ({values}){direction}: {top.reason}."
     unknown = [difference.name for difference in ranked if difference.affects_device_memory is None]
     if unknown:
