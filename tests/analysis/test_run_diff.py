@@ -5,6 +5,7 @@ import json
 import os
 
 import pytest
+from alignn_folder import SMALL
 from calibrations import fitted
 from click.testing import CliRunner
 from crystals import entries
@@ -295,3 +296,41 @@ def test_data_that_lacks_what_the_calibration_needs_is_refused(tmp_path):
     SizeTable.from_counts([1, 2, 3]).save(tmp_path / "nodes.npz")
     with pytest.raises(InputError, match="depends on"):
         found(FIRST, SECOND, data_a=open_data(tmp_path / "nodes.npz"), calibration=fitted())
+
+
+@pytest.mark.parametrize(
+    ("change", "affects", "direction"),
+    [
+        ({"model": {"gradwise_weight": 1.0}}, False, 0),
+        ({"cutoff": 3.0}, True, -1),
+        ({"model": {"hidden_features": 32}}, True, 1),
+    ],
+)
+def test_settings_of_alignn_are_measured(tmp_path, change, affects, direction):
+    base = {"neighbor_strategy": "radius_graph", "cutoff": 4.0, "batch_size": 4, "num_workers": 0}
+    model = {"name": "alignn_atomwise", **SMALL, "gradwise_weight": 0.05}
+    for name, values in (("a", {}), ("b", change)):
+        config = {**base, **{key: value for key, value in values.items() if key != "model"}}
+        text = json.dumps({**config, "model": {**model, **values.get("model", {})}})
+        (tmp_path / f"{name}.json").write_text(text)
+    runs = [read_run_config(tmp_path / f"{name}.json") for name in "ab"]
+    (difference,) = diagnose(*runs, crystals=entries(most=8, count=8)).differences
+    assert difference.affects_device_memory is affects
+    assert difference.direction == direction
+    assert difference.reason.startswith("measured: ")
+
+
+def test_unmeasured_settings_are_not_called_a_cause(tmp_path):
+    for name, weight in (("a", 0.05), ("b", 1.0)):
+        config = {"batch_size": 4, "model": {"name": "alignn_atomwise", "gradwise_weight": weight}}
+        (tmp_path / f"{name}.json").write_text(json.dumps(config))
+    found = diagnose(*(read_run_config(tmp_path / f"{name}.json") for name in "ab"))
+    assert "cause" not in found.likely_cause
+    assert "--data" in found.likely_cause
+
+
+def test_only_runs_of_alignn_can_be_measured(tmp_path):
+    for name, size in (("a", 4), ("b", 8)):
+        (tmp_path / f"{name}.json").write_text(json.dumps({"batch_size": size}))
+    with pytest.raises(InputError, match="two configs of alignn"):
+        diagnose(*(read_run_config(tmp_path / f"{name}.json") for name in "ab"), crystals=entries(most=8, count=4))

@@ -256,7 +256,9 @@ def _sentence(ranked: Sequence[Difference]) -> str:
     if top.affects_device_memory:
         direction = {1: ", by which B takes more", -1: ", by which B takes less", 0: ""}[top.direction]
         values = f"{_shown(top.a)} in A, {_shown(top.b)} in B"
-        if top.bytes is None:
+        # More graphs, or larger ones, take more memory; of other settings only a measured step can tell.
+        certain = top.name in _BATCH_SIZES or top.name.startswith("data.")
+        if top.bytes is None and not certain:
             names = [entry.name for entry in ranked if entry.affects_device_memory]
             return f"These settings can change device memory: {', '.join(names[:5])}. To measure them, give --data."
         return f"The most likely cause is {top.name} ({values}){direction}: {top.reason}."
