@@ -128,8 +128,9 @@ def _is_valid(line: Mapping[str, Any]) -> bool:
     event, step, batches = line.get("event"), line.get("step"), line.get("batches", "missing")
     if event == "step":
         return _is_valid_step(line)
-    if event in ("warning", "out of memory"):
-        return isinstance(line.get("text"), str) and _is_number(step)
+    if event in ("warning", "out of memory", "split"):
+        has_text = event == "split" or isinstance(line.get("text"), str)
+        return has_text and _is_number(step) and _is_number(line.get("time"))
     if event == "epoch":
         return _is_number(step) and (batches is None or _is_number(batches))
     return True

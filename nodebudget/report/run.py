@@ -97,10 +97,15 @@ def _figures(values: Mapping[str, Any]) -> dict[str, str]:
     return {label: str(text) for label, text in figures.items() if text}
 
 
+def _step(event: Mapping[str, Any]) -> str:
+    """Return the step of an event; those of the user may have none, or any value."""
+    step = event.get("step", "–")
+    return number(step) if event.get("event") in _MARKS else str(step)
+
+
 def _events(events: Sequence[Mapping[str, Any]]) -> Table:
     rows = [
-        [number(event["step"]), str(event.get("about") or event.get("event")), _message(event)]
-        for event in events[:_MAX_EVENTS]
+        [_step(event), str(event.get("about") or event.get("event")), _message(event)] for event in events[:_MAX_EVENTS]
     ]
     title = "Events" + (f", the first {len(rows)} of {len(events)}" if len(events) > len(rows) else "")
     title = title if rows else "No events: no drift, no leak, nothing out of memory"

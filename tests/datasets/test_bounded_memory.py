@@ -1,4 +1,4 @@
-"""Memory does not grow with the dataset, but for the table itself."""
+"""Memory does not grow with the dataset, except for the table itself."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Crafted structure files, names, pickles and anything at all: one sentence, and nothing of theirs is run."""
+"""Crafted structure files, names, pickles and random damage: one error in one sentence, and none of their code runs."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 from crystals import entries
-from formats import WRITERS, structure_files, write_lines, write_members, write_parquet, write_webdataset
+from feeding import in_one_sentence
+from formats import WRITERS, reasons, structure_files, write_lines, write_members, write_parquet, write_webdataset
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -25,19 +26,6 @@ from nodebudget.utils.optional_imports import load_dgl, require
 
 CRYSTALS = entries(6, 12)
 ATOMS = CRYSTALS[0]["atoms"]
-
-
-def in_one_sentence(caught):
-    text = str(caught.value)
-    assert "\n" not in text
-    assert text.isprintable()
-    assert len(text) < 1000
-    return text
-
-
-def reasons(path):
-    """Why the crystals that could not be read could not."""
-    return [entry["reason"] for entry in measure(path, on_error="skip", cache=False).settings.get("skipped", [])]
 
 
 # --- structure files
@@ -129,7 +117,7 @@ def test_symmetry_is_what_jarvis_makes_of_it(operation, data):
 NASTY = "a\n\x1b[31mred\x1b]0;title\x07\u202e.jsonl"
 
 
-def test_names_do_nothing_to_a_terminal(tmp_path):
+def test_names_from_files_do_not_control_the_terminal(tmp_path):
     entry = {"jid": "id\n\x1b[2J", "atoms": {}}
     path = write_lines(tmp_path / NASTY, [CRYSTALS[0], entry])
     for options in ([], ["--on-error", "skip"], ["--neighbors", "0"], ["-o", str(tmp_path / "no" / NASTY)]):
@@ -145,7 +133,7 @@ def test_names_do_nothing_to_a_terminal(tmp_path):
     assert "\x1b" not in done.stderr
 
 
-def test_pipes_and_devices_are_no_data(tmp_path):
+def test_pipes_and_devices_are_refused(tmp_path):
     os.mkfifo(tmp_path / "a.jsonl")
     (tmp_path / "b.jsonl").symlink_to("/dev/zero")
     for name in ("a.jsonl", "b.jsonl", "?.jsonl", "."):
@@ -163,7 +151,7 @@ class Run:
         return (os.mkdir, ("owned",))
 
 
-def test_nothing_is_unpickled_unasked(tmp_path, monkeypatch):
+def test_nothing_is_unpickled_without_permission(tmp_path, monkeypatch):
     import pickle
 
     monkeypatch.chdir(tmp_path)
@@ -221,7 +209,7 @@ def test_an_lmdb_that_is_cut_ends_no_process(tmp_path):
         measure(tmp_path, allow_pickle=True)
 
 
-def test_databases_that_are_none_or_never_end(tmp_path):
+def test_files_that_are_not_ase_databases_and_queries_without_end(tmp_path):
     path = tmp_path / "a.db"
     with sqlite3.connect(path) as database:
         database.execute("CREATE TABLE information (name TEXT, value TEXT)")
@@ -299,21 +287,21 @@ def test_a_dataset_of_nothing_but_junk_ends_soon(tmp_path, monkeypatch):
         max_leaves=12,
     )
 )
-def test_any_json_is_a_crystal_or_has_a_reason_not_to_be(value):
+def test_any_json_gives_counts_or_a_reason(value):
     mixed = {**ATOMS, **value} if isinstance(value, dict) else value
     for name, counts in measure_records([(None, value), (None, {"atoms": mixed})], GraphSettings()):
         assert name is None or isinstance(name, str)
         assert isinstance(counts, str) or all(count >= 0 for count in counts)
 
 
-def test_the_measures_of_a_crystal_that_is_well_are_not_touched_by_any_of_this(tmp_path):
+def test_valid_crystals_beside_a_broken_one(tmp_path):
     path = write_webdataset(tmp_path / "a.tar", CRYSTALS)
     assert measure(path).fingerprint() == measure(CRYSTALS).fingerprint()
     with pytest.raises(CrystalError, match="crystal 12 "):
         measure(write_parquet(tmp_path / "a.parquet", [*CRYSTALS, {**CRYSTALS[0], "atoms": None}]))
 
 
-def test_a_row_whose_text_is_no_utf8_is_named(tmp_path):
+def test_a_row_whose_text_is_not_utf8_is_named(tmp_path):
     arrow, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
     texts = [json.dumps(entry["atoms"]).encode() for entry in entries(count=3)]
     texts[1] = b"\xff" + texts[1]

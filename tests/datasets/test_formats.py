@@ -52,7 +52,7 @@ def test_items_are_read_in_any_order(name, expected, tmp_path):
 
 
 @pytest.mark.parametrize("name", PACKED)
-def test_packed_streams_have_no_order_but_their_own(name, tmp_path):
+def test_packed_files_can_only_be_read_from_front_to_back(name, tmp_path):
     path = WRITERS[name](tmp_path / name, CRYSTALS)
     with pytest.raises(InputError, match=r"front to back.*; unpack it$"):
         open_data(path)
@@ -65,7 +65,7 @@ def test_patterns_of_shards(pattern, expected, tmp_path):
     assert same(measure(tmp_path / pattern), expected)
 
 
-def test_patterns_that_stand_for_nothing_or_too_much(tmp_path):
+def test_patterns_without_files_and_with_too_many(tmp_path):
     for pattern in ("no-{0..3}.tar", "no-*.tar"):
         with pytest.raises(InputError, match="does not exist"):
             measure(tmp_path / pattern)

@@ -1,4 +1,4 @@
-"""Crafted and broken files: one sentence, in bounded time and memory, and nothing of theirs is run or written."""
+"""Crafted and broken files: one error in one sentence, in bounded time and memory, and nothing of theirs is written."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 from crystals import entries
-from formats import WRITERS, write_members
+from feeding import in_one_sentence
+from formats import WRITERS, reasons, write_members
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -31,21 +32,8 @@ ATOMS = CRYSTALS[0]["atoms"]
 MIB = 2**20
 
 
-def in_one_sentence(caught):
-    text = str(caught.value)
-    assert "\n" not in text
-    assert text.isprintable()
-    assert len(text) < 1000
-    return text
-
-
 def limited(**limits):
     return MeasureOptions(read_limits=ReadLimits(**limits))
-
-
-def reasons(path):
-    """Why the crystals that could not be read could not."""
-    return [entry["reason"] for entry in measure(path, on_error="skip", cache=False).settings.get("skipped", [])]
 
 
 # --- what unpacks to too much
@@ -76,7 +64,7 @@ def tar_header(name, size, kind=tarfile.REGTYPE):
 
 @pytest.fixture
 def small(monkeypatch):
-    """Let a bomb be small."""
+    """Use a small limit, so that a bomb can be small."""
     monkeypatch.setattr("nodebudget.datasets.read_limits.FREE", 32 * MIB)
 
 
@@ -104,7 +92,7 @@ def test_bombs_are_not_unpacked(name, small, tmp_path):
     assert peak < 16 * MIB
 
 
-def test_who_trusts_a_file_can_have_it_unpacked(tmp_path, monkeypatch):
+def test_a_trusted_file_can_be_unpacked_with_a_higher_limit(tmp_path, monkeypatch):
     monkeypatch.setattr("nodebudget.datasets.read_limits.FREE", 1000)
     path = tmp_path / "a.jsonl.gz"
     path.write_bytes(gzip.compress((json.dumps(CRYSTALS[0]) + "\n").encode() * 400))
@@ -148,7 +136,7 @@ def test_large_records_are_refused_by_themselves(tmp_path):
 
 
 @pytest.mark.parametrize("value", [0, -1, float("nan"), float("inf"), True, "much"])
-def test_bounds_that_bound_nothing(value):
+def test_limits_that_are_not_positive_numbers(value):
     with pytest.raises(InputError, match=r"max_.* is"):
         ReadLimits(max_expansion=value)
     with pytest.raises(InputError, match=r"max_.* is"):
@@ -198,7 +186,7 @@ def test_a_lone_surrogate_does_not_keep_sizes_from_being_written(tmp_path):
 @given(
     st.lists(st.one_of(st.none(), st.integers(), st.floats(), st.text(max_size=20), st.just([[]]))), st.integers(1, 9)
 )
-def test_lists_are_cut_into_what_json_makes_of_them(values, block):
+def test_elements_of_lists_are_those_of_json(values, block):
     from nodebudget.datasets.readers import json_files as jsontext
 
     text = json.dumps(values, ensure_ascii=False, indent=block % 3).encode("utf-8", "surrogatepass")
@@ -211,7 +199,7 @@ def test_lists_are_cut_into_what_json_makes_of_them(values, block):
 # --- tar
 
 
-def test_members_that_would_escape_are_read_and_never_written(tmp_path, monkeypatch):
+def test_members_outside_of_the_folder_are_read_and_never_written(tmp_path, monkeypatch):
     place = tmp_path / "in"
     place.mkdir()
     monkeypatch.chdir(place)
@@ -276,7 +264,7 @@ def write_members_to_bytes(members):
 
 
 @pytest.mark.parametrize("name", broken_tars())
-def test_tars_that_are_damaged_or_ask_for_too_much(name, tmp_path):
+def test_tars_that_are_damaged_or_too_large(name, tmp_path):
     (tmp_path / "a.tar").write_bytes(broken_tars()[name])
     with pytest.raises(NodeBudgetError, match=r"tar archive|over the limit|not one") as caught:
         measure(tmp_path / "a.tar", on_error="skip")

@@ -1,4 +1,4 @@
-"""Every form of dataset, in memory and on disk, and what is wrong with some."""
+"""All forms of datasets, in memory and on disk, and errors in some."""
 
 from __future__ import annotations
 
@@ -13,9 +13,10 @@ import pytest
 import torch
 from crystals import alignn_counts, alignn_graphs, entries, from_structure, small_prototypes
 
-from nodebudget import SizeTable, measure
+from nodebudget import MeasureOptions, SizeTable, measure
 from nodebudget.datasets.graph_settings import GraphSettings
 from nodebudget.datasets.readers.open_dataset import open_data
+from nodebudget.datasets.workers import measure_chunks
 from nodebudget.errors import CrystalError, InputError
 from nodebudget.utils.optional_imports import load_dgl, require
 
@@ -106,6 +107,48 @@ def test_further_sizes_and_progress(crystals):
     assert table.settings["graphs"] == GraphSettings().to_dict()
 
 
+def test_further_sizes_of_a_path_are_those_of_its_samples(crystals, tmp_path):
+    (tmp_path / "a.json").write_text(json.dumps(crystals))
+    table = measure(tmp_path / "a.json", size_of=lambda entry: {"tokens": len(entry["jid"])})
+    assert table["tokens"].tolist() == [len(entry["jid"]) for entry in crystals]
+    assert table.settings["source"] == str(tmp_path / "a.json")
+    assert not (tmp_path / ".nodebudget").exists()
+
+
+def test_a_dataset_in_memory_is_written_too(crystals, tmp_path):
+    table = measure(crystals, output=tmp_path / "s.csv")
+    assert same(SizeTable.load(tmp_path / "s.csv"), table)
+    with pytest.raises(InputError, match="exists"):
+        measure(crystals, output=tmp_path / "s.csv")
+    measure(crystals[:2], output=tmp_path / "s.csv", options=MeasureOptions(force=True))
+    assert len(SizeTable.load(tmp_path / "s.csv")) == 2
+    assert [path.name for path in tmp_path.iterdir()] == ["s.csv"]
+
+
+def test_graph_settings_for_data_that_is_not_crystals(graphs, expected):
+    four = GraphSettings(neighbors=4)
+    for data, kind in ((graphs, "graphs"), (expected, "sizes")):
+        assert same(measure(data, graphs=four), expected)
+        with pytest.raises(InputError, match=f"holds {kind}, to which graph settings do not apply"):
+            measure(data, graphs=four, options=MeasureOptions(crystals_only=True))
+
+
+@pytest.mark.parametrize("count", [11, 12])
+def test_processes_are_started_for_many_crystals(crystals, count, monkeypatch):
+    started = []
+    monkeypatch.setattr("nodebudget.datasets.measure.MANY_CRYSTALS", 12)
+    monkeypatch.setattr("nodebudget.datasets.measure.os.cpu_count", lambda: 7)
+
+    def chunks_in_process(chunks, graphs, workers):
+        started.append(workers)
+        return measure_chunks(chunks, graphs)
+
+    monkeypatch.setattr("nodebudget.datasets.measure.measure_chunks", chunks_in_process)
+    for workers in (None, 0):
+        measure(crystals[:count], workers=workers)
+    assert started == [7 if count == 12 else 0, 0]
+
+
 def test_a_table_is_returned_as_it_is(expected):
     assert measure(expected) is expected
 
@@ -164,7 +207,7 @@ def test_atoms_on_one_spot_are_no_neighbours_of_each_other():
 
 
 @pytest.mark.parametrize("dataset", [[], 5, "sizes.npz", {"atoms": {}}])
-def test_what_is_no_dataset(dataset):
+def test_values_that_are_not_datasets(dataset):
     with pytest.raises(InputError, match=r"empty|not a dataset|does not exist"):
         measure(dataset)
 
@@ -263,8 +306,9 @@ def test_alignn_configs(tmp_path):
     )
     found = GraphSettings.from_alignn_config(tmp_path / "config.json")
     assert found == GraphSettings("radius_graph", 4, 9, False, 3.0, 3.5)
-    # alignn builds the graphs of its pure models by the strategy of the config, as those of the others.
+    # The pure-PyTorch models too are trained on graphs of the strategy that is set.
     assert GraphSettings.from_alignn_config({"model": {"name": "alignn_atomwise_pure"}}).strategy == "k-nearest"
+    assert GraphSettings.from_alignn_config({"max_neighbors": "9"}).neighbors == 9
     for config in (["x"], {"cutoff": "far"}, {"max_neighbors": 0}, {"neighbor_strategy": "voronoi"}):
         (tmp_path / "bad.json").write_text(json.dumps(config))
         with pytest.raises(InputError):

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 from crystals import entries
-from formats import WRITERS, check_in_process, write_lines
+from formats import WRITERS, check_in_process, tables_equal, write_lines
 from full_disk import largest_file
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -30,18 +30,12 @@ CRYSTALS = entries(6, 12)
 BROKEN = {"jid": "broken", "atoms": {**CRYSTALS[0]["atoms"], "coords": None}}
 
 
-def tables_equal(one, other):
-    assert one.fingerprint() == other.fingerprint()
-    assert list(one.ids) == list(other.ids)
-    assert one.settings == other.settings
-
-
 class Stop(Exception):  # noqa: N818
     """An interruption."""
 
 
 def interrupted(path, output, after, **options):
-    """Measure until so many samples are done."""
+    """Measure and stop after this many samples."""
 
     def stop(done, total):
         if done >= after:
@@ -58,7 +52,7 @@ def interrupted(path, output, after, **options):
     chunk=st.integers(1, 5),
     broken=st.sets(st.integers(0, 11), max_size=3),
 )
-def test_interrupted_anywhere_and_gone_on_with_equals_uninterrupted(name, stops, chunk, broken, tmp_path_factory):
+def test_interrupted_anywhere_and_resumed_equals_uninterrupted(name, stops, chunk, broken, tmp_path_factory):
     folder = tmp_path_factory.mktemp("law")
     made = [{**entry, "atoms": {**entry["atoms"], "coords": [[0.0]]}} if i in broken else entry
             for i, entry in enumerate(CRYSTALS)]  # fmt: skip
@@ -80,7 +74,7 @@ def test_interrupted_anywhere_and_gone_on_with_equals_uninterrupted(name, stops,
 
 @settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(keep=st.integers(0, 2000), junk=st.binary(max_size=40))
-def test_a_part_that_is_cut_or_damaged_anywhere_loses_no_more_than_that(keep, junk, tmp_path_factory):
+def test_a_part_that_is_cut_or_damaged_anywhere_is_used_up_to_there(keep, junk, tmp_path_factory):
     folder = tmp_path_factory.mktemp("cut")
     path, output = write_lines(folder / "a.jsonl", CRYSTALS), folder / "s.csv"
     with pytest.MonkeyPatch.context() as patch:
@@ -227,7 +221,7 @@ def test_a_disk_that_fills_up_leaves_rows_to_resume_with(size, tmp_path):
     assert sorted(found.name for found in tmp_path.iterdir()) == [".nodebudget", "a.jsonl", "s.csv"]
 
 
-def test_a_disk_too_full_for_the_cache_costs_no_sizes(tmp_path):
+def test_a_disk_too_full_for_the_cache(tmp_path):
     path = write_lines(tmp_path / "a.jsonl", CRYSTALS)
     with largest_file(100):
         done = CliRunner().invoke(main, ["measure", str(path), "--json"])

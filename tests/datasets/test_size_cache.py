@@ -33,7 +33,7 @@ def cached(folder):
 
 
 def measured(path, **options):
-    """The table, and whether anything was measured for it."""
+    """Return the table, and whether anything was measured for it."""
     seen = []
     table = measure(path, progress=lambda done, total: seen.append(done), **options)
     return table, bool(seen)
@@ -43,8 +43,8 @@ def measured(path, **options):
 def test_unchanged_data_is_not_measured_again(name, tmp_path):
     path = WRITERS[name](tmp_path / name, CRYSTALS)
     first, fresh = measured(path)
-    again, anew = measured(path)
-    assert (fresh, anew) == (True, False)
+    again, remeasured = measured(path)
+    assert (fresh, remeasured) == (True, False)
     assert again.fingerprint() == first.fingerprint()
     assert list(again.ids) == list(first.ids)
     assert again.settings == first.settings
@@ -52,18 +52,18 @@ def test_unchanged_data_is_not_measured_again(name, tmp_path):
     assert len(cached(tmp_path)) == 1
 
 
-def test_each_setting_has_sizes_of_its_own(tmp_path):
+def test_each_setting_has_its_sizes(tmp_path):
     path = write_lines(tmp_path / "a.jsonl", CRYSTALS)
     few = GraphSettings(neighbors=4)
     tables = {graphs: measured(path, graphs=graphs)[0] for graphs in (GraphSettings(), few)}
     assert tables[few]["edges"].sum() < tables[GraphSettings()]["edges"].sum()
     for graphs, table in tables.items():
-        again, anew = measured(path, graphs=graphs)
-        assert not anew
+        again, remeasured = measured(path, graphs=graphs)
+        assert not remeasured
         assert again.fingerprint() == table.fingerprint()
 
 
-def test_another_way_of_counting_makes_old_sizes_useless(tmp_path, monkeypatch):
+def test_a_new_version_of_counting_invalidates_cached_sizes(tmp_path, monkeypatch):
     path = write_lines(tmp_path / "a.jsonl", CRYSTALS)
     measured(path)
     monkeypatch.setattr("nodebudget.datasets.measure.COUNTING", settings.COUNTING + 1)
@@ -71,12 +71,12 @@ def test_another_way_of_counting_makes_old_sizes_useless(tmp_path, monkeypatch):
 
 
 def rewritten(path, content, stat):
-    """Another content, of the same time."""
+    """Write other content with the same time."""
     path.write_bytes(content)
     os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
 
 
-def test_a_changed_file_is_noticed(tmp_path):
+def test_a_changed_file_is_detected(tmp_path):
     path = write_lines(tmp_path / "a.jsonl", CRYSTALS)
     measured(path)
     stat, content = path.stat(), path.read_bytes()
@@ -94,7 +94,7 @@ def test_a_changed_file_is_noticed(tmp_path):
     assert measured(path)[1]
 
 
-def test_what_a_quick_look_can_miss_and_a_thorough_one_finds(tmp_path):
+def test_changes_that_only_a_thorough_fingerprint_detects(tmp_path):
     path = tmp_path / "large.bin"
     path.write_bytes(bytes(20 * 2**20))
     stat = path.stat()
@@ -125,30 +125,30 @@ def test_folders_of_files_that_come_go_and_change(tmp_path):
     assert cached(tmp_path)
     assert not (folder / ".nodebudget").exists()
     (folder / "POSCAR-03.vasp").unlink()
-    table, anew = measured(folder)
-    assert (len(table), anew) == (11, True)
+    table, remeasured = measured(folder)
+    assert (len(table), remeasured) == (11, True)
     time.sleep(0.01)
     (folder / "POSCAR-04.vasp").write_bytes((folder / "POSCAR-05.vasp").read_bytes())
     assert measured(folder)[1]
 
 
-def test_skipped_crystals_are_remembered(tmp_path):
+def test_skipped_crystals_are_cached(tmp_path):
     broken = {"jid": "broken", "atoms": {}}
     path = write_lines(tmp_path / "a.jsonl", [*CRYSTALS, broken])
     first, _ = measured(path, on_error="skip")
-    again, anew = measured(path, on_error="skip")
-    assert (again.settings, anew) == (first.settings, False)
+    again, remeasured = measured(path, on_error="skip")
+    assert (again.settings, remeasured) == (first.settings, False)
     with pytest.raises(CrystalError, match=r"crystal 12 \(broken\)"):
         measure(path)
 
 
-def test_a_copy_that_keeps_its_times_brings_its_sizes_along(tmp_path):
+def test_a_copy_with_the_same_times_has_the_same_cached_sizes(tmp_path):
     (tmp_path / "one").mkdir()
     path = write_lines(tmp_path / "one" / "a.jsonl", CRYSTALS)
     measured(path)
     subprocess.run(["cp", "-rp", tmp_path / "one", tmp_path / "two"], check=True)
-    table, anew = measured(tmp_path / "two" / "a.jsonl")
-    assert not anew
+    table, remeasured = measured(tmp_path / "two" / "a.jsonl")
+    assert not remeasured
     assert table.settings["source"] == str(tmp_path / "two" / "a.jsonl")
 
 
@@ -158,12 +158,12 @@ def test_damaged_sizes_are_replaced(junk, tmp_path):
     table, _ = measured(path)
     [file] = cached(tmp_path)
     file.write_bytes(junk)
-    again, anew = measured(path)
-    assert (again.fingerprint(), anew) == (table.fingerprint(), True)
+    again, remeasured = measured(path)
+    assert (again.fingerprint(), remeasured) == (table.fingerprint(), True)
     assert not measured(path)[1]
 
 
-def test_sizes_of_other_data_in_its_place_are_not_believed(tmp_path):
+def test_sizes_of_other_data_in_the_cache_are_not_used(tmp_path):
     path = write_lines(tmp_path / "a.jsonl", CRYSTALS)
     measured(path)
     [file] = cached(tmp_path)
@@ -228,11 +228,11 @@ def test_the_command_says_that_it_used_the_cache(tmp_path):
     def call(*options):
         return CliRunner().invoke(main, ["measure", str(path), "--json", *options])
 
-    first, again, anew = call(), call(), call("--no-cache")
+    first, again, remeasured = call(), call(), call("--no-cache")
     assert "cache" not in first.stderr
     assert "data has not changed (--no-cache measures again)" in again.stderr
-    assert "cache" not in anew.stderr
-    assert json.loads(first.stdout) == json.loads(again.stdout) == json.loads(anew.stdout)
+    assert "cache" not in remeasured.stderr
+    assert json.loads(first.stdout) == json.loads(again.stdout) == json.loads(remeasured.stdout)
     assert call("-q").stderr == ""
     assert "cache" not in call("--fingerprint", "thorough").stderr
     assert "cache" in call("--fingerprint", "thorough").stderr

@@ -1,4 +1,4 @@
-"""The table of sizes: what it takes, what it refuses, and that files give back what went in."""
+"""The size table: values that it takes and refuses, and files that give back the same table."""
 
 from __future__ import annotations
 
@@ -55,8 +55,8 @@ def test_cut_files_are_refused(suffix, tmp_path):
         assert not loads(path)
 
 
-def test_an_altered_archive_is_refused_or_means_the_same(tmp_path):
-    """A directory entry whose comment is said to be longer takes the entries after it for that comment."""
+def test_an_altered_archive_is_refused_or_gives_the_same_sizes(tmp_path):
+    """A directory entry with a damaged length of its comment spans the entries after it."""
     path = TABLE.save(tmp_path / "sizes.npz")
     whole, refused = path.read_bytes(), 0
     for place in range(0, len(whole), 3):
@@ -91,7 +91,7 @@ def test_one_array_is_no_table(tmp_path):
         ("nodes\n99999999999999999999\n", "2^63"),
     ],
 )
-def test_csvs_that_hold_no_sizes(text, word, tmp_path):
+def test_csvs_that_are_not_size_tables(text, word, tmp_path):
     path = tmp_path / "s.csv"
     path.write_text(text)
     with pytest.raises(InputError) as caught:
@@ -106,7 +106,7 @@ def test_a_csv_with_nothing_but_atoms(tmp_path):
     assert list(found.ids) == ["x", "y"]
 
 
-def test_files_that_are_not_there_or_of_another_kind(tmp_path):
+def test_missing_files_and_other_suffixes(tmp_path):
     with pytest.raises(InputError, match="does not exist"):
         SizeTable.load(tmp_path / "s.npz")
     for path in ("s.txt", "s"):
@@ -124,7 +124,7 @@ def test_an_existing_file_is_kept(tmp_path):
     assert len(SizeTable.load(tmp_path / "s.npz")) == 1
 
 
-def test_an_npz_with_pickles_is_not_run(tmp_path):
+def test_an_npz_with_pickles_is_refused(tmp_path):
     np.savez(tmp_path / "s.npz", nodes=np.array([object()]), allow_pickle=True)
     with pytest.raises(InputError, match="is not a size table"):
         SizeTable.load(tmp_path / "s.npz")
@@ -152,7 +152,7 @@ def test_parquet_without_pyarrow(tmp_path, monkeypatch):
         ({"nodes": np.array([2**64 - 1], dtype=np.uint64)}, "2^63"),
     ],
 )
-def test_counts_that_are_none(columns, word):
+def test_invalid_counts(columns, word):
     with pytest.raises(InputError) as caught:
         SizeTable.from_counts(**columns)
     assert word in str(caught.value)
@@ -197,7 +197,7 @@ def test_statistics_of_an_empty_table():
     assert SizeTable.from_counts([]).statistics()["nodes"]["total"] == 0
 
 
-def test_fingerprints_tell_tables_apart():
+def test_different_tables_have_different_fingerprints():
     same = SizeTable.from_counts([1, 2, 4], [12, 24, 50], [132, 264, 600], tokens=[0.5, 1, 2])
     assert same.fingerprint() == TABLE.fingerprint()
     others = [TABLE.take([1, 0, 2]), TABLE.take([0, 1]), SizeTable.from_counts([1, 2, 4])]
@@ -216,7 +216,7 @@ def test_fingerprints_tell_tables_apart():
         {"indices": [0, "a"]},
     ],
 )
-def test_settings_that_nothing_could_use(settings, tmp_path):
+def test_invalid_settings(settings, tmp_path):
     text = np.frombuffer(json.dumps(settings).encode(), np.uint8)
     np.savez(tmp_path / "s.npz", nodes=np.arange(2), _settings=text)
     with pytest.raises(InputError, match="not a size table: its"):
@@ -225,7 +225,7 @@ def test_settings_that_nothing_could_use(settings, tmp_path):
 
 @pytest.fixture
 def small(monkeypatch):
-    """Let what unpacks to too much be small."""
+    """Use a small limit, so that a file over it can be small."""
     monkeypatch.setattr("nodebudget.utils.files._MAX_UNPACKED", 2**20)
 
 

@@ -15,7 +15,7 @@ import psutil
 import pytest
 from click.testing import CliRunner
 from crystals import entries
-from formats import WRITERS, check_in_process, write_lines
+from formats import WRITERS, check_in_process, tables_equal, write_lines
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -53,12 +53,6 @@ class LazyFuture(Future):
     def result(self, timeout=None):
         self.wake()
         return super().result(timeout)
-
-
-def tables_equal(one, other):
-    assert one.fingerprint() == other.fingerprint()
-    assert list(one.ids) == list(other.ids)
-    assert one.settings == other.settings
 
 
 @settings(max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture])

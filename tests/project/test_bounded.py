@@ -1,4 +1,4 @@
-"""Texts that are far larger than such a file ever is are refused before they are parsed."""
+"""Files that are far larger than files of their kind ever are are refused before they are parsed."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from nodebudget.workloads.registry import load_workload
 
 
 def large(path: Path, size: int) -> Path:
-    """A file of zeros that takes no room on the disk."""
+    """A sparse file of zeros."""
     with path.open("wb") as file:
         file.truncate(size)
     return path
 
 
 @pytest.mark.parametrize(
-    ("name", "read", "most"),
+    ("name", "read", "max_bytes"),
     [
         ("cal.json", Calibration.load, 2**26),
         ("probes.jsonl", lambda path: ProbeCheckpoint(path, {}, resume=True), 2**20),
@@ -40,9 +40,9 @@ def large(path: Path, size: int) -> Path:
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
-def test_files_that_are_too_large(name: str, read: Callable[[Path], object], most: int, tmp_path: Path) -> None:
+def test_files_that_are_too_large(name: str, read: Callable[[Path], object], max_bytes: int, tmp_path: Path) -> None:
     with pytest.raises(NodeBudgetError, match=r"over .*iB, more than such a file takes"):
-        read(large(tmp_path / name, most + 1))
+        read(large(tmp_path / name, max_bytes + 1))
 
 
 def test_a_file_without_an_end() -> None:

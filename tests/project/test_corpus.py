@@ -1,4 +1,4 @@
-"""Files that once did to a reader what no file may, and some that were made to: a value or one error comes of each."""
+"""Files that once broke a reader, found or made by hand: readers now return a value or raise one error."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ FILES = sorted(path for path in CORPUS.glob("*/*") if path.is_file())
 @pytest.mark.parametrize("path", FILES, ids=lambda path: f"{path.parent.name}-{path.name}")
 def test_a_value_or_one_error(path: Path, tmp_path: Path) -> None:
     with warnings.catch_warnings(), watched(tmp_path) as seen:
-        # What libraries say of absurd numbers.
+        # Libraries warn of absurd numbers.
         warnings.simplefilter("ignore")
         feed(READERS[path.parent.name], path.read_bytes(), tmp_path)
     assert seen == []

@@ -1,6 +1,6 @@
-"""Readers with damaged files of their kinds: a value or one error comes of each, and nothing else is done.
+"""Readers of damaged files return a value or raise one error, and do nothing else.
 
-Those of datasets in one file are in tests/datasets/test_hostile_files.py.
+Readers of datasets are tested in tests/datasets/test_hostile_files.py and test_crafted_files.py.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from hostile import READERS
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-#: Pieces that formats give a meaning to, or that numbers and texts can't be.
+#: Bytes with a meaning in some format, or that are not valid numbers or texts.
 TOKENS = (
     *(
         b"",
@@ -35,23 +35,23 @@ TOKENS = (
     ),
     *(b"-1", b"0", b"1e400", b"NaN", b"-Infinity", b"null", b"true", b"9" * 30, b"9" * 5000, b"1e-300", b'"\\ud800"'),
 )
-#: Each of these takes a tenth of a second.
+#: Each of these inputs takes a tenth of a second.
 SLOW = {"diagnose", "xyz", "cache", "cif"}
 ELSEWHERE = {"json", "jsonl", "json_zip", "json_zipped", "tar", "tar_files", "ase", "parquet"}
 
 
 @st.composite
 def damaged(draw: st.DrawFn, seeds: list[bytes]) -> bytes:
-    """A file with some places overwritten, cut out, doubled, or cut off."""
+    """A file with some places overwritten, removed, repeated, or cut off."""
     content = draw(st.sampled_from(seeds))
     for _ in range(draw(st.integers(1, 4))):
         start, length = draw(st.integers(0, len(content))), draw(st.integers(0, 40))
-        piece = draw(st.sampled_from(TOKENS) | st.binary(max_size=8))
-        kind = draw(st.sampled_from(["put in", "overwrite", "cut off", "double"]))
-        if kind == "put in":
-            content = content[:start] + piece + content[start:]
+        token = draw(st.sampled_from(TOKENS) | st.binary(max_size=8))
+        kind = draw(st.sampled_from(["insert", "overwrite", "cut off", "double"]))
+        if kind == "insert":
+            content = content[:start] + token + content[start:]
         elif kind == "overwrite":
-            content = content[:start] + piece + content[start + max(length, len(piece)) :]
+            content = content[:start] + token + content[start + max(length, len(token)) :]
         elif kind == "cut off":
             content = content[:start]
         else:
@@ -61,8 +61,8 @@ def damaged(draw: st.DrawFn, seeds: list[bytes]) -> bytes:
 
 @pytest.fixture(scope="module")
 def folder():
-    with tempfile.TemporaryDirectory() as made:
-        yield Path(made)
+    with tempfile.TemporaryDirectory() as name:
+        yield Path(name)
 
 
 @pytest.mark.parametrize("name", sorted(READERS.keys() - ELSEWHERE))
@@ -75,13 +75,13 @@ def test_a_value_or_one_error(name: str, folder: Path) -> None:
         seeds = reader.seeds()
         for content in seeds:
             feed(reader, content, place)
-    most = settings().max_examples // (10 if name in SLOW else 4)
+    examples = settings().max_examples // (10 if name in SLOW else 4)
 
-    @settings(max_examples=max(most, 5), suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
+    @settings(max_examples=max(examples, 5), suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
     @given(damaged(seeds) | st.binary(max_size=200))
     def holds(content: bytes) -> None:
         with warnings.catch_warnings(), watched(place) as seen:
-            # What libraries say of absurd numbers.
+            # Libraries warn of absurd numbers.
             warnings.simplefilter("ignore")
             feed(reader, content, place)
         assert seen == []
