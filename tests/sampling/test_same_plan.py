@@ -79,10 +79,11 @@ def test_random_numbers_are_these() -> None:
     stream = RandomStream(3, 1)
     assert stream.words(2).tolist() == [4671694712983073299, 7511462375112314811]
     assert stream.permutation(9).tolist() == [7, 4, 3, 1, 2, 5, 6, 0, 8]
-    assert stream.coins(8).tolist() == [False, True, False, True, False, True, True, False]
-    assert stream.permutation(6).tolist() == [0, 1, 2, 5, 3, 4]
-    assert shuffled(9, stream).tolist() == [3, 8, 6, 0, 2, 4, 5, 1, 7]
-    assert shuffled_rows(np.arange(9).reshape(3, 3), stream).tolist() == [[1, 0, 2], [3, 5, 4], [6, 8, 7]]
+    assert [stream.below(bound) for bound in (1, 2, 7, 100, 2**31 + 3)] == [0, 0, 3, 52, 1842640228]
+    assert stream.coins(8).tolist() == [False, False, True, True, False, True, True, False]
+    assert stream.permutation(6).tolist() == [2, 4, 1, 0, 3, 5]
+    assert shuffled(9, stream).tolist() == [8, 4, 5, 1, 0, 7, 3, 6, 2]
+    assert shuffled_rows(np.arange(9).reshape(3, 3), stream).tolist() == [[2, 0, 1], [5, 4, 3], [6, 7, 8]]
 
 
 @pytest.mark.parametrize("count", [0, 1, 2, 1000])

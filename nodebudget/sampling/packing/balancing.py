@@ -274,7 +274,7 @@ def exchange_at_random(grid: BatchGrid, maxima: Sequence[int | None], stream: Ra
     for _ in range(passes):
         order = stream.permutation(grid.batches)
         ours, theirs = order[:half], order[half : 2 * half]
-        shift = int(stream.words(1)[0]) % grid.rows
+        shift = stream.below(grid.rows)
         for row in range(grid.rows):
             other = (row + shift) % grid.rows
             wanted = (row < grid.counts[ours]) & (other < grid.counts[theirs]) & stream.coins(half)

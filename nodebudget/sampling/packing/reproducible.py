@@ -20,36 +20,50 @@ _LOW_HALF = np.uint64(2**32 - 1)
 class RandomStream:
     """Random numbers made of the raw words of PCG64.
 
+    The methods give what the like methods of `numpy.random.default_rng(key)` give in numpy 1.17 to 2.5, by which
+    nodebudget planned before: plans stay what they were, and states of samplers can be loaded.
+
     Args:
         key: Whole numbers, 0 or more: the seed.
     """
 
     def __init__(self, *key: int) -> None:
         self._bits = np.random.PCG64(np.random.SeedSequence(key))
+        #: Words that were drawn but not used, and the upper half of one whose lower half was.
+        self._ahead: Words = np.empty(0, dtype=np.uint64)
+        self._half: Ints = np.empty(0, dtype=np.int64)
 
     def words(self, count: int) -> Words:
         """Return random 64-bit words, shape (count,)."""
-        return np.asarray(self._bits.random_raw(count), dtype=np.uint64)
+        taken, self._ahead = self._ahead[:count], self._ahead[count:]
+        drawn = np.asarray(self._bits.random_raw(count - len(taken)), dtype=np.uint64)
+        return np.concatenate([taken, drawn]) if len(taken) else drawn
 
     def coins(self, count: int) -> npt.NDArray[np.bool_]:
         """Return True or False, with equal probability, shape (count,)."""
         return self.words(count) < np.uint64(2**63)
 
-    def permutation(self, count: int) -> npt.NDArray[np.int64]:
-        """Return 0, 1, … in random order, shape (count,): Fisher and Yates' shuffle, from the end.
+    def below(self, bound: int) -> int:
+        """Return a whole number from 0 to `bound` - 1, below 2^32 (Lemire, ACM TOMACS 29, 2019)."""
+        while bound > 1:
+            halves = self._half if len(self._half) else _halves(self.words(1))
+            self._half = halves[1:]
+            product = int(halves[0]) * bound
+            if product % 2**32 >= 2**32 % bound:
+                return product >> 32
+        return 0
 
-        The first of a stream is what `numpy.random.default_rng(key).permutation(count)` gives in numpy 1.17 to 2.5, by
-        which nodebudget planned before, so that its states can still be loaded.
-        """
-        order, top, halves = list(range(count)), count - 1, np.empty(0, dtype=np.int64)
+    def permutation(self, count: int) -> npt.NDArray[np.int64]:
+        """Return 0, 1, … in random order, shape (count,): Fisher and Yates' shuffle, from the end."""
+        order, top = list(range(count)), count - 1
+        halves, words = self._half, self._ahead[:0]
         while top > 0:
             # Draw from 0 to i for i = top, top - 1, …: the lowest bits of 32 random ones, rejected where over i.
             mask = (1 << top.bit_length()) - 1
             needed = top - mask // 2
             if len(halves) < 2 * needed + 64:
-                words = self.words(top + 64)
-                more = np.stack([words & _LOW_HALF, words >> np.uint64(32)], axis=1).astype(np.int64).ravel()
-                halves = np.concatenate([halves, more])
+                drawn = self.words(top + 64)
+                halves, words = np.concatenate([halves, _halves(drawn)]), np.concatenate([words, drawn])
             candidates = halves[: 2 * needed + 64] & mask
             accepted = candidates <= top
             # i falls with each number that is accepted. What is right up to a place is right after it the next time.
@@ -60,7 +74,14 @@ class RandomStream:
                 order[i], order[j] = order[j], order[i]
             top -= len(chosen)
             halves = halves[chosen[-1] + 1 if len(chosen) == needed else len(candidates) :]
+        unused = len(halves) // 2
+        self._half, self._ahead = halves[: len(halves) % 2], np.concatenate([words[len(words) - unused :], self._ahead])
         return np.array(order, dtype=np.int64)
+
+
+def _halves(words: Words) -> Ints:
+    """Return the lower and the upper 32 bits of each word, shape (2 × words,)."""
+    return np.stack([words & _LOW_HALF, words >> np.uint64(32)], axis=1).astype(np.int64).ravel()
 
 
 def shuffled(graphs: int, stream: RandomStream) -> Ints:
