@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Protocol
@@ -28,7 +29,7 @@ _FEATURES = {"cgcnn": 92, "atomic_number": 1}
 _SHAPE = {"alignn_layers": 4, "gcn_layers": 4, "hidden_features": 256}
 
 
-class _CrystalWorkload:
+class _CrystalWorkload(ABC):
     """What the two networks have in common; a subclass builds and joins the graphs and runs the step."""
 
     def __init__(
@@ -56,11 +57,13 @@ class _CrystalWorkload:
         parts = (*self._join(graphs, line_graphs), torch.stack(lattices), torch.stack(targets))
         return tuple(part.to(self.device) for part in parts)
 
+    @abstractmethod
     def _build(self, atoms: Any, graphs: GraphSettings) -> tuple[Any, Any]:
-        raise NotImplementedError
+        """Build the graph and the line graph of a crystal."""
 
+    @abstractmethod
     def _join(self, graphs: Sequence[Any], line_graphs: Sequence[Any]) -> tuple[Any, Any]:
-        raise NotImplementedError
+        """Batch graphs, and line graphs."""
 
 
 class AlignnWorkload(_CrystalWorkload):
