@@ -12,7 +12,7 @@ import click
 
 from nodebudget.cli import options
 from nodebudget.cli.printer import Printer
-from nodebudget.utils.optional_imports import require
+from nodebudget.utils.optional_imports import load_dgl, require
 
 if TYPE_CHECKING:
     from nodebudget.analysis.quickstart import Quickstart
@@ -50,6 +50,8 @@ def command(
 
     settings = QuickstartConfig(device=device, **config)
     # Fail before the minutes of work.
+    if settings.workload != "alignn-pure" and device == "cpu":
+        load_dgl()
     require("matplotlib")
     path = Path(folder)
     path.mkdir(parents=True, exist_ok=True)

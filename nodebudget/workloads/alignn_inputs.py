@@ -82,8 +82,9 @@ def read_training_config(path: str | os.PathLike[str]) -> Any:
             limit=f"alignn's train_dgl trains {', '.join(MODELS)}",
             hint="name one of these in model.name",
         )
+    config = require("alignn.config")
     try:
-        training = require("alignn.config").TrainingConfig(**values)
+        training = config.TrainingConfig(**values)
     except Exception as error:  # pydantic's own errors, one line for each model that it tried
         raise InputError(
             f"{str(path)!r} is not a config of alignn: {_reason(error, name)}", hint="correct that setting"
