@@ -21,7 +21,7 @@ from nodebudget.datasets.size_table import SizeTable
 from nodebudget.sampling.sampler import NodeBudgetSampler
 
 EPOCHS = 2
-NODES = np.maximum(1, np.random.default_rng(0).lognormal(3, 0.6, 250)).astype(np.int64)
+NODES = np.maximum(1, np.random.default_rng(0).lognormal(3, 0.6, 400)).astype(np.int64)
 SIZES = SizeTable.from_counts(NODES)
 
 
