@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -64,36 +64,40 @@ def mean_sizes(table: SizeTable) -> dict[str, float]:
     return {name: float(table[name].mean()) for name in table.columns}
 
 
-def explain(second: SizeTable, first: SizeTable, batch_size: int, measure: Measure) -> tuple[Cause, ...]:
+def explain(
+    second: SizeTable, first: SizeTable, batch_size: int, measure: Measure, second_batch_size: int | None = None
+) -> tuple[Cause, ...]:
     """Attribute the difference of two datasets to its causes, the largest first.
 
     A mean batch is a product: graphs × nodes per graph × edges per node × line-graph edges per edge. Each factor
     is changed from its value in the first dataset to that in the second, in every order, and its effects are averaged:
-    the Shapley value (Shapley, A Value for n-Person Games, 1953), whose parts add up exactly. The number of samples
-    is no factor, unless a dataset is smaller than a batch.
+    the Shapley value, whose parts add up exactly. The number of samples is no factor, unless a dataset is smaller than
+    a batch.
 
     Args:
         second: Sizes of the second dataset.
         first: Sizes of the dataset that it is compared with.
         batch_size: Graphs per batch.
         measure: What to explain.
+        second_batch_size: Graphs per batch of the second dataset; by default `batch_size`.
     """
     # Column → the column that it is a multiple of; None: of the graphs.
     columns = [name for name in (*STANDARD, *second.columns) if name in second and name in first]
     standard = [name for name in STANDARD if name in columns]
     chain = {**dict.fromkeys(columns), **dict(zip(standard, [None, *standard], strict=False))}
-    before, after = (_factors(table, batch_size, chain) for table in (first, second))
+    before, after = _factors(first, batch_size, chain), _factors(second, second_batch_size or batch_size, chain)
 
-    def measured(factors: Mapping[str, float]) -> float:
+    def measured(changed: frozenset[str]) -> float:
+        factors = {name: (after if name in changed else before)[name] for name in before}
         means: dict[str, float] = {}
         for name, base in chain.items():
             means[name] = factors[name] * (1.0 if base is None else means[base])
         return measure(factors["graphs"], means)
 
-    reference = measured(before)
-    shares = _shapley(measured, before, after)
+    reference = measured(frozenset())
+    shares = shapley_values(measured, [name for name in before if before[name] != after[name]])
     causes = [
-        Cause(_name(name, chain), before[name], after[name], shares[name] / reference if reference else 0.0)
+        Cause(_name(name, chain), before[name], after[name], shares.get(name, 0.0) / reference if reference else 0.0)
         for name in before
         if name != "graphs" or before[name] != after[name]
     ]
@@ -109,19 +113,18 @@ def _factors(table: SizeTable, batch_size: int, chain: Mapping[str, str | None])
     return factors
 
 
-def _shapley(
-    measure: Callable[[Mapping[str, float]], float], before: Mapping[str, float], after: Mapping[str, float]
-) -> dict[str, float]:
-    changed = [name for name in before if before[name] != after[name]]
-    shares = dict.fromkeys(before, 0.0)
-    for order in itertools.permutations(changed):
-        values = dict(before)
-        last = measure(values)
-        for name in order:
-            values[name] = after[name]
-            current = measure(values)
-            shares[name] += (current - last) / math.factorial(len(changed))
-            last = current
+def shapley_values(value: Callable[[frozenset[str]], float], names: Sequence[str]) -> dict[str, float]:
+    """Attribute `value` of all names, less that of none, to each name: the mean over all orders of what it adds.
+
+    See Shapley, A Value for n-Person Games, 1953. `value` is called once for each subset.
+    """
+    value = functools.cache(value)
+    orders = list(itertools.permutations(names))
+    shares = dict.fromkeys(names, 0.0)
+    for order in orders:
+        for place, name in enumerate(order):
+            before = frozenset(order[:place])
+            shares[name] += (value(before | {name}) - value(before)) / len(orders)
     return shares
 
 

@@ -8,13 +8,13 @@ from nodebudget.cli import options
 from nodebudget.cli.printer import Printer
 
 
-@click.command("diagnose", short_help="Rank the differences of two runs by their effect on memory.")
+@click.command("diagnose", short_help="Measure which differences of two runs affect device memory.")
 @click.argument("run_a", type=click.Path())
 @click.argument("run_b", type=click.Path())
 @click.option("--data-a", type=click.Path(), help="Dataset of run A, to compare the samples too.")
 @click.option("--data-b", type=click.Path(), help="Dataset of run B.  [default: as run A]")
 @click.option("--calibration", type=click.Path(), help="Calibration of run A: with data, it predicts bytes.")
-@click.option("--data", type=click.Path(), help="Crystals: measure a step with each setting of two alignn configs.")
+@click.option("--data", type=click.Path(), help="Crystals: measure training steps of two alignn configs on them.")
 @options.device(prefer_gpu=True)
 @options.printer
 def command(
@@ -27,15 +27,16 @@ def command(
     device: str,
     printer: Printer,
 ) -> None:
-    """Rank the differences of two runs by their effect on device memory, with bytes and reasons.
+    """List the differences of two runs, and measure how much device memory each makes.
 
     Each RUN is an output folder with a config, or a config file: alignn's config.json, or any JSON, TOML or YAML.
-    Bytes are the change of a training step of run A if that one setting is changed. With --data they are measured: each
-    setting is switched by itself, and alignn's own training loop takes a step of the same crystals.
+    With --data the differing settings of two alignn configs are switched by themselves and together, and alignn's own
+    training loop takes steps on the same crystals; the bytes of all settings add up to the difference of the two runs.
+    Without it, the settings that can change device memory are named, and the reason why others do not.
 
     \b
     Example:
-      nodebudget diagnose runs/hse runs/dft_3d --data-a hse.json --data-b dft_3d.json --calibration cal.json
+      nodebudget diagnose a/config.json b/config.json --data crystals.json
     """
     from nodebudget.analysis.run_diff.diff import diagnose
     from nodebudget.analysis.run_diff.runs import read_run_config

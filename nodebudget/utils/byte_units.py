@@ -60,3 +60,8 @@ def format_bytes(count: float) -> str:
         return f"{size:.0f} B"
     digits = 2 if abs(size) < 9.995 else 1 if abs(size) < 99.95 else 0
     return f"{size:.{digits}f} {units[0]}"
+
+
+def format_change(count: float) -> str:
+    """Return a change in bytes as text with its sign, such as "+3.10 GiB"."""
+    return f"{'-' if count < 0 else '+'}{format_bytes(abs(count))}"

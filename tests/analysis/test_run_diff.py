@@ -13,14 +13,14 @@ from paths import GOLDEN
 
 from nodebudget import SizeTable
 from nodebudget.analysis.run_diff.diff import diagnose
-from nodebudget.analysis.run_diff.models import count_parameters
+from nodebudget.analysis.run_diff.measured import measure_settings
 from nodebudget.analysis.run_diff.prefetch import batch_bytes
-from nodebudget.analysis.run_diff.rules import RULES, rule_for
+from nodebudget.analysis.run_diff.rules import rule_for
 from nodebudget.analysis.run_diff.runs import RunConfig, read_run_config
 from nodebudget.cli import main
 from nodebudget.datasets.measure import measure
 from nodebudget.datasets.readers.open_dataset import open_data
-from nodebudget.errors import InputError
+from nodebudget.errors import DoesNotFitError, InputError
 from nodebudget.report.diagnosis import diagnosis_report
 from nodebudget.report.text.render import render
 from nodebudget.workloads.alignn import AlignnWorkload
@@ -69,19 +69,22 @@ def data(tmp_path):
     return paths
 
 
-def test_what_affects_device_memory_comes_first_then_what_does_not_then_what_is_not_known():
+def test_without_measurement_only_what_is_certain_is_said():
     diagnosis = found(FIRST, SECOND)
     assert [(entry.name, entry.affects_device_memory) for entry in diagnosis.differences] == [
-        ("batch_size", True),
-        ("model.hidden_features", True),
+        ("batch_size", None),
+        ("model.hidden_features", None),
+        ("colour", None),
         ("pin_memory", False),
         ("num_workers", False),
         ("learning_rate", False),
         ("random_seed", False),
         ("read_existing", False),
-        ("colour", None),
     ]
-    assert "batch_size (64 in A, 128 in B), by which B takes more" in diagnosis.likely_cause
+    assert all(entry.bytes is None for entry in diagnosis.differences)
+    assert diagnosis.likely_cause.startswith(
+        "These settings can change device memory: batch_size, model.hidden_features. To measure them, calibrate"
+    )
 
 
 def test_the_guides_three_suspects_are_cleared():
@@ -108,18 +111,22 @@ def test_nan_is_equal_to_itself_and_true_is_not_one():
     assert found({"x": True}, {"x": 1}).differences
 
 
-def test_bytes_of_a_batch_size_are_those_of_the_calibration(data):
+def test_predicted_bytes_are_attributed_so_that_they_add_up(data):
     calibration = fitted()
-    diagnosis = found(FIRST, SECOND, data_a=open_data(data[0]), calibration=calibration)
-    per_batch = {"graphs": 1, "nodes": 20, "edges": 240, "line_edges": 2880}
+    diagnosis = found(FIRST, SECOND, data_a=open_data(data[0]), data_b=open_data(data[1]), calibration=calibration)
     first, second = (
-        calibration.predict_bytes(**{name: count * size for name, size in per_batch.items()}) for count in (64, 90)
+        calibration.predict_bytes(
+            graphs=count, nodes=count * nodes, edges=12 * count * nodes, line_edges=144 * count * nodes
+        )
+        # The data has 90 samples: a batch of 128 has no more.
+        for count, nodes in ((64, 20), (90, 40))
     )
-    # The data has 90 samples: a batch of 128 has no more.
-    assert by_name(diagnosis)["batch_size"].bytes == pytest.approx(second - first, abs=2)
     assert diagnosis.predicted_bytes == pytest.approx((first, second), abs=2)
-    width = by_name(diagnosis)["model.hidden_features"].bytes
-    assert width == pytest.approx((first - calibration.fixed) * (192 / 256 - 1), abs=2)
+    shares = {entry.name: entry.bytes for entry in diagnosis.differences if entry.bytes is not None}
+    assert set(shares) == {"batch_size", "data.nodes per graph"}
+    assert sum(shares.values()) == pytest.approx(second - first, abs=2)
+    assert diagnosis.likely_cause.startswith("The largest cause is data.nodes per graph (20.0 in A, 40.0 in B): +")
+    assert diagnosis.likely_cause.endswith("Not measured: model.hidden_features.")
 
 
 def test_larger_crystals_are_the_cause(data):
@@ -176,29 +183,14 @@ def test_only_the_training_split_counts(data, tmp_path):
     assert "0 samples are in both" in samples.reason
 
 
-def test_a_cutoff_matters_by_the_strategy():
-    nearest, radius = ({"neighbor_strategy": name} for name in ("k-nearest", "radius_graph"))
-    hardly, much = rule_for("cutoff", [nearest, nearest]), rule_for("cutoff", [radius, radius])
-    assert hardly is not None
-    assert much is not None
-    assert hardly.typical < much.typical
-
-
-def test_every_rule_has_a_reason_and_no_name_twice_without_a_condition():
-    names = [name for names, rule in RULES.items() if rule.when is None for name in names.split()]
-    assert len(names) == len(set(names))
-    assert all(rule.reason and names and names == names.lower() for names, rule in RULES.items())
-
-
-@needs_alignn
-def test_parameters_are_counted_on_alignns_own_models():
-    a = {"neighbor_strategy": "k-nearest", "optimizer": "adamw", "dtype": "float32", "model": {"name": "alignn"}}
-    b = {**a, "model": {"name": "alignn", "gcn_layers": 2, "hidden_features": 256}}
-    diagnosis = diagnose(RunConfig("a", a, is_alignn=True), RunConfig("b", b, is_alignn=True))
-    counts = [count_parameters(run["model"]) for run in (a, b)]
-    assert by_name(diagnosis)["model.gcn_layers"].bytes == (counts[1] - counts[0]) * 4 * 4
-    sgd = diagnose(RunConfig("a", a, is_alignn=True), RunConfig("b", {**a, "optimizer": "sgd"}, is_alignn=True))
-    assert sgd.differences[0].bytes == -counts[0] * 4
+def test_rules_hold_for_nested_names_and_host_settings_have_reasons():
+    assert rule_for("training.loader.Batch_Size") == (None, "it changes the number of graphs per batch")
+    assert rule_for("model.name") == (None, "it changes the model")
+    assert rule_for("name") == (False, "output on disk or screen")
+    affects, reason = rule_for("loader.pin_memory")
+    assert affects is False
+    assert "page-locked host memory" in reason
+    assert rule_for("colour") is None
 
 
 @needs_alignn
@@ -209,12 +201,6 @@ def test_alignns_defaults_are_filled_in(tmp_path):
     assert [(entry.name, entry.a, entry.b) for entry in diagnosis.differences] == [("batch_size", 16, 64)]
 
 
-def test_models_that_alignn_does_not_have_are_not_counted():
-    assert count_parameters({"name": "other"}) is None
-    if importlib.util.find_spec("alignn"):
-        assert count_parameters({"name": "alignn", "hidden_features": "wide"}) is None
-
-
 def test_toml_is_read_and_nested_settings_are_known_by_their_last_name(tmp_path):
     for name, size in (("a", 8), ("b", 16)):
         (tmp_path / f"{name}.toml").write_text(f"[training.loader]\nbatch_size = {size}\n")
@@ -222,7 +208,7 @@ def test_toml_is_read_and_nested_settings_are_known_by_their_last_name(tmp_path)
     assert [(entry.name, entry.a, entry.b) for entry in diagnosis.differences] == [
         ("training.loader.batch_size", 8, 16)
     ]
-    assert diagnosis.differences[0].affects_device_memory
+    assert diagnosis.differences[0].reason == "it changes the number of graphs per batch"
 
 
 def test_yaml_is_read_where_its_reader_is_there(tmp_path):
@@ -261,7 +247,7 @@ def test_the_command(tmp_path, data):
     entry = answer["differences"][0]
     assert set(entry) == {"name", "a", "b", "affects_device_memory", "bytes", "reason", "host_bytes"}
     assert answer["predicted_bytes"]["b"] > answer["predicted_bytes"]["a"]
-    assert answer["likely_cause"].startswith("The most likely cause is ")
+    assert answer["likely_cause"].startswith("The largest cause is ")
     text = CliRunner().invoke(main, ["diagnose", a, a])
     assert text.exit_code == 0
     assert text.stdout.startswith("The two runs have the same settings.")
@@ -298,35 +284,93 @@ def test_data_that_lacks_what_the_calibration_needs_is_refused(tmp_path):
         found(FIRST, SECOND, data_a=open_data(tmp_path / "nodes.npz"), calibration=fitted())
 
 
+BASE = {"neighbor_strategy": "radius_graph", "cutoff": 4.0, "batch_size": 4, "num_workers": 0}
+MODEL = {"name": "alignn_atomwise", **SMALL, "gradwise_weight": 0.05}
+
+
+def alignn_runs(tmp_path, change):
+    for name, values in (("a", {}), ("b", change)):
+        config = {**BASE, **values, "model": {**MODEL, **values.get("model", {})}}
+        (tmp_path / f"{name}.json").write_text(json.dumps(config))
+    return [read_run_config(tmp_path / f"{name}.json") for name in "ab"]
+
+
+@needs_alignn
 @pytest.mark.parametrize(
-    ("change", "affects", "direction"),
+    ("change", "affects", "sign"),
+    [({"model": {"gradwise_weight": 1.0}}, False, 0), ({"cutoff": 3.0}, True, -1)],
+)
+def test_settings_of_alignn_are_measured(tmp_path, change, affects, sign):
+    runs = alignn_runs(tmp_path, change)
+    (unmeasured,) = diagnose(*runs).differences
+    assert (unmeasured.affects_device_memory, unmeasured.bytes) == (None, None)
+    assert "give --data" in diagnose(*runs).likely_cause
+    diagnosis = diagnose(*runs, crystals=entries(most=8, count=8))
+    (difference,) = diagnosis.differences
+    assert difference.affects_device_memory is affects
+    assert sign * difference.bytes == abs(difference.bytes) if sign else abs(difference.bytes) < 10_000
+    assert difference.reason.startswith("measured: ")
+    assert ("The largest cause is cutoff" in diagnosis.likely_cause) is affects
+
+
+@needs_alignn
+def test_measured_bytes_of_all_settings_add_up(tmp_path):
+    runs = alignn_runs(tmp_path, {"cutoff": 3.0, "pin_memory": True, "model": {"hidden_features": 32}})
+    steps = []
+    diagnosis = diagnose(*runs, crystals=entries(most=8, count=8), progress=lambda *done: steps.append(done))
+    shares = by_name(diagnosis)
+    first, second = diagnosis.measured_bytes
+    assert shares["cutoff"].bytes + shares["model.hidden_features"].bytes == pytest.approx(second - first, abs=2)
+    assert shares["cutoff"].bytes < 0 < shares["model.hidden_features"].bytes
+    assert "by itself" in shares["cutoff"].reason
+    assert "page-locked" in shares["pin_memory"].reason
+    assert steps == [(1, 4), (2, 4), (3, 4), (4, 4)]
+    text = render(diagnosis_report(diagnosis), 80)
+    assert "A step on the same crystals, measured: " in text
+
+
+@pytest.mark.parametrize(
+    ("peaks", "shares"),
     [
-        ({"model": {"gradwise_weight": 1.0}}, False, 0),
-        ({"cutoff": 3.0}, True, -1),
-        ({"model": {"hidden_features": 32}}, True, 1),
+        # Five settings, more than are switched in every combination: what is left over goes in proportion.
+        ({"": 100, "p": 110, "q": 130, "r": 100, "s": 100, "t": 100, "pqrst": 160}, [15, 45, 0, 0, 0]),
+        # What all together change belongs to those that can't be switched alone.
+        ({"": 100, "p": 110, "q": None, "r": None, "pqr": 150}, [10, 20, 20]),
+        # A combination that fails.
+        ({"": 100, "p": 110, "q": 110, "pq": 140, "r": 100, "pr": None, "pqr": 140}, [20, 20, 0]),
+        # Every combination: Shapley values.
+        ({"": 100, "p": 110, "q": 120, "pq": 150}, [20, 30]),
     ],
 )
-def test_settings_of_alignn_are_measured(tmp_path, change, affects, direction):
-    base = {"neighbor_strategy": "radius_graph", "cutoff": 4.0, "batch_size": 4, "num_workers": 0}
-    model = {"name": "alignn_atomwise", **SMALL, "gradwise_weight": 0.05}
-    for name, values in (("a", {}), ("b", change)):
-        config = {**base, **{key: value for key, value in values.items() if key != "model"}}
-        text = json.dumps({**config, "model": {**model, **values.get("model", {})}})
-        (tmp_path / f"{name}.json").write_text(text)
-    runs = [read_run_config(tmp_path / f"{name}.json") for name in "ab"]
-    (difference,) = diagnose(*runs, crystals=entries(most=8, count=8)).differences
-    assert difference.affects_device_memory is affects
-    assert difference.direction == direction
-    assert difference.reason.startswith("measured: ")
+def test_what_is_left_over_is_attributed(monkeypatch, peaks, shares):
+    def peak(a, b, names, crystals, device):
+        value = peaks["".join(sorted(names))]
+        if value is None:
+            raise InputError("no", hint="no")
+        return value
+
+    monkeypatch.setattr("nodebudget.analysis.run_diff.measured._peak", peak)
+    names = [name for name in "pqrst" if any(name in switched for switched in peaks)]
+    changes = measure_settings(RunConfig("a", {}), RunConfig("b", {}), names, [])
+    assert [changes.shares[name] for name in names] == pytest.approx(shares)
 
 
-def test_unmeasured_settings_are_not_called_a_cause(tmp_path):
-    for name, weight in (("a", 0.05), ("b", 1.0)):
-        config = {"batch_size": 4, "model": {"name": "alignn_atomwise", "gradwise_weight": weight}}
-        (tmp_path / f"{name}.json").write_text(json.dumps(config))
-    found = diagnose(*(read_run_config(tmp_path / f"{name}.json") for name in "ab"))
-    assert "cause" not in found.likely_cause
-    assert "--data" in found.likely_cause
+@needs_alignn
+def test_a_step_of_b_that_fails_leaves_what_is_measured_alone(tmp_path, monkeypatch):
+    runs = alignn_runs(tmp_path, {"cutoff": 3.0, "batch_size": 8})
+    peaks = {(): 100, ("cutoff",): 80, ("batch_size",): None, ("batch_size", "cutoff"): None}
+
+    def peak(a, b, names, crystals, device):
+        value = peaks[tuple(names)]
+        if value is None:
+            raise DoesNotFitError("out of memory", hint="less")
+        return value
+
+    monkeypatch.setattr("nodebudget.analysis.run_diff.measured._peak", peak)
+    diagnosis = diagnose(*runs, crystals=[])
+    assert diagnosis.measured_bytes is None
+    assert by_name(diagnosis)["cutoff"].bytes == -20
+    assert by_name(diagnosis)["batch_size"].reason.startswith("can't be measured: out of memory")
 
 
 def test_only_runs_of_alignn_can_be_measured(tmp_path):

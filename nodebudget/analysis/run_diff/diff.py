@@ -2,28 +2,28 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from nodebudget.analysis.run_diff.effects import MODEL_EFFECTS, STEP_EFFECTS, Baseline, RunData, effect_of
-from nodebudget.analysis.run_diff.measured import TOGETHER, measure_settings
-from nodebudget.analysis.run_diff.rules import Rule, ratio, rule_for
+from nodebudget.analysis.run_diff.measured import MeasuredChanges, measure_settings
+from nodebudget.analysis.run_diff.prefetch import batch_bytes, prefetch_bytes
+from nodebudget.analysis.run_diff.rules import BATCH_SIZES, rule_for
 from nodebudget.analysis.run_diff.runs import RunConfig
-from nodebudget.analysis.shapley import Cause
+from nodebudget.analysis.shapley import GRAPHS, Cause, Measure, explain, mean_sizes
 from nodebudget.calibration.memory_model import Calibration
+from nodebudget.datasets.graph_settings import GraphSettings
+from nodebudget.datasets.measure import measure
 from nodebudget.datasets.readers.open_dataset import Data
+from nodebudget.datasets.size_table import SizeTable
 from nodebudget.errors import InputError
+from nodebudget.utils.byte_units import format_change
 from nodebudget.utils.size_labels import size_label
-
-_BATCH_SIZES = ("batch_size", "train_batch_size", "per_device_train_batch_size")
 
 #: Smaller changes, as a fraction, are not mentioned.
 _SAME = 0.005
 
-#: Smallest ratio of two steps, for logarithms.
-_MIN_RATIO = 1e-9
+_UNKNOWN = "unknown setting"
 
 
 @dataclass(frozen=True)
@@ -34,13 +34,12 @@ class Difference:
         name: Dotted name of the setting, or a property of the samples ("data.nodes per graph").
         a: Value in the first run; None if it is not set.
         b: Value in the second run.
-        affects_device_memory: Whether it changes device memory; None for an unknown setting.
-        bytes: Device memory that the value of B adds to a step of A, all else as in A; None if it can't be estimated.
-        reason: Why.
+        affects_device_memory: Whether it changes device memory; None if that is not measured.
+        bytes: Its share of the bytes that a step of B takes more than one of A, measured or predicted; else None.
+        reason: Why, or what it changes.
         host_bytes: Host memory of prefetched batches that the value of B adds, all else as in A; None if the setting
-            does not change it, or it can't be estimated.
-        strength: Logarithm of the estimated factor on the memory of a step, as a positive number; orders differences.
-        direction: 1 if B takes more memory because of it, -1 if less, 0 if unknown.
+            does not change it, or without data.
+        share: `bytes` as a fraction of a step of A; without a calibration that of the largest size of the samples.
     """
 
     name: str
@@ -50,12 +49,11 @@ class Difference:
     bytes: int | None
     reason: str
     host_bytes: int | None = None
-    strength: float = 0.0
-    direction: int = 0
+    share: float = 0.0
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values for JSON."""
-        return {key: value for key, value in self.__dict__.items() if key not in ("strength", "direction")}
+        return {key: value for key, value in self.__dict__.items() if key != "share"}
 
 
 @dataclass(frozen=True)
@@ -65,10 +63,11 @@ class Diagnosis:
     Attributes:
         a: Name of the first run.
         b: Name of the second run.
-        differences: Those that affect device memory, the strongest first; those that do not; unknown settings.
-        likely_cause: One sentence.
+        differences: Those that affect device memory, the largest first; those that may; those that do not.
+        likely_cause: One sentence; it names a cause only where that is measured, predicted or counted.
         settings: Number of settings of both runs together.
         predicted_bytes: Predicted bytes of a mean batch of each run, by the calibration; None without one.
+        measured_bytes: Measured peak of a step of each run on the same crystals; None if it is not measured.
     """
 
     a: str
@@ -77,16 +76,17 @@ class Diagnosis:
     likely_cause: str
     settings: int
     predicted_bytes: tuple[int, int] | None = None
+    measured_bytes: tuple[int, int] | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values for JSON."""
-        predicted = self.predicted_bytes
+        pairs = {"predicted_bytes": self.predicted_bytes, "measured_bytes": self.measured_bytes}
         return {
             "a": self.a,
             "b": self.b,
             "settings": self.settings,
             "differences": [difference.to_dict() for difference in self.differences],
-            "predicted_bytes": None if predicted is None else dict(zip("ab", predicted, strict=True)),
+            **{name: None if pair is None else dict(zip("ab", pair, strict=True)) for name, pair in pairs.items()},
             "likely_cause": self.likely_cause,
         }
 
@@ -102,7 +102,7 @@ def diagnose(
     device: str = "cpu",
     progress: Callable[[int, int | None], object] = lambda done, total: None,
 ) -> Diagnosis:
-    """Rank the differences of two runs by their effect on device memory.
+    """List the differences of two runs, and the device memory that each makes where it is measured.
 
     Args:
         a: The first run.
@@ -110,78 +110,34 @@ def diagnose(
         data_a: Dataset of the first run; the samples of its training split if the run lists it.
         data_b: Dataset of the second run; if only one of the two is given, both runs use it.
         calibration: Calibration of a training step of the first run: with data, it predicts bytes.
-        crystals: JARVIS dicts, for two runs of alignn: each differing setting is switched by itself, and a step is
-            measured (`nodebudget.analysis.run_diff.measured`).
-        device: Where it is measured: "cpu" or "cuda:0".
+        crystals: JARVIS dicts, for two runs of alignn: the differing settings are switched by themselves and together,
+            and steps are measured (`nodebudget.analysis.run_diff.measured`).
+        device: Where they are measured: "cpu" or "cuda:0".
         progress: Called with the number of steps measured and of all.
 
     Raises:
-        InputError: The data can't be measured, or lacks a size that the calibration depends on.
+        InputError: The data can't be measured, or lacks a size that the calibration depends on, or there are crystals
+            for runs that are not alignn's.
     """
+    names = dict.fromkeys([*a.flat, *b.flat])
+    values = [(name, a.flat.get(name), b.flat.get(name)) for name in names]
+    entries = [_difference(*value) for value in values if not _equal(*value[1:])] + _splits(a, b)
+    predicted = measured = None
     first, second = data_a or data_b, data_b or data_a
-    baseline = Baseline(a, _batch_size(a), None if first is None else RunData(first, a), calibration)
-    flat = (a.flat, b.flat)
-    names = dict.fromkeys([*flat[0], *flat[1]])
-    values = [(name, flat[0].get(name), flat[1].get(name)) for name in names]
-    differences = [_difference(*value, baseline, flat) for value in values if not _equal(*value[1:])]
-    differences += _splits(a, b)
-    predicted = None
-    if second is not None:
-        # Measured with the graph settings of A: other graph settings are a difference of their own.
-        other = RunData(second, RunConfig(b.name, a.settings, b.train_ids, a.is_alignn)).table()
-        measure, causes = baseline.causes(other)
-        differences += [_from_cause(cause, measure, baseline) for cause in causes if abs(cause.share) >= _SAME]
-        predicted = _predicted(baseline, _batch_size(b), RunData(second, b))
+    if first is not None and second is not None:
+        entries, predicted = _with_samples((a, b), entries, (_table(first, a), _table(second, b)), calibration)
     if crystals is not None:
-        differences = _measured(a, b, differences, crystals, device, progress)
-    ranked = tuple(sorted(differences, key=_rank))
-    return Diagnosis(a.name, b.name, ranked, _sentence(ranked), len(names), predicted)
-
-
-def _measured(
-    a: RunConfig, b: RunConfig, differences: list[Difference], crystals: Any, device: str, progress: Any
-) -> list[Difference]:
-    """Put measured bytes in place of estimated ones."""
-    if not (a.is_alignn and b.is_alignn):
-        raise InputError(
-            "steps are measured for two configs of alignn", hint="leave the crystals out, or give both config.json"
-        )
-    affecting = [entry.name for entry in differences if entry.affects_device_memory is not False]
-    switched = [name for name in affecting if not name.startswith("data.")]
-    if not switched:
-        return differences
-    reference, changes = measure_settings(a, b, switched, crystals, device, progress)
-    measured = [
-        _with_change(entry, changes.get(entry.name, "switched with model.name"), reference)
-        if entry.name in switched
-        else entry
-        for entry in differences
-    ]
-    together = changes.get(TOGETHER)
-    if isinstance(together, int):
-        measured.append(Difference(TOGETHER, None, None, True, together, "measured with all of them switched"))
-    return measured
-
-
-def _with_change(entry: Difference, change: int | str, reference: int) -> Difference:
-    if isinstance(change, str):
-        return replace(entry, bytes=None, reason=change, strength=0.0, direction=0)
-    ratio_ = math.log(max(1 + change / reference, _MIN_RATIO))
-    same = abs(change) < _SAME * reference
-    reason = "measured: " + ("no change" if same else f"{change / reference:+.1%} of a step of A")
-    return replace(
-        entry,
-        affects_device_memory=not same,
-        bytes=change,
-        reason=reason,
-        strength=abs(ratio_),
-        direction=0 if same else _sign(ratio_),
-    )
-
-
-def _batch_size(run: RunConfig) -> int | None:
-    value = run.setting(*_BATCH_SIZES)
-    return value if isinstance(value, int) and not isinstance(value, bool) and value > 0 else None
+        if not (a.is_alignn and b.is_alignn):
+            raise InputError(
+                "steps are measured for two configs of alignn", hint="leave the crystals out, or give both config.json"
+            )
+        switched = [entry.name for entry in entries if _is_setting(entry) and entry.affects_device_memory is not False]
+        if switched:
+            changes = measure_settings(a, b, switched, crystals, device, progress)
+            entries = [_with_change(entry, changes) if entry.name in switched else entry for entry in entries]
+            measured = None if changes.second is None else (changes.first, changes.second)
+    ranked = tuple(sorted(entries, key=_rank))
+    return Diagnosis(a.name, b.name, ranked, _sentence(ranked, a.is_alignn), len(names), predicted, measured)
 
 
 def _equal(a: Any, b: Any) -> bool:
@@ -191,82 +147,118 @@ def _equal(a: Any, b: Any) -> bool:
     return bool(a == b or (a != a and b != b))
 
 
-def _difference(name: str, a: Any, b: Any, baseline: Baseline, runs: Sequence[Mapping[str, Any]]) -> Difference:
-    rule = rule_for(name, runs)
-    if rule is None:
-        return Difference(name, a, b, None, None, "unknown setting")
-    reason = rule.explain(a, b)
-    if not rule.affects:
-        return Difference(name, a, b, False, None, reason, baseline.prefetch_bytes(name, a, b))
-    added = effect_of(rule.effect, baseline, name, a, b)
-    if added is not None and baseline.step_bytes is not None and rule.effect in STEP_EFFECTS:
-        change = math.log(max(1 + added / baseline.step_bytes, _MIN_RATIO))
-        return Difference(name, a, b, True, added, reason, None, abs(change), _sign(change))
-    if added is not None and rule.effect in MODEL_EFFECTS:
-        reason += "; the bytes are those of parameters, gradients and optimizer state only"
-    return Difference(name, a, b, True, added, reason, None, *_estimate(rule, a, b, added))
-
-
-def _estimate(rule: Rule, a: Any, b: Any, added: int | None) -> tuple[float, int]:
-    """Return strength and direction if the bytes of a whole step can't be predicted."""
-    scale = ratio(a, b)
-    if scale is not None and rule.power:
-        change = rule.power * math.log(scale)
-        return abs(change), _sign(change)
-    return math.log(1 + max(rule.typical, 0.3 * rule.power)), _sign(added or 0)
-
-
-def _sign(value: float) -> int:
-    return (value > 0) - (value < 0)
+def _difference(name: str, a: Any, b: Any) -> Difference:
+    affects, reason = rule_for(name) or (None, _UNKNOWN)
+    return Difference(name, a, b, affects, None, reason)
 
 
 def _splits(a: RunConfig, b: RunConfig) -> list[Difference]:
     if a.train_ids is None or b.train_ids is None or a.train_ids == b.train_ids:
         return []
     shared = len(set(a.train_ids) & set(b.train_ids))
-    rule = rule_for("data.samples")
-    reason = f"{rule.reason if rule else ''} ({shared} samples are in both)"
-    return [Difference("data.samples", len(a.train_ids), len(b.train_ids), False, None, reason)]
+    samples = _difference("data.samples", len(a.train_ids), len(b.train_ids))
+    return [replace(samples, reason=f"{samples.reason} ({shared} samples are in both)")]
 
 
-def _from_cause(cause: Cause, measure: str, baseline: Baseline) -> Difference:
-    reason = f"the samples differ: {cause.share:+.1%} {size_label(measure)} per batch"
-    added = None if baseline.step_bytes is None else round(cause.share * baseline.step_bytes)
+def _table(data: Data, run: RunConfig) -> SizeTable:
+    """Measure the samples of the training split of a run, or all if the split can't be matched by id."""
+    is_built = run.is_alignn and data.kind == "crystals"
+    table = measure(data, graphs=GraphSettings.from_alignn_config(run.settings) if is_built else None)
+    if not run.train_ids or table.ids is None:
+        return table
+    rows = {str(name): row for row, name in enumerate(table.ids)}
+    return table.take([rows[name] for name in run.train_ids]) if set(run.train_ids) <= set(rows) else table
+
+
+def _batch_size(run: RunConfig) -> int | None:
+    value = run.setting(*BATCH_SIZES)
+    return value if isinstance(value, int) and not isinstance(value, bool) and value > 0 else None
+
+
+def _with_samples(
+    runs: tuple[RunConfig, RunConfig],
+    entries: list[Difference],
+    tables: tuple[SizeTable, SizeTable],
+    calibration: Calibration | None,
+) -> tuple[list[Difference], tuple[int, int] | None]:
+    """Add host memory, the differences of the samples, and, with a calibration, predicted bytes of a mean batch."""
+    batch_size = _batch_size(runs[0])
+    if batch_size is None:
+        return entries, None
+    batch = batch_bytes(tables[0], batch_size)
+    entries = [
+        replace(entry, host_bytes=prefetch_bytes(runs[0], entry.name, entry.a, entry.b, batch)) for entry in entries
+    ]
+    batch_sizes = batch_size, _batch_size(runs[1]) or batch_size
+    measure_ = Measure.of(tables, calibration)
+    first, second = (
+        measure_(min(size, len(table)), mean_sizes(table)) for size, table in zip(batch_sizes, tables, strict=True)
+    )
+    causes = explain(tables[1], tables[0], batch_sizes[0], measure_, batch_sizes[1])
+    step = None if calibration is None else first
+    samples = {cause.name: _from_cause(cause, measure_.name, step) for cause in causes if abs(cause.share) >= _SAME}
+    for place, entry in enumerate(entries):
+        if entry.name.rpartition(".")[2] in BATCH_SIZES and GRAPHS in samples:
+            entries[place] = replace(samples.pop(GRAPHS), name=entry.name, a=entry.a, b=entry.b)
+    return [*entries, *samples.values()], None if step is None else (round(first), round(second))
+
+
+def _from_cause(cause: Cause, measure_name: str, step: float | None) -> Difference:
     a, b = (float(f"{value:.4g}") for value in (cause.first, cause.second))
-    change = math.log(max(1 + cause.share, _MIN_RATIO))
-    return Difference(f"data.{cause.name}", a, b, True, added, reason, None, abs(change), _sign(change))
+    reason = f"{cause.share:+.1%} {size_label(measure_name)} per batch"
+    added = None if step is None else round(cause.share * step)
+    return Difference(f"data.{cause.name}", a, b, True, added, reason, share=cause.share)
 
 
-def _predicted(baseline: Baseline, batch_size: int | None, data: RunData) -> tuple[int, int] | None:
-    if baseline.step_bytes is None or batch_size is None:
-        return None
-    other = baseline.predict(batch_size, data.table())
-    return None if other is None else (round(baseline.step_bytes), round(other))
+def _is_setting(entry: Difference) -> bool:
+    return not entry.name.startswith("data.")
 
 
-def _rank(difference: Difference) -> tuple[int, float]:
-    return (True, False, None).index(difference.affects_device_memory), -difference.strength
+def _with_change(entry: Difference, changes: MeasuredChanges) -> Difference:
+    """Put measured bytes into the difference of a setting."""
+    name = entry.name
+    if name not in changes.alone and name not in changes.failures:
+        return replace(entry, reason="switched with model.name")
+    added = changes.shares.get(name, changes.alone.get(name))
+    if added is None:
+        return replace(entry, bytes=None, reason=f"can't be measured: {changes.failures[name]}")
+    share = added / changes.first
+    affects = abs(added) >= _SAME * changes.first
+    reason = f"measured: {share:+.1%} of a step of A" if affects else "measured: no change"
+    if name in changes.failures:
+        reason += f"; it can't be switched by itself: {changes.failures[name]}"
+    elif affects and len(changes.alone) > 1:
+        reason += f"; by itself {format_change(changes.alone[name])}"
+    return replace(entry, affects_device_memory=affects, bytes=round(added), reason=reason, share=share)
 
 
-def _sentence(ranked: Sequence[Difference]) -> str:
-    """Name the most likely cause of more or less device memory."""
+def _rank(entry: Difference) -> tuple[int, bool, float]:
+    category = (True, None, False).index(entry.affects_device_memory)
+    return category, entry.reason == _UNKNOWN, -abs(entry.share)
+
+
+def _sentence(ranked: Sequence[Difference], is_alignn: bool) -> str:
+    """Name the largest cause if it is measured, predicted or counted; else say what is to be measured."""
     if not ranked:
         return "The two runs have the same settings."
     top = ranked[0]
+    unknown = [entry.name for entry in ranked if entry.reason == _UNKNOWN]
+    may = [entry.name for entry in ranked if entry.affects_device_memory is None and entry.reason != _UNKNOWN]
     if top.affects_device_memory:
-        direction = {1: ", by which B takes more", -1: ", by which B takes less", 0: ""}[top.direction]
-        values = f"{_shown(top.a)} in A, {_shown(top.b)} in B"
-        # More graphs, or larger ones, take more memory; of other settings only a measured step can tell.
-        certain = top.name in _BATCH_SIZES or top.name.startswith("data.")
-        if top.bytes is None and not certain:
-            names = [entry.name for entry in ranked if entry.affects_device_memory]
-            return f"These settings can change device memory: {', '.join(names[:5])}. To measure them, give --data."
-        return f"The most likely cause is {top.name} ({values}){direction}: {top.reason}."
-    unknown = [difference.name for difference in ranked if difference.affects_device_memory is None]
+        effect = top.reason if top.bytes is None else f"{format_change(top.bytes)} per step"
+        rest = f" Not measured: {_listed(may)}." if may else ""
+        return f"The largest cause is {top.name} ({_shown(top.a)} in A, {_shown(top.b)} in B): {effect}.{rest}"
+    if may:
+        how = "give --data" if is_alignn else "calibrate both runs with 'nodebudget calibrate --workload'"
+        return f"These settings can change device memory: {_listed(may)}. To measure them, {how}."
     if unknown:
-        return f"No known difference affects device memory; unknown settings: {', '.join(unknown[:5])}."
+        return f"No known difference affects device memory; unknown settings: {_listed(unknown)}."
     return "None of the differences affects device memory; compare the samples and the code."
 
 
 def _shown(value: Any) -> str:
     return "not set" if value is None else str(value)
+
+
+def _listed(names: Sequence[str]) -> str:
+    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")

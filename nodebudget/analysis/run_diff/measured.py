@@ -5,10 +5,13 @@ from __future__ import annotations
 import json
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from nodebudget.analysis.run_diff.runs import RunConfig
+from nodebudget.analysis.shapley import shapley_values
 from nodebudget.errors import NodeBudgetError
 from nodebudget.profiling.open import open_probe
 from nodebudget.workloads.alignn_step import AlignnRunWorkload
@@ -18,8 +21,27 @@ from nodebudget.workloads.run_step import run_step
 #: Graphs of a measured batch of run A, if its batch size is larger: enough for the cost per graph to dominate.
 _MAX_GRAPHS = 16
 
-#: Name of the last entry, where several settings differ.
-TOGETHER = "all of these together"
+#: Number of settings up to which every combination is measured.
+_MAX_EXACT = 4
+
+
+@dataclass(frozen=True)
+class MeasuredChanges:
+    """What the differing settings of two runs change, measured on the same crystals.
+
+    Attributes:
+        first: Peak bytes of a step of run A.
+        second: Peak bytes with all of the settings switched; None if that step fails.
+        alone: Setting → the bytes that it adds to a step of run A if nothing else is switched.
+        shares: Setting → its share of `second` - `first`, bytes; empty if `second` is None.
+        failures: Setting → why it can't be switched alone.
+    """
+
+    first: int
+    second: int | None
+    alone: Mapping[str, int]
+    shares: Mapping[str, float]
+    failures: Mapping[str, str]
 
 
 def measure_settings(
@@ -29,12 +51,16 @@ def measure_settings(
     crystals: Any,
     device: str = "cpu",
     progress: Callable[[int, int | None], object] = lambda done, total: None,
-) -> tuple[int, dict[str, int | str]]:
-    """Switch each setting from its value in run A to that in run B, and measure a training step with it.
+) -> MeasuredChanges:
+    """Switch settings from their values in run A to those in run B, alone and together, and measure training steps.
 
     A step is alignn's own (`nodebudget.workloads.alignn_step`), on the same crystals: the first of the dataset, as many
     as the batch size of the run, up to 16 for run A. Targets and forces are taken as 0, which does not change the
     memory. If `model.name` differs, all settings of the model are switched with it.
+
+    Up to four settings are switched in every combination, and the bytes are their Shapley values. More are switched
+    alone; what all together add to the sum of these is divided in proportion. Where settings can't be switched alone,
+    it is theirs in equal parts.
 
     Args:
         a: The first run, of alignn.
@@ -44,28 +70,53 @@ def measure_settings(
         device: "cpu" or "cuda:0".
         progress: Called with the number of steps measured and of all.
 
-    Returns:
-        Peak bytes of a step of run A; and for each setting, and for all together if there are several, the bytes that
-        it adds, or the reason why it can't be switched by itself.
+    Raises:
+        NodeBudgetError: The step of run A fails.
     """
     groups = _groups(names)
-    reference = _peak(a, a, (), crystals, device)
-    changes: dict[str, int | str] = {}
-    for done, (label, members) in enumerate(groups.items(), start=1):
-        progress(done, len(groups))
+    total = 2 ** len(groups) if len(groups) <= _MAX_EXACT else len(groups) + 2
+    measured: dict[frozenset[str], int] = {}
+
+    def peak(switched: frozenset[str]) -> int:
+        if switched not in measured:
+            members = [name for label, group in groups.items() if label in switched for name in group]
+            measured[switched] = _peak(a, b, members, crystals, device)
+            progress(len(measured), total)
+        return measured[switched]
+
+    first, second = peak(frozenset()), None
+    alone, failures = {}, {}
+    for label in groups:
         try:
-            changes[label] = _peak(a, b, members, crystals, device) - reference
+            alone[label] = peak(frozenset([label])) - first
         except NodeBudgetError as error:
-            changes[label] = f"can't be switched by itself: {error}"
-    return reference, changes
+            failures[label] = str(error)
+    with suppress(NodeBudgetError):
+        second = peak(frozenset(groups))
+    if second is None:
+        return MeasuredChanges(first, None, alone, {}, failures)
+    shares = _divided(alone, list(failures), second - first)
+    if not failures and len(groups) <= _MAX_EXACT:
+        with suppress(NodeBudgetError):  # a combination that fails, though each setting alone does not
+            shares = shapley_values(peak, list(groups))
+    return MeasuredChanges(first, second, alone, shares, failures)
+
+
+def _divided(alone: Mapping[str, int], failed: Sequence[str], together: int) -> dict[str, float]:
+    rest, total = together - sum(alone.values()), sum(map(abs, alone.values()))
+    if failed:
+        return {**alone, **dict.fromkeys(failed, rest / len(failed))}
+    if not total:
+        return dict.fromkeys(alone, rest / len(alone))
+    return {name: change + rest * abs(change) / total for name, change in alone.items()}
 
 
 def _groups(names: Sequence[str]) -> dict[str, tuple[str, ...]]:
-    groups: dict[str, tuple[str, ...]] = {name: (name,) for name in names}
-    if "model.name" in groups:
-        members = tuple(name for name in names if name.startswith("model."))
-        groups = {name: group for name, group in groups.items() if name not in members} | {"model.name": members}
-    return groups | ({TOGETHER: tuple(names)} if len(groups) > 1 else {})
+    """Return the settings that are switched as one, by the first of them."""
+    if "model.name" not in names:
+        return {name: (name,) for name in names}
+    model = tuple(name for name in names if name.startswith("model."))
+    return {"model.name": model} | {name: (name,) for name in names if name not in model}
 
 
 def _peak(a: RunConfig, b: RunConfig, names: Sequence[str], crystals: Any, device: str) -> int:

@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from nodebudget.analysis.run_diff.models import MODELS
 from nodebudget.errors import InputError, MissingError, first_line
 from nodebudget.utils.files import read_text
 from nodebudget.utils.optional_imports import require
+from nodebudget.workloads.alignn_inputs import MODELS
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -80,7 +80,7 @@ def read_run_config(path: str | os.PathLike[str]) -> RunConfig:
     values = _read(config)
     model = values.get("model")
     is_alignn = bool(_ALIGNN_KEYS & set(values))
-    is_alignn |= isinstance(model, Mapping) and model.get("name") in tuple(MODELS)
+    is_alignn |= isinstance(model, Mapping) and model.get("name") in ("alignn", *MODELS)
     ids = _train_ids(config.parent / _IDS) if source.is_dir() or config.name in CONFIGS else None
     return RunConfig(str(path), _with_defaults(values) if is_alignn else values, ids, is_alignn)
 
