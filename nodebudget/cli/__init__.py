@@ -26,6 +26,7 @@ class _LazyGroup(Command, click.Group):
             return None
         command = importlib.import_module(f"nodebudget.cli.{cmd_name.replace('-', '_')}").command
         assert isinstance(command, click.Command)
+        self.invoked = command
         return command
 
 

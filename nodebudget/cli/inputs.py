@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ctypes
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -144,10 +146,21 @@ def open_samples(
 def _gpu_of(calibration: Calibration) -> Probe | None:
     """Return the GPU of this machine for a calibration that was measured on one; None where there is none."""
     device = str(calibration.context.get("device", {}).get("device", ""))
-    if not device.startswith("cuda"):
+    if not device.startswith("cuda") or not _has_driver():
         return None
     import torch
 
     from nodebudget.profiling.open import open_probe
 
     return open_probe("cuda:0") if torch.cuda.is_available() else None
+
+
+def _has_driver() -> bool:
+    """Return whether there may be a GPU, without importing torch, which takes seconds: its driver's library loads."""
+    if "torch" in sys.modules:
+        return True
+    try:
+        ctypes.CDLL("nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1")
+    except OSError:
+        return False
+    return True

@@ -33,6 +33,9 @@ def commands(folder: Path) -> dict[str, list[str]]:
         table = SizeTable.from_counts(factor * nodes, 12 * factor * nodes, 150 * factor * nodes)
         for suffix in ("npz", "csv"):
             table.save(folder / f"{name}.{suffix}")
+    record = json.loads((GOLDEN / "calibration_v2.json").read_text())
+    record["device"] = {"device": "cuda:0", "name": "NVIDIA H200", "memory": 150_000_000_000}
+    (folder / "gpu.json").write_text(json.dumps(record))
     lines = {
         "suggest, means": "suggest --reference 35 --batch-size 64 --target 20",
         "suggest, sizes": "suggest --reference a.npz --batch-size 64 --target b.npz",
@@ -40,6 +43,7 @@ def commands(folder: Path) -> dict[str, list[str]]:
         "plan, .npz": "plan a.npz --max-nodes 1000",
         "plan, .csv": "plan a.csv --max-nodes 1000 --json",
         "plan, memory": f"plan a.npz --calibration {GOLDEN / 'calibration_v2.json'} --memory 100kB",
+        "plan, GPU record": "plan a.npz --calibration gpu.json --memory 100kB",
         "monitor": f"monitor {GOLDEN / 'run_v1.jsonl'}",
         "report": f"report {GOLDEN / 'run_v1.jsonl'} {GOLDEN / 'calibration_v2.json'} a.npz -o page.html --force",
         "--help": "--help",

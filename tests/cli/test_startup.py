@@ -6,6 +6,7 @@ import json
 import shutil
 import subprocess
 import sys
+from ctypes.util import find_library
 from pathlib import Path
 
 import pytest
@@ -38,6 +39,8 @@ PLANNING = [
     "monitor run.jsonl",
     "report run.jsonl cal.json a.npz plan.npz -o page.html",
 ]
+#: With the calibration of a GPU: where there is a GPU, torch is asked whether it is the same one.
+OF_A_GPU = [] if find_library("cuda") else ["plan a.npz --calibration gpu.json --memory 100kB"]
 SIMULATING = ["suggest --reference a.npz --batch-size 8 --target b.csv --calibration cal.json --memory 100kB"]
 
 
@@ -49,9 +52,11 @@ def loaded(tmp_path_factory: pytest.TempPathFactory) -> dict[str, set[str]]:
         counts = [[factor * times * count for count in nodes] for times in (1, 12, 150)]
         SizeTable.from_counts(*counts).save(folder / name)
     shutil.copy(GOLDEN / "calibration_v2.json", folder / "cal.json")
+    record = {**json.loads((folder / "cal.json").read_text()), "device": {"device": "cuda:0", "name": "a GPU"}}
+    (folder / "gpu.json").write_text(json.dumps(record))
     shutil.copy(GOLDEN / "run_v1.jsonl", folder / "run.jsonl")
     done = subprocess.run(
-        [sys.executable, "-c", _CODE, json.dumps([*PLANNING, *SIMULATING])],
+        [sys.executable, "-c", _CODE, json.dumps([*PLANNING, *OF_A_GPU, *SIMULATING])],
         cwd=folder,
         env={"PYTHONPATH": str(ROOT), "PATH": ""},
         capture_output=True,
@@ -59,10 +64,10 @@ def loaded(tmp_path_factory: pytest.TempPathFactory) -> dict[str, set[str]]:
     )
     assert done.returncode == 0, done.stderr
     modules = json.loads(done.stdout.splitlines()[-1])
-    return {line: set(names) for line, names in zip([*PLANNING, *SIMULATING], modules, strict=True)}
+    return {line: set(names) for line, names in zip([*PLANNING, *OF_A_GPU, *SIMULATING], modules, strict=True)}
 
 
-@pytest.mark.parametrize("line", PLANNING)
+@pytest.mark.parametrize("line", [*PLANNING, *OF_A_GPU])
 def test_planning_and_reading_records_imports_no_framework(line: str, loaded: dict[str, set[str]]) -> None:
     assert loaded[line] == set()
 

@@ -30,14 +30,14 @@ CASES = {
     "negative maximum": (
         "plan sizes.npz --max-nodes -3 -o out.json",
         2,
-        "max_nodes is -3",
+        "--max-nodes is -3",
         "the maximum per batch",
     ),
-    "zero maximum": ("plan sizes.npz --max-edges 0 -o out.json", 2, "max_edges is 0", "the maximum per batch"),
+    "zero maximum": ("plan sizes.npz --max-edges 0 -o out.json", 2, "--max-edges is 0", "the maximum per batch"),
     "absurd maximum": (
         "plan sizes.npz --max-edges 1e40 -o out.json",
         2,
-        "max_edges is 1",
+        "--max-edges is 1",
         "the maximum per batch",
     ),
     "a maximum in words": (
@@ -46,7 +46,7 @@ CASES = {
         "'many'",
         "see 'nodebudget plan",
     ),
-    "no budget": ("plan sizes.npz -o out.json", 2, "no budget", "give max_nodes"),
+    "no budget": ("plan sizes.npz -o out.json", 2, "no budget", "give --max-nodes"),
     "absurd memory": (
         "plan sizes.npz --calibration cal.json --memory 3_potatoes -o out.json",
         2,
@@ -54,7 +54,7 @@ CASES = {
         "GiB",
     ),
     "memory alone": ("plan sizes.npz --memory 4GiB -o out.json", 2, "a calibration", "nodebudget calibrate"),
-    "a graph over the budget": ("plan sizes.npz --max-nodes 5 -o out.json", 1, "nodes", "oversized"),
+    "a graph over the budget": ("plan sizes.npz --max-nodes 5 -o out.json", 1, "nodes", "--oversized skip"),
     "another schema version": (
         "plan sizes.npz --calibration newer.json --memory 4GiB -o out.json",
         2,
@@ -76,7 +76,7 @@ CASES = {
     "batch size of zero": (
         "suggest --reference 35 --batch-size 0 --target 20",
         2,
-        "batch_size is 0",
+        "--batch-size is 0",
         "choose a number in this range",
     ),
     "no neighbours": (

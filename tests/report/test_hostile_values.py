@@ -92,7 +92,7 @@ WRONG = {
     "an archive of something else": (["other.npz"], "'other.npz' is not a size table", "measure"),
     "an archive cut": (["cut.npz"], "'cut.npz'", ""),
     "a plan's archive cut": (["cut_plan.npz"], "'cut_plan.npz' is a damaged plan", "plan again"),
-    "a batch size of zero": (["sizes.npz", "--batch-size", "0"], "batch_size is 0", "choose a number"),
+    "a batch size of zero": (["sizes.npz", "--batch-size", "0"], "--batch-size is 0", "choose a number"),
     "no folder for the page": (["cal.json", "-o", "no/page.html"], "no folder 'no'", "make it"),
 }
 
