@@ -26,21 +26,13 @@ _BATCHES = 6
 
 @dataclass(frozen=True)
 class Overhead:
-    """Memory of the allocator over some batches of a planned epoch, the largest first.
+    """Memory of the allocator over some batches of a planned epoch, the largest first."""
 
-    Attributes:
-        requested: Peak bytes that live tensors asked for: what a calibration predicts.
-        allocated: Peak bytes in blocks of live tensors, including rounding and unsplit rests.
-        reserved: Peak bytes held from the device.
-        retries: How often the allocator emptied its cache because the device was full.
-        how: "measured" on the device, or "replayed" from a trace on the CPU.
-    """
-
-    requested: int
-    allocated: int
-    reserved: int
-    retries: int
-    how: str
+    requested: int  #: Peak bytes that live tensors asked for, which a calibration predicts.
+    allocated: int  #: Peak bytes in blocks of live tensors, including rounding and unsplit rests.
+    reserved: int  #: Peak bytes held from the device.
+    retries: int  #: How often the allocator emptied its cache because the device was full.
+    how: str  #: "measured" on the device, or "replayed" from a trace on the CPU.
 
 
 def with_overheads(

@@ -23,19 +23,12 @@ _DRAWS, _MIN_EPOCHS, _MAX_EPOCHS = 500_000, 20, 400
 
 @dataclass(frozen=True)
 class Totals:
-    """The cost of a batch of a fixed number of graphs: the total of a size, or its peak in bytes.
+    """The cost of a batch of a fixed number of graphs: the total of a size, or its peak in bytes."""
 
-    Attributes:
-        mean: Cost of a full batch with mean totals.
-        std: Standard deviation of its total, for batches drawn without replacement.
-        expected_max: Mean of the largest cost of a shuffled epoch, simulated; `mean` or more.
-        standard_error: Standard error of `expected_max`.
-    """
-
-    mean: float
-    std: float
-    expected_max: float
-    standard_error: float
+    mean: float  #: Cost of a full batch with mean totals.
+    std: float  #: Standard deviation of its total, for batches drawn without replacement.
+    expected_max: float  #: Mean of the largest cost of a shuffled epoch, simulated; `mean` or more.
+    standard_error: float  #: Standard error of `expected_max`.
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,16 +37,11 @@ class GraphCosts:
 
     The cost of a batch is the maximum over the segments of the fixed cost plus the sum over its graphs. The expected
     largest cost of an epoch is approximated by the maximum over the segments of the expected largest totals.
-
-    Attributes:
-        values: Costs, shape (graphs, segments).
-        fixed: Cost of a batch without graphs, shape (segments,).
-        floor: Minimum cost of a batch.
     """
 
-    values: Floats
-    fixed: Floats
-    floor: float
+    values: Floats  #: Costs, shape (graphs, segments).
+    fixed: Floats  #: Cost of a batch without graphs, shape (segments,).
+    floor: float  #: Minimum cost of a batch.
 
     @classmethod
     def of_size(cls, column: npt.ArrayLike) -> GraphCosts:

@@ -33,30 +33,19 @@ Progress = Callable[[int, int], object]
 
 @dataclass(frozen=True, eq=False)
 class Breakdown:
-    """The live bytes of one training step.
+    """The live bytes of one training step."""
 
-    Attributes:
-        label: "typical", "largest" or "budget", as `choose_batches` names its batches.
-        sizes: Size of the batch: `graphs` and the sum of each size column.
-        peak: Part → bytes at the peak: `parameters` (and buffers), `optimizer state`, `gradients`, `batch data`,
-            `activations` (made in the forward pass and the loss, and kept for the backward pass), `temporary` (all
-            other live tensors), `beside` (on the device, but not of the workload), `rounding` (of the allocator's
-            blocks).
-        peak_phase: Phase of the peak.
-        phases: Phase → part → bytes at the peak of that phase.
-        measured: Peak of the same step by the probe, bytes; the parts should add up to it.
-        timeline: Live bytes after each event, shape (events, parts).
-        starts: Phase and index of its first event, in order.
-    """
-
-    label: str
-    sizes: Mapping[str, float]
+    label: str  #: "typical", "largest" or "budget", as `choose_batches` names its batches.
+    sizes: Mapping[str, float]  #: Size of the batch (`graphs`) and the sum of each size column.
+    #: Bytes at the peak by part, which are `parameters` (and buffers), `optimizer state`, `gradients`, `batch data`,
+    #: `activations` (made in the forward pass and the loss, and kept for the backward pass), `temporary` (all other
+    #: live tensors), `beside` (on the device, but not of the workload), `rounding` (of the allocator's blocks).
     peak: Mapping[str, int]
-    peak_phase: str
-    phases: Mapping[str, Mapping[str, int]]
-    measured: int
-    timeline: Ints
-    starts: tuple[tuple[str, int], ...]
+    peak_phase: str  #: Phase of the peak.
+    phases: Mapping[str, Mapping[str, int]]  #: Phase → part → bytes at the peak of that phase.
+    measured: int  #: Peak of the same step by the probe, bytes; the parts should add up to it.
+    timeline: Ints  #: Live bytes after each event, shape (events, parts).
+    starts: tuple[tuple[str, int], ...]  #: Phase and index of its first event, in order.
 
     @property
     def total(self) -> int:
@@ -84,17 +73,11 @@ class Breakdown:
 
 @dataclass(frozen=True)
 class Check:
-    """The measured bytes of one part beside those that follow from the model and the optimizer.
+    """The measured bytes of one part beside those that follow from the model and the optimizer."""
 
-    Attributes:
-        what: The part, and the rule by which it is counted.
-        counted: Bytes by that rule.
-        measured: Bytes of the step's storages.
-    """
-
-    what: str
-    counted: int
-    measured: int
+    what: str  #: The part, and the rule by which it is counted.
+    counted: int  #: Bytes by that rule.
+    measured: int  #: Bytes of the step's storages.
 
     @property
     def error(self) -> float:

@@ -29,29 +29,20 @@ _SAME = 0.005
 
 @dataclass(frozen=True, eq=False)
 class Row:
-    """One dataset.
+    """One dataset."""
 
-    Attributes:
-        name: Name given by the user.
-        statistics: `graphs` and statistics by column, as `SizeTable.statistics` returns them.
-        totals: Column → totals of a batch.
-        predicted_bytes: Peak of a training step, or None without a calibration.
-        difference: Change from the first dataset, as a fraction of the first: `graphs`, each column's mean per batch,
-            and `bytes` with a calibration; None if the value of the first dataset is 0.
-        causes: Causes of the change of the measure, the largest first; their shares add up to the change.
-        measure: The size that the causes explain.
-        sizes: The sizes of its graphs.
-        draw: Returns totals of random batches of the size that all datasets have, shape (batches,).
-    """
-
-    name: str
-    statistics: Mapping[str, Any]
-    totals: Mapping[str, Totals]
-    predicted_bytes: Totals | None
+    name: str  #: Name given by the user.
+    statistics: Mapping[str, Any]  #: `graphs` and statistics by column, as `SizeTable.statistics` returns them.
+    totals: Mapping[str, Totals]  #: Column → totals of a batch.
+    predicted_bytes: Totals | None  #: Peak of a training step, or None without a calibration.
+    #: Changes from the first dataset as fractions of it (`graphs`, each column's mean per batch, and `bytes` with a
+    #: calibration); None if the value of the first dataset is 0.
     difference: Mapping[str, float | None]
+    #: Causes of the change of the measure, the largest first; their shares add up to the change.
     causes: tuple[Cause, ...]
-    measure: str
-    sizes: SizeTable
+    measure: str  #: The size that the causes explain.
+    sizes: SizeTable  #: The sizes of its graphs.
+    #: Returns totals of random batches of the size that all datasets have, shape (batches,).
     draw: Callable[[], Floats]
 
     @cached_property
@@ -94,17 +85,11 @@ class Row:
 
 @dataclass(frozen=True, eq=False)
 class Comparison:
-    """Several datasets compared at one batch size.
+    """Several datasets compared at one batch size."""
 
-    Attributes:
-        batch_size: Graphs per batch.
-        common: The size that all datasets have; "bytes" with a calibration.
-        rows: One row per dataset; the others are compared with the first.
-    """
-
-    batch_size: int
-    common: str
-    rows: tuple[Row, ...]
+    batch_size: int  #: Graphs per batch.
+    common: str  #: The size that all datasets have; "bytes" with a calibration.
+    rows: tuple[Row, ...]  #: One row per dataset; the others are compared with the first.
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values for JSON."""

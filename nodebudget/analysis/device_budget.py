@@ -33,21 +33,13 @@ _WORTH = 0.05
 
 @dataclass(frozen=True)
 class DeviceBudget:
-    """How much memory of a device a training step may take, line by line.
+    """How much memory of a device a training step may take, line by line."""
 
-    Attributes:
-        capacity: Bytes of the device.
-        lines: (label, bytes) of each deduction.
-        memory: Remaining bytes: the `memory` of a plan.
-        setting: Setting of the allocator, one of `SETTINGS`.
-        advice: One sentence if the other setting would free much memory, else "".
-    """
-
-    capacity: int
-    lines: tuple[tuple[str, int], ...]
-    memory: int
-    setting: str
-    advice: str = ""
+    capacity: int  #: Bytes of the device.
+    lines: tuple[tuple[str, int], ...]  #: (label, bytes) of each deduction.
+    memory: int  #: Remaining bytes, the `memory` of a plan.
+    setting: str  #: Setting of the allocator, one of `SETTINGS`.
+    advice: str = ""  #: One sentence if the other setting would free much memory, else "".
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values for JSON."""

@@ -48,46 +48,27 @@ class Gpu:
 
 @dataclass(frozen=True)
 class Check:
-    """One check.
+    """One check."""
 
-    Attributes:
-        name: Package, device or setting.
-        state: "ok", "missing" or "broken".
-        details: The version, or the problem.
-        purpose: What it is needed for.
-        next_step: What to do if it is not "ok".
-        needed: Whether calibrating the built-in workload fails without it.
-    """
-
-    name: str
-    state: str
-    details: str
-    purpose: str
-    next_step: str = ""
-    needed: bool = False
+    name: str  #: Package, device or setting.
+    state: str  #: "ok", "missing" or "broken".
+    details: str  #: The version, or the problem.
+    purpose: str  #: What it is needed for.
+    next_step: str = ""  #: What to do if it is not "ok".
+    needed: bool = False  #: Whether calibrating the built-in workload fails without it.
 
 
 @dataclass(frozen=True)
 class Examination:
-    """All checks of a machine.
+    """All checks of a machine."""
 
-    Attributes:
-        device: Where a calibration would run: "cuda:0" if there is a GPU, even an unusable one, else "cpu".
-        checks: The checks.
-        gpus: The CUDA devices that PyTorch can use.
-        driver: Version of the NVIDIA driver, or None.
-        host_free_bytes: Available host memory, or None if the system does not report it.
-        versions: Package → version; None if it is not installed.
-        allocator: Settings of PyTorch's CUDA allocator from the environment, or "default".
-    """
-
-    device: str
-    checks: tuple[Check, ...]
-    gpus: tuple[Gpu, ...]
-    driver: str | None
-    host_free_bytes: int | None
-    versions: dict[str, str | None]
-    allocator: str
+    device: str  #: Where a calibration would run: "cuda:0" if there is a GPU, even an unusable one, else "cpu".
+    checks: tuple[Check, ...]  #: The checks.
+    gpus: tuple[Gpu, ...]  #: The CUDA devices that PyTorch can use.
+    driver: str | None  #: Version of the NVIDIA driver, or None.
+    host_free_bytes: int | None  #: Available host memory, or None if the system does not report it.
+    versions: dict[str, str | None]  #: Package → version; None if it is not installed.
+    allocator: str  #: Settings of PyTorch's CUDA allocator from the environment, or "default".
 
     @property
     def blocking(self) -> tuple[Check, ...]:

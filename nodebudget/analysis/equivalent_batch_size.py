@@ -28,17 +28,11 @@ _REASONS = {
 
 @dataclass(frozen=True)
 class Suggestion:
-    """An equivalent batch size.
+    """An equivalent batch size."""
 
-    Attributes:
-        batch_size: The batch size, on the best available basis.
-        basis: "bytes", "line_edges", "edges" or "nodes".
-        by: The batch size on each basis; None for one that is not available.
-    """
-
-    batch_size: int
-    basis: str
-    by: Mapping[str, int | None]
+    batch_size: int  #: The batch size, on the best available basis.
+    basis: str  #: "bytes", "line_edges", "edges" or "nodes".
+    by: Mapping[str, int | None]  #: The batch size on each basis; None for one that is not available.
 
     @property
     def sentence(self) -> str:
@@ -57,13 +51,9 @@ class Suggestion:
 
 @dataclass(frozen=True)
 class LearningRate:
-    """How to scale the learning rate when the number of graphs per step changes.
+    """How to scale the learning rate when the number of graphs per step changes."""
 
-    Attributes:
-        ratio: New graphs per step over the old ones.
-    """
-
-    ratio: float
+    ratio: float  #: New graphs per step over the old ones.
 
     @property
     def linear(self) -> float:

@@ -32,27 +32,17 @@ Crystals = Mapping[str, Sequence[dict[str, Any]]]
 
 @dataclass(frozen=True)
 class QuickstartConfig:
-    """How to run the quickstart.
+    """How to run the quickstart."""
 
-    Attributes:
-        device: "cpu" or "cuda:N".
-        workload: "alignn" or "alignn-pure"; None takes "alignn-pure" on a GPU that DGL can't use, else "alignn".
-        batch_size: Graphs per batch of the fixed runs.
-        memory: The budget in bytes; None takes the predicted memory of a mean batch of large cells.
-        probes: Training steps to calibrate with.
-        hidden_features: Width of ALIGNN.
-        limit: Maximum number of crystals of each dataset; None takes all.
-        seed: Random seed of all parts.
-    """
-
-    device: str = "cpu"
+    device: str = "cpu"  #: "cpu" or "cuda:N".
+    #: "alignn" or "alignn-pure"; None takes "alignn-pure" on a GPU that DGL can't use, else "alignn".
     workload: str | None = None
-    batch_size: int = 16
-    memory: int | None = None
-    probes: int = 24
-    hidden_features: int = 128
-    limit: int | None = None
-    seed: int = 0
+    batch_size: int = 16  #: Graphs per batch of the fixed runs.
+    memory: int | None = None  #: The budget in bytes; None takes the predicted memory of a mean batch of large cells.
+    probes: int = 24  #: Training steps to calibrate with.
+    hidden_features: int = 128  #: Width of ALIGNN.
+    limit: int | None = None  #: Maximum number of crystals of each dataset; None takes all.
+    seed: int = 0  #: Random seed of all parts.
 
     def __post_init__(self) -> None:
         if self.limit is not None and self.limit < self.batch_size:
@@ -65,25 +55,15 @@ class QuickstartConfig:
 
 @dataclass(frozen=True, eq=False)
 class Quickstart:
-    """Results of the quickstart.
+    """Results of the quickstart."""
 
-    Attributes:
-        datasets: Name → crystals.
-        sizes: Name → their sizes.
-        calibration: Of ALIGNN on both datasets.
-        device: The device, as its probe describes it.
-        batch_size: Graphs per batch of the fixed runs.
-        memory: The budget, bytes.
-        runs: One record per dataset and kind of batches ("fixed" or "budget").
-    """
-
-    datasets: Crystals
-    sizes: Mapping[str, SizeTable]
-    calibration: Calibration
-    device: Mapping[str, Any]
-    batch_size: int
-    memory: int
-    runs: Sequence[Mapping[str, Any]]
+    datasets: Crystals  #: Name → crystals.
+    sizes: Mapping[str, SizeTable]  #: Name → their sizes.
+    calibration: Calibration  #: Of ALIGNN on both datasets.
+    device: Mapping[str, Any]  #: The device, as its probe describes it.
+    batch_size: int  #: Graphs per batch of the fixed runs.
+    memory: int  #: The budget, bytes.
+    runs: Sequence[Mapping[str, Any]]  #: One record per dataset and kind of batches ("fixed" or "budget").
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values for JSON: the measured runs, without the datasets and the calibration."""

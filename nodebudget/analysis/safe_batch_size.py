@@ -32,53 +32,32 @@ _CONFIDENCE = 0.95
 
 @dataclass(frozen=True)
 class Trial:
-    """Simulated epochs of one batch size.
+    """Simulated epochs of one batch size."""
 
-    Attributes:
-        epochs: Number of simulated epochs.
-        failures: Number of epochs with a batch over the memory.
-        upper: Upper bound on the probability of such an epoch, with 95% confidence (Clopper and Pearson, 1934).
-        passed: Whether the batch size is safe.
-    """
-
-    epochs: int
-    failures: int
-    upper: float
-    passed: bool
+    epochs: int  #: Number of simulated epochs.
+    failures: int  #: Number of epochs with a batch over the memory.
+    upper: float  #: Upper bound on the probability of such an epoch, with 95% confidence (Clopper and Pearson, 1934).
+    passed: bool  #: Whether the batch size is safe.
 
 
 @dataclass(frozen=True)
 class Risk:
-    """The largest fixed batch size whose largest batch fits, beside a budget.
+    """The largest fixed batch size whose largest batch fits, beside a budget."""
 
-    Attributes:
-        batch_size: The answer.
-        probability: Probability with which all batches of an epoch shall fit.
-        memory: Bytes.
-        by_normal: The answer under a normal approximation, too large for sizes with a heavy tail.
-        trial: The simulated epochs of the answer.
-        confirmed: Whether the simulation alone shows the probability; for large datasets it only does not contradict
-            the distribution of sums.
-        mean_bytes: Predicted peak of a mean batch of that size.
-        max_bytes: Predicted peak of the largest batch of an epoch, on average.
-        budget_batches: Batches of a plan within the same memory.
-        budget_graphs: Mean and standard deviation of its graphs per batch.
-        budget_bytes: Mean predicted peak of its batches.
-        budget_max: Largest predicted peak of its batches.
-    """
-
-    batch_size: int
-    probability: float
-    memory: int
-    by_normal: int
-    trial: Trial
+    batch_size: int  #: The answer.
+    probability: float  #: Probability with which all batches of an epoch shall fit.
+    memory: int  #: Bytes.
+    by_normal: int  #: The answer under a normal approximation, too large for sizes with a heavy tail.
+    trial: Trial  #: The simulated epochs of the answer.
+    #: Whether the simulation alone shows the probability; for large datasets it only does not contradict the
+    #: distribution of sums.
     confirmed: bool
-    mean_bytes: float
-    max_bytes: float
-    budget_batches: int
-    budget_graphs: tuple[float, float]
-    budget_bytes: float
-    budget_max: float
+    mean_bytes: float  #: Predicted peak of a mean batch of that size.
+    max_bytes: float  #: Predicted peak of the largest batch of an epoch, on average.
+    budget_batches: int  #: Batches of a plan within the same memory.
+    budget_graphs: tuple[float, float]  #: Mean and standard deviation of its graphs per batch.
+    budget_bytes: float  #: Mean predicted peak of its batches.
+    budget_max: float  #: Largest predicted peak of its batches.
 
     @property
     def gain(self) -> float:

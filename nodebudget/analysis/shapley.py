@@ -17,32 +17,20 @@ GRAPHS = "graphs per batch"
 
 @dataclass(frozen=True)
 class Cause:
-    """One cause of a difference.
+    """One cause of a difference."""
 
-    Attributes:
-        name: "nodes per graph", "edges per node", "line-graph edges per edge", "graphs per batch".
-        first: Its value in the first dataset.
-        second: Its value in the second dataset.
-        share: Its contribution to the difference, as a fraction of the value of the first dataset.
-    """
-
-    name: str
-    first: float
-    second: float
-    share: float
+    name: str  #: "nodes per graph", "edges per node", "line-graph edges per edge", "graphs per batch".
+    first: float  #: Its value in the first dataset.
+    second: float  #: Its value in the second dataset.
+    share: float  #: Its contribution to the difference, as a fraction of the value of the first dataset.
 
 
 @dataclass(frozen=True)
 class Measure:
-    """The quantity of a mean batch that is compared.
+    """The quantity of a mean batch that is compared."""
 
-    Attributes:
-        name: A size column, or "bytes": the predicted peak of a training step.
-        calibration: Predicts bytes.
-    """
-
-    name: str
-    calibration: Calibration | None = None
+    name: str  #: A size column, or "bytes": the predicted peak of a training step.
+    calibration: Calibration | None = None  #: Predicts bytes.
 
     @classmethod
     def of(cls, tables: Sequence[SizeTable], calibration: Calibration | None) -> Measure:

@@ -17,59 +17,35 @@ NEAR_BEST = 0.98
 
 @dataclass(frozen=True)
 class TimedBudget:
-    """A budget and its timed steps.
+    """A budget and its timed steps."""
 
-    Attributes:
-        budget_bytes: The budget.
-        mean_sizes: Mean sizes of a batch over all batches of the plan, since few are timed.
-        steps: The timed steps; empty if they ran out of memory.
-    """
-
-    budget_bytes: int
-    mean_sizes: Mapping[str, float]
-    steps: tuple[TimedStep, ...]
+    budget_bytes: int  #: The budget.
+    mean_sizes: Mapping[str, float]  #: Mean sizes of a batch over all batches of the plan, since few are timed.
+    steps: tuple[TimedStep, ...]  #: The timed steps; empty if they ran out of memory.
 
 
 @dataclass(frozen=True)
 class CurvePoint:
-    """Throughput at a budget.
+    """Throughput at a budget."""
 
-    Attributes:
-        budget_bytes: The budget.
-        graphs_per_batch: Mean graphs per batch.
-        seconds: Median seconds of a step.
-        model_seconds: Seconds of a mean batch by the time model.
-        graphs_per_second: Graphs trained per second.
-        edges_per_second: Edges trained per second.
-        scatter: Half the range of repeated steps over their median; median over the timed batches.
-    """
-
-    budget_bytes: int
-    graphs_per_batch: float
-    seconds: float
-    model_seconds: float
-    graphs_per_second: float
-    edges_per_second: float
-    scatter: float
+    budget_bytes: int  #: The budget.
+    graphs_per_batch: float  #: Mean graphs per batch.
+    seconds: float  #: Median seconds of a step.
+    model_seconds: float  #: Seconds of a mean batch by the time model.
+    graphs_per_second: float  #: Graphs trained per second.
+    edges_per_second: float  #: Edges trained per second.
+    scatter: float  #: Half the range of repeated steps over their median; median over the timed batches.
 
 
 @dataclass(frozen=True)
 class Advice:
-    """Throughput by budget, and the recommended budget.
+    """Throughput by budget, and the recommended budget."""
 
-    Attributes:
-        curve: One point per budget, ascending.
-        recommended_bytes: The smallest budget within 2% of the best throughput.
-        largest_bytes: The largest budget that was timed and fits.
-        time_model: Seconds as a function of sizes.
-        context: Further entries of the record.
-    """
-
-    curve: tuple[CurvePoint, ...]
-    recommended_bytes: int
-    largest_bytes: int
-    time_model: TimeModel
-    context: Mapping[str, Any] = field(default_factory=dict)
+    curve: tuple[CurvePoint, ...]  #: One point per budget, ascending.
+    recommended_bytes: int  #: The smallest budget within 2% of the best throughput.
+    largest_bytes: int  #: The largest budget that was timed and fits.
+    time_model: TimeModel  #: Seconds as a function of sizes.
+    context: Mapping[str, Any] = field(default_factory=dict)  #: Further entries of the record.
 
     def at(self, budget: int) -> CurvePoint:
         """Return the point of a budget of the curve."""

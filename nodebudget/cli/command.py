@@ -13,13 +13,9 @@ from nodebudget.errors import NodeBudgetError, printable
 
 
 class Command(click.Command):
-    """A click command with the exit codes of nodebudget: 0 done, 1 a check failed, 2 wrong input, 3 missing.
+    """A click command with the exit codes of nodebudget: 0 done, 1 a check failed, 2 wrong input, 3 missing."""
 
-    Attributes:
-        invoked: The subcommand that runs, if it is a group.
-    """
-
-    invoked: click.Command | None = None
+    invoked: click.Command | None = None  #: The subcommand that runs, if it is a group.
 
     def main(self, args: Sequence[str] | None = None, *, standalone_mode: bool = True, **extra: Any) -> Any:  # type: ignore[override]
         """Run the command line and exit; without `standalone_mode` return and raise as click does."""

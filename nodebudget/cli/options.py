@@ -79,17 +79,11 @@ def device(*, prefer_gpu: bool = False) -> Callable[[F], F]:
 
 @dataclass(frozen=True)
 class Outputs:
-    """Files that a command writes.
+    """Files that a command writes."""
 
-    Attributes:
-        output: Value of `-o`.
-        plot: Value of `--plot`.
-        force: Overwrite existing files.
-    """
-
-    output: str | None = None
-    plot: str | None = None
-    force: bool = False
+    output: str | None = None  #: Value of `-o`.
+    plot: str | None = None  #: Value of `--plot`.
+    force: bool = False  #: Overwrite existing files.
 
     def check(self, suffixes: tuple[str, ...]) -> Outputs:
         """Check before the work starts that the files can be written.
@@ -142,19 +136,12 @@ def outputs(output: str | None = None, *, suffixes: tuple[str, ...] = (), plot: 
 
 @dataclass(frozen=True)
 class CalibrationOptions:
-    """A calibration that a command uses, if any, and the model that it is used for.
+    """A calibration that a command uses, if any, and the model that it is used for."""
 
-    Attributes:
-        calibration: Path of the record.
-        workload: Name of the workload that is trained.
-        alignn_config: alignn's config.json: crystals are counted as the graphs of this run.
-        allow_mismatch: Accept a calibration of another model.
-    """
-
-    calibration: str | None
-    workload: str | None
-    alignn_config: str | None
-    allow_mismatch: bool
+    calibration: str | None  #: Path of the record.
+    workload: str | None  #: Name of the workload that is trained.
+    alignn_config: str | None  #: alignn's config.json: crystals are counted as the graphs of this run.
+    allow_mismatch: bool  #: Accept a calibration of another model.
 
 
 allow_mismatch = click.option("--allow-mismatch", is_flag=True, help="Accept a calibration of another model.")

@@ -23,23 +23,16 @@ _OTHERS = ("event", "status", "sizes")
 
 @dataclass
 class Run:
-    """What a log holds.
+    """What a log holds."""
 
-    Attributes:
-        header: The newest header: device, model, calibration, number of batches, versions.
-        steps: One dict per batch, in order.
-        events: All other lines: epochs, warnings, splits, out-of-memory errors.
-        end: The last line, or None while the run is running or where it was killed.
-        parts: Number of headers: 1, and one more for each time that the run was resumed.
-        damaged: Number of unreadable lines, an unfinished last one not included.
-    """
-
+    #: The newest header with device, model, calibration, number of batches, versions.
     header: dict[str, Any] = field(default_factory=dict)
-    steps: list[dict[str, Any]] = field(default_factory=list)
+    steps: list[dict[str, Any]] = field(default_factory=list)  #: One dict per batch, in order.
+    #: All other lines, such as epochs, warnings, splits, out-of-memory errors.
     events: list[dict[str, Any]] = field(default_factory=list)
-    end: dict[str, Any] | None = None
-    parts: int = 0
-    damaged: int = 0
+    end: dict[str, Any] | None = None  #: The last line, or None while the run is running or where it was killed.
+    parts: int = 0  #: Number of headers, 1 and one more for each time that the run was resumed.
+    damaged: int = 0  #: Number of unreadable lines, an unfinished last one not included.
 
     def add(self, line: dict[str, Any]) -> None:
         """Take in one line."""

@@ -17,35 +17,23 @@ from nodebudget.profiling.cuda import counters
 
 @dataclass(frozen=True)
 class Reading:
-    """Memory of a step, bytes.
+    """Memory of a step, bytes."""
 
-    Attributes:
-        measured: Peak of the requested bytes of live tensors, those allocated before the step included: what a
-            calibration predicts; None where the device does not count it.
-        resident: Requested bytes of live tensors before the step; None where that is not known.
-        allocated: `torch.cuda.max_memory_allocated`: requested bytes as PyTorch's allocator rounds them up; None on the
-            CPU.
-        reserved: `torch.cuda.max_memory_reserved`; None on the CPU.
-        retries: How often the allocator freed its cache to find memory; None on the CPU.
-        rss: Resident set of this process after the step: tensors, libraries and all else.
-    """
-
+    #: Peak of the requested bytes of live tensors, those allocated before the step included: what a calibration
+    #: predicts; None where the device does not count it.
     measured: int | None = None
-    resident: int | None = None
+    resident: int | None = None  #: Requested bytes of live tensors before the step; None where that is not known.
+    #: `torch.cuda.max_memory_allocated`: requested bytes as PyTorch's allocator rounds them up; None on the CPU.
     allocated: int | None = None
-    reserved: int | None = None
-    retries: int | None = None
-    rss: int | None = None
+    reserved: int | None = None  #: `torch.cuda.max_memory_reserved`; None on the CPU.
+    retries: int | None = None  #: How often the allocator freed its cache to find memory; None on the CPU.
+    rss: int | None = None  #: Resident set of this process after the step: tensors, libraries and all else.
 
 
 class Meter:
-    """Reads the resident set of the process alone: the CPU's allocator does not count a peak.
+    """Reads the resident set of the process alone: the CPU's allocator does not count a peak."""
 
-    Attributes:
-        method: How peaks are measured, for the log; None where they are not.
-    """
-
-    method: str | None = None
+    method: str | None = None  #: How peaks are measured, for the log; None where they are not.
 
     def start(self) -> None:
         """Begin a step."""

@@ -103,15 +103,10 @@ def _advice(
 
 @dataclass(frozen=True)
 class Split:
-    """How a step was run.
+    """How a step was run."""
 
-    Attributes:
-        loss: Mean loss over all samples.
-        parts: Samples in each part; one number where the whole batch fitted.
-    """
-
-    loss: float
-    parts: tuple[int, ...]
+    loss: float  #: Mean loss over all samples.
+    parts: tuple[int, ...]  #: Samples in each part; one number where the whole batch fitted.
 
 
 def run_with_split(

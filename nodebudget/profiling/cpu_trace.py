@@ -23,20 +23,14 @@ _BACKWARD = "autograd::engine::evaluate_function"
 
 @dataclass(frozen=True, eq=False)
 class BlockTrace:
-    """Allocations and releases in order.
+    """Allocations and releases in order."""
 
-    Attributes:
-        blocks: Address of the block, shape (events,). After its release, an address is used again for other tensors.
-        nbytes: Bytes, positive for an allocation and negative for its release, shape (events,).
-        first_forward: How many events came before the end of the first matrix product outside the backward pass; None
-            without one.
-        first_backward: The same in the backward pass, which on a GPU runs in a thread of its own.
-    """
-
+    #: Address of the block, shape (events,). After its release, an address is used again for other tensors.
     blocks: Integers
-    nbytes: Integers
+    nbytes: Integers  #: Bytes, positive for an allocation and negative for its release, shape (events,).
+    #: How many events came before the end of the first matrix product outside the backward pass; None without one.
     first_forward: int | None = None
-    first_backward: int | None = None
+    first_backward: int | None = None  #: The same in the backward pass, which on a GPU runs in a thread of its own.
 
     def __len__(self) -> int:
         return len(self.blocks)

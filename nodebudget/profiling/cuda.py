@@ -15,21 +15,13 @@ from nodebudget.profiling.probe import Peak
 
 @dataclass(frozen=True)
 class Counters:
-    """What the allocator counted, bytes; peaks since they were last reset.
+    """What the allocator counted, bytes; peaks since they were last reset."""
 
-    Attributes:
-        requested: Bytes of live tensors as they were asked for.
-        requested_peak: Peak of `requested`.
-        allocated_peak: Peak bytes in blocks with a live tensor.
-        reserved_peak: Peak bytes held from the device.
-        retries: How often the cache was emptied to get memory, since the process started.
-    """
-
-    requested: int
-    requested_peak: int
-    allocated_peak: int
-    reserved_peak: int
-    retries: int
+    requested: int  #: Bytes of live tensors as they were asked for.
+    requested_peak: int  #: Peak of `requested`.
+    allocated_peak: int  #: Peak bytes in blocks with a live tensor.
+    reserved_peak: int  #: Peak bytes held from the device.
+    retries: int  #: How often the cache was emptied to get memory, since the process started.
 
 
 def counters(index: int) -> Counters:

@@ -22,39 +22,26 @@ _MARK = "nodebudget::mark"
 
 @dataclass(frozen=True)
 class Mark:
-    """Where a phase begins.
+    """Where a phase begins."""
 
-    Attributes:
-        phase: One of `PHASES`.
-        place: How many events came before it.
-        held: Address → "parameters", "gradients" or "optimizer state": the storages of the workload at that time.
-    """
-
-    phase: str
-    place: int
+    phase: str  #: One of `PHASES`.
+    place: int  #: How many events came before it.
+    #: Address → "parameters", "gradients" or "optimizer state": the storages of the workload at that time.
     held: dict[int, str]
 
 
 @dataclass(frozen=True, eq=False)
 class Recording:
-    """Allocations and releases of making a batch and training on it.
+    """Allocations and releases of making a batch and training on it."""
 
-    Attributes:
-        blocks: Addresses, shape (events,).
-        nbytes: Bytes, positive for an allocation and negative for a release, shape (events,).
-        marks: Where the phases begin, in order; the first is of the batch.
-        resident: Address → bytes of the workload's storages at the start.
-        beside: Bytes that were live at the start and do not belong to the workload (workspaces); 0 on the CPU, where
-            they are not known.
-        counted: Peak of live bytes by the device's own counters; None on the CPU.
-    """
-
-    blocks: Integers
-    nbytes: Integers
-    marks: tuple[Mark, ...]
-    resident: dict[int, int]
+    blocks: Integers  #: Addresses, shape (events,).
+    nbytes: Integers  #: Bytes, positive for an allocation and negative for a release, shape (events,).
+    marks: tuple[Mark, ...]  #: Where the phases begin, in order; the first is of the batch.
+    resident: dict[int, int]  #: Address → bytes of the workload's storages at the start.
+    #: Bytes that were live at the start and do not belong to the workload (workspaces); 0 on the CPU, where they are
+    #: not known.
     beside: int = 0
-    counted: int | None = None
+    counted: int | None = None  #: Peak of live bytes by the device's own counters; None on the CPU.
 
 
 def record_step(workload: Workload, samples: Sequence[Any], device: str) -> Recording:

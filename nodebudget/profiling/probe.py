@@ -12,26 +12,19 @@ SAFE_SHARE = 0.8
 
 @dataclass(frozen=True)
 class Peak:
-    """Peak memory of a call.
+    """Peak memory of a call."""
 
-    Attributes:
-        requested: Bytes of live tensors above those that lived at the start, as they were asked for.
-        resident: Bytes of live tensors at the start; None if the device does not tell.
-        allocated: Peak bytes in blocks of PyTorch's allocator, those at the start included
-            (`torch.cuda.max_memory_allocated`): the requested bytes, and what the allocator rounds up and leaves
-            unsplit, which depends on the blocks in its cache. None on the CPU.
-        reserved: Peak bytes that PyTorch's allocator held from the device; None on the CPU.
-        outside: Bytes of the device that PyTorch did not hold at the end (context, libraries, other processes); None on
-            the CPU.
-        retries: How often the allocator emptied its cache to get memory; None on the CPU.
-    """
-
-    requested: int
-    resident: int | None = None
+    requested: int  #: Bytes of live tensors above those that lived at the start, as they were asked for.
+    resident: int | None = None  #: Bytes of live tensors at the start; None if the device does not tell.
+    #: Peak bytes in blocks of PyTorch's allocator, those at the start included (`torch.cuda.max_memory_allocated`):
+    #: the requested bytes, and what the allocator rounds up and leaves unsplit, which depends on the blocks in its
+    #: cache. None on the CPU.
     allocated: int | None = None
-    reserved: int | None = None
+    reserved: int | None = None  #: Peak bytes that PyTorch's allocator held from the device; None on the CPU.
+    #: Bytes of the device that PyTorch did not hold at the end (context, libraries, other processes); None on the
+    #: CPU.
     outside: int | None = None
-    retries: int | None = None
+    retries: int | None = None  #: How often the allocator emptied its cache to get memory; None on the CPU.
 
 
 class Probe(Protocol):

@@ -25,70 +25,43 @@ _UNITS = ("B", "KiB", "MiB", "GiB", "TiB")
 
 @dataclass(frozen=True)
 class Axis:
-    """One direction of a chart.
+    """One direction of a chart."""
 
-    Attributes:
-        label: What it shows.
-        unit: "" for numbers, "bytes", or "percent" of values that are fractions.
-        low: Where it starts; None for the minimum of the data.
-        high: Where it ends; None for the maximum of the data.
-        whole: Its ticks are whole numbers.
-        ticks: Positions and texts of the ticks instead of round numbers; in pictures only.
-        log: Its scale is logarithmic; in pictures only.
-    """
-
-    label: str
-    unit: str = ""
-    low: float | None = None
-    high: float | None = None
-    whole: bool = False
+    label: str  #: What it shows.
+    unit: str = ""  #: "" for numbers, "bytes", or "percent" of values that are fractions.
+    low: float | None = None  #: Where it starts; None for the minimum of the data.
+    high: float | None = None  #: Where it ends; None for the maximum of the data.
+    whole: bool = False  #: Its ticks are whole numbers.
+    #: Positions and texts of the ticks instead of round numbers; in pictures only.
     ticks: Sequence[tuple[float, str]] = ()
-    log: bool = False
+    log: bool = False  #: Its scale is logarithmic; in pictures only.
 
 
 @dataclass(frozen=True, eq=False)
 class Series:
-    """Data of one kind.
+    """Data of one kind."""
 
-    Attributes:
-        kind: "line", "dots", "band" (between `low` and `y`), "bars" (x: the edges, one more than y), "level" (one y,
-            all the way across) or "event" (at x, from top to bottom).
-        style: Its colour by name: a class of the style sheet, a key of `nodebudget.report.plots.COLOURS`.
-        label: For the legend; "" keeps it out of it.
-        x: Shape (n,).
-        y: Shape (n,).
-        low: The lower side of a band, shape (n,).
-        titles: The tooltip of each dot or event.
-    """
-
+    #: "line", "dots", "band" (between `low` and `y`), "bars" (x: the edges, one more than y), "level" (one y, all
+    #: the way across) or "event" (at x, from top to bottom).
     kind: str
-    style: str
-    label: str
-    x: Sequence[float]
-    y: Sequence[float]
-    low: Sequence[float] | None = None
-    titles: Sequence[str] = ()
+    style: str  #: Its colour by name: a class of the style sheet, a key of `nodebudget.report.plots.COLOURS`.
+    label: str  #: For the legend; "" keeps it out of it.
+    x: Sequence[float]  #: Shape (n,).
+    y: Sequence[float]  #: Shape (n,).
+    low: Sequence[float] | None = None  #: The lower side of a band, shape (n,).
+    titles: Sequence[str] = ()  #: The tooltip of each dot or event.
 
 
 @dataclass(frozen=True, eq=False)
 class Chart:
-    """A chart.
+    """A chart."""
 
-    Attributes:
-        title: What it shows, in a line.
-        x: Its horizontal axis.
-        y: Its vertical axis.
-        series: What is drawn, the lowest first.
-        note: A sentence under it.
-        wide: Takes the whole width of a page.
-    """
-
-    title: str
-    x: Axis
-    y: Axis
-    series: Sequence[Series]
-    note: str = ""
-    wide: bool = False
+    title: str  #: What it shows, in a line.
+    x: Axis  #: Its horizontal axis.
+    y: Axis  #: Its vertical axis.
+    series: Sequence[Series]  #: What is drawn, the lowest first.
+    note: str = ""  #: A sentence under it.
+    wide: bool = False  #: Takes the whole width of a page.
 
     @property
     def legend(self) -> list[Series]:

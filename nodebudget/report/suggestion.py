@@ -18,19 +18,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Answer:
-    """What is known of one target.
+    """What is known of one target."""
 
-    Attributes:
-        name: What the user calls it.
-        suggestion: The equivalent batch size.
-        learning_rate: What it means for the learning rate.
-        risk: What fits a memory, or None where none was given.
-    """
-
-    name: str
-    suggestion: Suggestion
-    learning_rate: LearningRate
-    risk: Risk | None = None
+    name: str  #: What the user calls it.
+    suggestion: Suggestion  #: The equivalent batch size.
+    learning_rate: LearningRate  #: What it means for the learning rate.
+    risk: Risk | None = None  #: What fits a memory, or None where none was given.
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values for JSON."""

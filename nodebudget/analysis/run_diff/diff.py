@@ -28,27 +28,19 @@ _UNKNOWN = "unknown setting"
 
 @dataclass(frozen=True)
 class Difference:
-    """One difference of two runs.
+    """One difference of two runs."""
 
-    Attributes:
-        name: Dotted name of the setting, or a property of the samples ("data.nodes per graph").
-        a: Value in the first run; None if it is not set.
-        b: Value in the second run.
-        affects_device_memory: Whether it changes device memory; None if that is not measured.
-        bytes: Its share of the bytes that a step of B takes more than one of A, measured or predicted; else None.
-        reason: Why, or what it changes.
-        host_bytes: Host memory of prefetched batches that the value of B adds, all else as in A; None if the setting
-            does not change it, or without data.
-        share: `bytes` as a fraction of a step of A; without a calibration that of the largest size of the samples.
-    """
-
-    name: str
-    a: Any
-    b: Any
-    affects_device_memory: bool | None
+    name: str  #: Dotted name of the setting, or a property of the samples ("data.nodes per graph").
+    a: Any  #: Value in the first run; None if it is not set.
+    b: Any  #: Value in the second run.
+    affects_device_memory: bool | None  #: Whether it changes device memory; None if that is not measured.
+    #: Its share of the bytes that a step of B takes more than one of A, measured or predicted; else None.
     bytes: int | None
-    reason: str
+    reason: str  #: Why, or what it changes.
+    #: Host memory of prefetched batches that the value of B adds, all else as in A; None if the setting does not
+    #: change it, or without data.
     host_bytes: int | None = None
+    #: `bytes` as a fraction of a step of A; without a calibration that of the largest size of the samples.
     share: float = 0.0
 
     def to_dict(self) -> dict[str, Any]:
@@ -58,24 +50,17 @@ class Difference:
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """The differences of two runs.
+    """The differences of two runs."""
 
-    Attributes:
-        a: Name of the first run.
-        b: Name of the second run.
-        differences: Those that affect device memory, the largest first; those that may; those that do not.
-        likely_cause: One sentence; it names a cause only where that is measured, predicted or counted.
-        settings: Number of settings of both runs together.
-        predicted_bytes: Predicted bytes of a mean batch of each run, by the calibration; None without one.
-        measured_bytes: Measured peak of a step of each run on the same crystals; None if it is not measured.
-    """
-
-    a: str
-    b: str
+    a: str  #: Name of the first run.
+    b: str  #: Name of the second run.
+    #: Those that affect device memory, the largest first; those that may; those that do not.
     differences: tuple[Difference, ...]
-    likely_cause: str
-    settings: int
+    likely_cause: str  #: One sentence; it names a cause only where that is measured, predicted or counted.
+    settings: int  #: Number of settings of both runs together.
+    #: Predicted bytes of a mean batch of each run, by the calibration; None without one.
     predicted_bytes: tuple[int, int] | None = None
+    #: Measured peak of a step of each run on the same crystals; None if it is not measured.
     measured_bytes: tuple[int, int] | None = None
 
     def to_dict(self) -> dict[str, Any]:

@@ -27,21 +27,13 @@ _MAX_EXACT = 4
 
 @dataclass(frozen=True)
 class MeasuredChanges:
-    """What the differing settings of two runs change, measured on the same crystals.
+    """What the differing settings of two runs change, measured on the same crystals."""
 
-    Attributes:
-        first: Peak bytes of a step of run A.
-        second: Peak bytes with all of the settings switched; None if that step fails.
-        alone: Setting → the bytes that it adds to a step of run A if nothing else is switched.
-        shares: Setting → its share of `second` - `first`, bytes; empty if `second` is None.
-        failures: Setting → why it can't be switched alone.
-    """
-
-    first: int
-    second: int | None
-    alone: Mapping[str, int]
-    shares: Mapping[str, float]
-    failures: Mapping[str, str]
+    first: int  #: Peak bytes of a step of run A.
+    second: int | None  #: Peak bytes with all of the settings switched; None if that step fails.
+    alone: Mapping[str, int]  #: Setting → the bytes that it adds to a step of run A if nothing else is switched.
+    shares: Mapping[str, float]  #: Setting → its share of `second` - `first`, bytes; empty if `second` is None.
+    failures: Mapping[str, str]  #: Setting → why it can't be switched alone.
 
 
 def measure_settings(

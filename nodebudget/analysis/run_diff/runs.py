@@ -37,19 +37,12 @@ _ALIGNN_KEYS = {"neighbor_strategy", "atom_features", "use_canonize"}
 
 @dataclass(frozen=True)
 class RunConfig:
-    """One run.
+    """One run."""
 
-    Attributes:
-        name: Name given by the user.
-        settings: Nested settings; missing settings of an alignn config have alignn's defaults.
-        train_ids: Ids of its training samples, or None if they are not listed.
-        is_alignn: Whether the config is alignn's.
-    """
-
-    name: str
-    settings: Mapping[str, Any]
-    train_ids: tuple[str, ...] | None = None
-    is_alignn: bool = False
+    name: str  #: Name given by the user.
+    settings: Mapping[str, Any]  #: Nested settings; missing settings of an alignn config have alignn's defaults.
+    train_ids: tuple[str, ...] | None = None  #: Ids of its training samples, or None if they are not listed.
+    is_alignn: bool = False  #: Whether the config is alignn's.
 
     @property
     def flat(self) -> dict[str, Any]:

@@ -27,25 +27,15 @@ _HOST_NUMBER = 8
 
 @dataclass(frozen=True, eq=False)
 class Replay:
-    """What an allocator did with a trace.
+    """What an allocator did with a trace."""
 
-    Attributes:
-        allocated: Bytes in live blocks after each event, shape (events,).
-        reserved: Bytes held from the device after each event, shape (events,).
-        peak_requested: Peak of the bytes that live tensors asked for.
-        peak_allocated: Peak of `allocated`.
-        peak_reserved: Peak of `reserved`.
-        retries: How often the cache was emptied because the device was full.
-        failure: The error if memory ran out, where the arrays end; else None.
-    """
-
-    allocated: Integers
-    reserved: Integers
-    peak_requested: int
-    peak_allocated: int
-    peak_reserved: int
-    retries: int
-    failure: DoesNotFitError | None = None
+    allocated: Integers  #: Bytes in live blocks after each event, shape (events,).
+    reserved: Integers  #: Bytes held from the device after each event, shape (events,).
+    peak_requested: int  #: Peak of the bytes that live tensors asked for.
+    peak_allocated: int  #: Peak of `allocated`.
+    peak_reserved: int  #: Peak of `reserved`.
+    retries: int  #: How often the cache was emptied because the device was full.
+    failure: DoesNotFitError | None = None  #: The error if memory ran out, where the arrays end; else None.
 
 
 def replay(trace: BlockTrace, allocator: CachingAllocator) -> Replay:

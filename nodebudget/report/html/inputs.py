@@ -46,19 +46,12 @@ _SUPPORTED = "supported: runs, calibrations, plans, sizes, and the runs.json of 
 
 @dataclass(frozen=True, eq=False)
 class Input:
-    """A file that was read.
+    """A file that was read."""
 
-    Attributes:
-        path: As the user gave it.
-        name: Its file name where no other file has the same, else the path.
-        kind: One of `KINDS`.
-        value: What it holds: a Calibration, SizeTable, SavedPlan, Run, or a dict for "quickstart".
-    """
-
-    path: str
-    name: str
-    kind: str
-    value: Any
+    path: str  #: As the user gave it.
+    name: str  #: Its file name where no other file has the same, else the path.
+    kind: str  #: One of `KINDS`.
+    value: Any  #: What it holds: a Calibration, SizeTable, SavedPlan, Run, or a dict for "quickstart".
 
 
 def read_inputs(paths: Sequence[str]) -> list[Input]:

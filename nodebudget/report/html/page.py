@@ -34,15 +34,11 @@ _DAMAGE = (KeyError, TypeError, ValueError, AttributeError, IndexError, Arithmet
 
 @dataclass(frozen=True)
 class Page:
-    """A page.
+    """A page."""
 
-    Attributes:
-        html: All of it.
-        values: What it shows, as plain values: `title`, `created`, `nodebudget`, `files`, `advice`, and a list each of
-            `calibrations`, `datasets` (one entry for all of them), `plans`, `quickstarts` and `runs`.
-    """
-
-    html: str
+    html: str  #: All of it.
+    #: What it shows, as plain values: `title`, `created`, `nodebudget`, `files`, `advice`, and a list each of
+    #: `calibrations`, `datasets` (one entry for all of them), `plans`, `quickstarts` and `runs`.
     values: dict[str, Any]
 
 
