@@ -38,14 +38,9 @@ class Overhead:
 def with_overheads(
     calibration: Calibration, workload: Workload, dataset: Dataset, sizes: SizeTable, device: str
 ) -> Calibration:
-    """Add the overhead of the allocator to the record of a calibration.
+    """Add the overhead of the allocator to a calibration, over planned batches as large as its largest probe.
 
-    Args:
-        calibration: Its largest probe determines the memory of the batches.
-        workload: On the device; for the CPU a new one that has run no step.
-        dataset: The samples.
-        sizes: Their sizes.
-        device: "cpu", where a GPU's allocator is modelled, or "cuda:N", where it is measured.
+    On "cpu" a GPU's allocator is modelled, from a new workload that has run no step; on "cuda:N" it is measured.
     """
     candidates = ProbeCandidates(workload, dataset, sizes, np.random.default_rng(0))
     batches = planned_batches(candidates, calibration)
@@ -70,13 +65,7 @@ def planned_batches(candidates: ProbeCandidates, calibration: Calibration, seed:
 def replayed_overheads(
     workload: Workload, candidates: ProbeCandidates, batches: Sequence[Indices]
 ) -> dict[str, Overhead]:
-    """Predict on the CPU what the allocator of a GPU would reserve, with each setting.
-
-    Args:
-        workload: On the CPU, has run no step.
-        candidates: Make the samples.
-        batches: Indices of each batch.
-    """
+    """Predict what a GPU's allocator would reserve, with each setting, from a workload on the CPU without any step."""
     resident = trace_resident(workload)
     steps = list(trace_steps(workload, [[candidates.sample(int(index)) for index in batch] for batch in batches]))
     overheads = {}

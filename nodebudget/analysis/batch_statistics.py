@@ -50,11 +50,7 @@ class GraphCosts:
 
     @classmethod
     def of_bytes(cls, calibration: Calibration, sizes: SizeTable) -> GraphCosts:
-        """Take the predicted bytes of the graphs of a dataset as the cost.
-
-        Raises:
-            InputError: The sizes lack a column that the calibration depends on.
-        """
+        """Take the predicted bytes of the graphs of a dataset as the cost."""
         values = [calibration.graph_bytes(sizes, index) for index in range(len(calibration.segments))]
         fixed = np.array([segment["fixed"] for segment in calibration.segments])
         return cls(np.stack(values, axis=1), fixed, calibration.floor)
@@ -64,12 +60,7 @@ class GraphCosts:
         return np.asarray(np.maximum((totals + self.fixed).max(axis=1), self.floor), dtype=np.float64)
 
     def describe(self, batch_size: int, *, seed: int = 0) -> Totals:
-        """Describe the costs of batches of shuffled epochs.
-
-        Args:
-            batch_size: Graphs per batch; the last batch of an epoch may have fewer.
-            seed: Random seed of the simulation.
-        """
+        """Describe the costs of batches of shuffled epochs; the last batch of an epoch may have fewer graphs."""
         epochs = int(np.clip(_DRAWS // len(self.values), _MIN_EPOCHS, _MAX_EPOCHS))
         maxima = self.batch_costs(simulate_max(self.values, batch_size, epochs, np.random.default_rng(seed)))
         means, stds = zip(*(mean_and_std(column, batch_size) for column in self.values.T), strict=True)
@@ -105,26 +96,17 @@ class GraphCosts:
 def mean_and_std(values: Floats, batch_size: int) -> tuple[float, float]:
     """Return mean and standard deviation of the total of `batch_size` graphs drawn without replacement.
 
-    B μ and σ √B √((N - B) / (N - 1)): Cochran, Sampling Techniques, theorem 2.2.
-
-    Args:
-        values: One size, shape (graphs,).
-        batch_size: Graphs per batch; all graphs if there are fewer.
+    B μ and σ √B √((N - B) / (N - 1)): Cochran, Sampling Techniques, theorem 2.2. `values` is one size, shape (graphs,).
     """
     drawn = min(batch_size, len(values))
     return drawn * float(values.mean()), float(values.std()) * drawn**0.5 * _finite_population(len(values), drawn)
 
 
 def exceedance_probability(values: Floats, batch_size: int, limit: float) -> float:
-    """Return the probability that a shuffled epoch has a batch whose total exceeds `limit`.
+    """Return the probability that a batch of a shuffled epoch has a total of `values`, shape (graphs,), over `limit`.
 
     The distribution of a total is that of independent draws, scaled to the standard deviation of draws without
     replacement; the batches of an epoch are treated as independent.
-
-    Args:
-        values: One size, 0 or more, shape (graphs,).
-        batch_size: Graphs per batch.
-        limit: In the unit of `values`.
     """
     graphs, drawn = len(values), min(batch_size, len(values))
     mean, scale = drawn * float(values.mean()), _finite_population(graphs, drawn)
@@ -137,13 +119,9 @@ def exceedance_probability(values: Floats, batch_size: int, limit: float) -> flo
 
 
 def expected_max(values: Floats, batch_size: int) -> float:
-    """Return the mean of the largest total of an epoch's full batches, from the distribution of sums.
+    """Return the mean of the largest total of `values`, shape (graphs,), of an epoch's full batches.
 
     E[max] = ∫ (1 - F(x)^K) dx for K batches whose totals have the distribution F.
-
-    Args:
-        values: One size, 0 or more, shape (graphs,).
-        batch_size: Graphs per batch.
     """
     graphs, drawn = len(values), min(batch_size, len(values))
     mean, scale = drawn * float(values.mean()), _finite_population(graphs, drawn)
@@ -161,11 +139,7 @@ def expected_max(values: Floats, batch_size: int) -> float:
 def simulate_max(columns: Floats, batch_size: int, epochs: int, rng: np.random.Generator) -> Floats:
     """Return the largest total of each column in each of some shuffled epochs, shape (epochs, columns).
 
-    Args:
-        columns: Sizes, shape (graphs, columns).
-        batch_size: Graphs per batch; the last batch may have fewer.
-        epochs: Number of epochs.
-        rng: Random number generator.
+    `columns` has the shape (graphs, columns); the last batch may have fewer graphs.
     """
     starts, rows = np.arange(0, len(columns), batch_size), np.ascontiguousarray(columns.T)
     orders = (rng.permutation(len(columns)) for _ in range(epochs))

@@ -163,11 +163,8 @@ def break_down(
 def check_counts(workload: Workload) -> list[Check]:
     """Compare the bytes of the workload's storages with those that follow from the model and the optimizer.
 
-    Gradients are as large as the parameters that have them. The state of Adam and AdamW is twice as large (three times
-    with amsgrad; Kingma and Ba, 2015), that of SGD once with momentum and zero without.
-
-    Args:
-        workload: It has run a step, and still has its gradients.
+    Gradients, which the last step has left, are as large as the parameters that have them. The state of Adam and AdamW
+    is twice as large (three times with amsgrad; Kingma and Ba, 2015), that of SGD once with momentum and zero without.
     """
     held: dict[str, int] = dict.fromkeys(PARTS, 0)
     for kind, nbytes in resident_storages(workload).values():

@@ -76,11 +76,7 @@ class Examination:
         return tuple(check for check in self.checks if check.needed and check.state != OK)
 
     def require_calibrate(self) -> None:
-        """Refuse a machine on which a calibration would fail.
-
-        Raises:
-            MissingError: It names the first reason, and the others in short.
-        """
+        """Raise a MissingError where a calibration would fail: with the first reason, and the others in short."""
         if not self.blocking:
             return
         first, *more = self.blocking

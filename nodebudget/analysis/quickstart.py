@@ -73,10 +73,8 @@ class Quickstart:
 def run_quickstart(config: QuickstartConfig, progress: Progress) -> Quickstart:
     """Calibrate ALIGNN and measure an epoch of each dataset, with a fixed batch size and with a budget.
 
-    Raises:
-        MissingError: A package or the device is missing.
-
-    Warns (UserWarning) if ALIGNN is trained without DGL because DGL can't use the device.
+    Raises a MissingError without a package or the device. Warns (UserWarning) if ALIGNN is trained without DGL because
+    DGL can't use the device.
     """
     probe = open_probe(config.device)
     kind = config.workload or _choose_workload(config.device)

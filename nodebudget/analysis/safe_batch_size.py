@@ -130,11 +130,8 @@ def largest_safe_batch_size(
 class _Search:
     """Trials of batch sizes on one dataset.
 
-    Args:
-        values: Bytes of each graph by segment, shape (graphs, segments).
-        headroom: Bytes that the graphs of a batch may take by segment, shape (segments,).
-        probability: Probability with which an epoch shall fit.
-        seed: Random seed of the simulation.
+    `values` are the bytes of each graph by segment, shape (graphs, segments), `headroom` those that the graphs of a
+    batch may take, shape (segments,); `probability` is that with which an epoch shall fit.
     """
 
     def __init__(self, values: Floats, headroom: Floats, probability: float, seed: int) -> None:
@@ -151,10 +148,7 @@ class _Search:
         self._trials: dict[int, Trial] = {}
 
     def largest(self) -> tuple[int, Trial]:
-        """Return the largest batch size that passes, and its trial.
-
-        A batch size of 1 always passes: the plan was made, so each graph fits.
-        """
+        """Return the largest batch size that passes, and its trial; 1 always passes, since a plan was made."""
         low, high = 1, len(self.values) + 1
         guess = _last_true(lambda size: self._exceedance(size) <= self._risk, len(self.values))
         step = 1

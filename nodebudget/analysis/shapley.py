@@ -60,14 +60,7 @@ def explain(
     A mean batch is a product: graphs × nodes per graph × edges per node × line-graph edges per edge. Each factor
     is changed from its value in the first dataset to that in the second, in every order, and its effects are averaged:
     the Shapley value, whose parts add up exactly. The number of samples is no factor, unless a dataset is smaller than
-    a batch.
-
-    Args:
-        second: Sizes of the second dataset.
-        first: Sizes of the dataset that it is compared with.
-        batch_size: Graphs per batch.
-        measure: What to explain.
-        second_batch_size: Graphs per batch of the second dataset; by default `batch_size`.
+    a batch. The batch size of the second dataset is by default that of the first.
     """
     # Column → the column that it is a multiple of; None: of the graphs.
     columns = [name for name in (*STANDARD, *second.columns) if name in second and name in first]

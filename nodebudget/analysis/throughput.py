@@ -78,11 +78,7 @@ class Advice:
 
 
 def analyse(budgets: Sequence[TimedBudget], memory: int | None = None) -> Advice:
-    """Recommend a budget.
-
-    Args:
-        budgets: Timed budgets, in any order.
-        memory: Larger budgets do not fit, bytes; None: all timed budgets fit.
+    """Recommend one of the timed budgets; with `memory`, bytes, larger ones do not fit.
 
     Raises:
         DoesNotFitError: No budget fits.

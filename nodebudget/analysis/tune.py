@@ -52,19 +52,9 @@ class TuneConfig:
 
 
 def budget_grid(sizes: SizeTable, calibration: Calibration, memory: int, count: int) -> list[int]:
-    """Return budgets from the largest graph alone to the memory, or to all graphs in one batch.
+    """Return `count` budgets, bytes, ascending: from the largest graph alone to the memory, or to all graphs.
 
-    Args:
-        sizes: The dataset.
-        calibration: Predicts bytes.
-        memory: Largest budget, bytes.
-        count: Number of budgets.
-
-    Returns:
-        Bytes, ascending; the bytes that they leave for graphs form a geometric sequence.
-
-    Raises:
-        DoesNotFitError: A graph does not fit into the memory.
+    The bytes that they leave for graphs form a geometric sequence. Raises a DoesNotFitError if a graph does not fit.
     """
     budget = Budget.make(calibration=calibration, memory=memory)
     items = budget.columns(sizes)[1]

@@ -33,11 +33,7 @@ class ProbeCheckpoint:
         self._size = self._read() if resume and self._lines.path.exists() else 0
 
     def add(self, key: str, observation: Observation | None) -> None:
-        """Append an observation.
-
-        Raises:
-            InputError: It can't be written: the disk is full, say.
-        """
+        """Append an observation; raise an InputError where it can't be written: the disk is full, say."""
         self.observations[key] = observation
         self._lines.open()
         try:

@@ -67,12 +67,7 @@ def graph_settings_of(calibration: Calibration) -> GraphSettings | None:
 
 
 def measure_as_calibrated(data: Any, calibration: Calibration | None, **options: Any) -> SizeTable:
-    """Measure a dataset as the graphs that a calibration was made on.
-
-    Args:
-        data: A path or a dataset, as `nodebudget.measure` takes them.
-        calibration: The record; None: alignn's usual graphs.
-        **options: Further arguments of `nodebudget.measure`.
+    """Measure a dataset as the graphs that a calibration was made on; None: alignn's usual graphs.
 
     Raises:
         InputError: The data are crystals, and the calibration was made on graphs that a workload made of crystals.

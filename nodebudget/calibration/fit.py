@@ -37,12 +37,7 @@ def fit_calibration(
 
     The fit has one segment (`nodebudget.calibration.piecewise_fit.fit_segment`), or two if the held-out steps are
     predicted clearly better. The floor is the observation of role "floor" if that is above the segments, else the
-    resident bytes. Warns (UserWarning) if the bytes do not depend on any size.
-
-    Args:
-        observations: Measured steps.
-        columns: Size columns to fit; `graphs` is added.
-        context: Further facts for the record.
+    resident bytes. Warns (UserWarning) if the bytes do not depend on any size. `graphs` is added to the columns.
 
     Raises:
         InputError: Fewer steps to fit than coefficients, or none to estimate the error from.

@@ -18,14 +18,8 @@ def fit_segment(design: Floats, target: Floats) -> Floats:
     """Fit one segment with non-negative coefficients by least squares on relative errors.
 
     The method is Lawson and Hanson's NNLS, as in SciPy. With a negative cost per edge, a plan could gain memory by
-    adding edges.
-
-    Args:
-        design: Ones and sizes, shape (observations, coefficients).
-        target: Bytes or seconds, shape (observations,), positive.
-
-    Returns:
-        Coefficients, shape (coefficients,).
+    adding edges. The design is ones and sizes, shape (observations, coefficients), the target bytes or seconds,
+    positive, shape (observations,).
     """
     from scipy.optimize import nnls  # here, so that reading a calibration does not import scipy
 
@@ -42,18 +36,10 @@ def fit_segment(design: Floats, target: Floats) -> Floats:
 
 
 def fit_two_segments(design: Floats, target: Floats, rng: np.random.Generator) -> list[Floats] | None:
-    """Fit the maximum of two segments.
+    """Fit the maximum of two segments; None if there are too few observations.
 
     Alternately, each observation is assigned to the segment that is larger there, and each segment is fitted to its
     observations (Magnani and Boyd, Optimization and Engineering 10, 2009), from several random starts.
-
-    Args:
-        design: As for `fit_segment`.
-        target: As for `fit_segment`.
-        rng: Draws the starts.
-
-    Returns:
-        The coefficients of both; None if there are too few observations.
     """
     min_rows = design.shape[1] + 1
     if len(target) < 2 * min_rows:

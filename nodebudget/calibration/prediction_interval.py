@@ -45,12 +45,8 @@ def determine(rows: Floats, solution: Floats, names: Sequence[str]) -> Determina
     """Return how well a least-squares fit of `rows @ solution` to ones is determined.
 
     Standard errors are those of ordinary least squares, the square roots of the diagonal of s² (XᵀX)⁻¹ (Draper and
-    Smith, Applied Regression Analysis, chapter 5); the bound of the coefficients at zero is ignored.
-
-    Args:
-        rows: Weighted design matrix, shape (observations, coefficients).
-        solution: Coefficients, shape (coefficients,), bytes.
-        names: Their names.
+    Smith, Applied Regression Analysis, chapter 5); the bound of the coefficients at zero is ignored. `rows` is the
+    weighted design matrix, shape (observations, coefficients), `solution` bytes, shape (coefficients,).
     """
     scale = np.maximum(np.linalg.norm(rows, axis=0), 1e-300)
     scaled = rows / scale

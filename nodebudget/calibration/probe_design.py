@@ -31,23 +31,11 @@ def size_columns(sizes: SizeTable) -> tuple[str, ...]:
 
 
 def choose_fit_batches(sizes: SizeTable, count: int, max_graphs: int, rng: np.random.Generator) -> list[Indices]:
-    """Choose batches to fit to, by greedy D-optimality.
+    """Choose `count` batches to fit to, as positions in the dataset, by greedy D-optimality.
 
     Candidates have 1 to `max_graphs` graphs, drawn from the whole dataset and from its ends by size and by the ratios
     of sizes. Each choice is the candidate with the largest variance of prediction, given those already chosen (V. V.
     Fedorov, Theory of Optimal Experiments, 1972, on sequential D-optimal designs).
-
-    Args:
-        sizes: The dataset.
-        count: How many batches.
-        max_graphs: Maximum number of graphs in a batch.
-        rng: Draws the candidates.
-
-    Returns:
-        Arrays of positions in the dataset.
-
-    Raises:
-        InputError: The dataset is empty.
     """
     if not len(sizes):
         raise InputError("the dataset has no crystals", hint="give one that has")

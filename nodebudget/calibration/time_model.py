@@ -60,11 +60,7 @@ class TimeModel:
 
 
 def fit_times(steps: Sequence[TimedStep]) -> TimeModel:
-    """Fit seconds to sizes: see `nodebudget.calibration.piecewise_fit.fit_segment`.
-
-    Raises:
-        InputError: Fewer steps than coefficients.
-    """
+    """Fit seconds to sizes with non-negative coefficients; raise an InputError over fewer steps than coefficients."""
     columns = list(steps[0].sizes)
     if len(steps) <= len(columns):
         raise InputError(

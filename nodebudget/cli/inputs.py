@@ -28,11 +28,7 @@ class OpenedCalibration(NamedTuple):
 
 
 def open_calibration(options: CalibrationOptions) -> OpenedCalibration:
-    """Read a calibration, if one is given, and warn of differences between this machine and where it was made.
-
-    Raises:
-        RecordError: It can't be read, or it is of another model than `--workload`.
-    """
+    """Read a calibration, if one is given, and warn of differences between this machine and where it was made."""
     graphs = None
     if options.alignn_config is not None:
         from nodebudget.datasets.graph_settings import GraphSettings
@@ -55,14 +51,7 @@ def open_calibration(options: CalibrationOptions) -> OpenedCalibration:
 
 
 def measure_sizes(path: str, opened: OpenedCalibration, printer: Printer, **options: Any) -> SizeTable:
-    """Measure a dataset as the graphs of the calibration; note where measured sizes are of other graphs.
-
-    Args:
-        path: Crystals, graphs or measured sizes.
-        opened: The calibration that is used, if any.
-        printer: Prints the note.
-        **options: As `nodebudget.measure` takes them.
-    """
+    """Measure a dataset as the graphs of the calibration; note where measured sizes are of other graphs."""
     if path.endswith((".npz", ".csv")) and Path(path).is_file():
         from nodebudget.datasets.size_table import SizeTable
 
@@ -105,21 +94,7 @@ def _measure(path: str, opened: OpenedCalibration, **options: Any) -> SizeTable:
 def open_samples(
     workload: Workload, path: str, steps: Steps, *, allow_pickle: bool = False, **options: Any
 ) -> tuple[Any, SizeTable]:
-    """Open the samples that a workload trains on and measure them as its graphs.
-
-    Args:
-        workload: What is trained.
-        path: Crystals or graphs.
-        steps: Shows the progress.
-        allow_pickle: Read pickled graphs.
-        **options: As `nodebudget.measure` takes them.
-
-    Returns:
-        The samples that were measured, and their sizes.
-
-    Raises:
-        InputError: The path holds measured sizes, or can't be measured.
-    """
+    """Return the samples that a workload trains on and their sizes, measured as its graphs; refuse a path of sizes."""
     from nodebudget.datasets.readers.open_dataset import open_data
     from nodebudget.workloads.sample_sizes import measure_samples
 

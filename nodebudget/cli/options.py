@@ -53,8 +53,7 @@ def printer(function: F) -> F:
 def device(*, prefer_gpu: bool = False) -> Callable[[F], F]:
     """Add `--gpu N` and `--device NAME`; pass "cpu" or "cuda:N" as `device`.
 
-    Args:
-        prefer_gpu: Without either option use GPU 0 if there is one, else the CPU. By default one must be given.
+    With `prefer_gpu` neither need be given: GPU 0 if there is one, else the CPU.
     """
 
     def device_name(gpu: int | None, device: str | None) -> str:
@@ -86,12 +85,7 @@ class Outputs:
     force: bool = False  #: Overwrite existing files.
 
     def check(self, suffixes: tuple[str, ...]) -> Outputs:
-        """Check before the work starts that the files can be written.
-
-        Raises:
-            InputError: A file exists and `force` is not set, it can't be written, or `output` has another suffix.
-            MissingError: A plot is wanted and matplotlib is not installed.
-        """
+        """Refuse, before the work starts, files that can't be written, and a plot without matplotlib."""
         from nodebudget.utils.files import check_output
         from nodebudget.utils.optional_imports import require
 
@@ -119,12 +113,9 @@ class Outputs:
 
 
 def outputs(output: str | None = None, *, suffixes: tuple[str, ...] = (), plot: str | None = None) -> Callable[[F], F]:
-    """Add `-o`, `--plot` or both, and `--force`; pass checked `Outputs` as `outputs`.
+    """Add `-o` (its help is `output`), `--plot` or both, and `--force`; pass checked `Outputs` as `outputs`.
 
-    Args:
-        output: Help of `-o`; None leaves it out.
-        suffixes: File formats that `-o` supports; empty: any.
-        plot: Help of `--plot`; None leaves it out.
+    `suffixes` are the file formats that `-o` supports; empty: any.
     """
     options = [click.option("--force", is_flag=True, help="Overwrite existing files.")]
     if plot is not None:

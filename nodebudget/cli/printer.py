@@ -20,12 +20,7 @@ if TYPE_CHECKING:
 
 
 class Printer:
-    """Prints for one command. Text from files is escaped, so that no control sequence reaches the terminal.
-
-    Args:
-        as_json: Print the result as JSON.
-        quiet: Print no progress and no notes.
-    """
+    """Prints for one command. Text from files is escaped, so that no control sequence reaches the terminal."""
 
     def __init__(self, *, as_json: bool = False, quiet: bool = False) -> None:
         self.as_json, self.quiet = as_json, quiet
@@ -33,9 +28,7 @@ class Printer:
     def result(self, record: Any, *reports: Report | str) -> None:
         """Print a result on stdout: the record as one JSON object with `--json`, else the reports.
 
-        Args:
-            record: Plain values and numpy arrays. NaN and infinities become null, since JSON has neither.
-            reports: What to show instead, or texts.
+        The record may hold numpy arrays; its NaN and infinities become null, since JSON has neither.
         """
         if self.as_json:
             click.echo(json.dumps(_plain(record), indent=2, allow_nan=False))

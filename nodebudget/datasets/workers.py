@@ -110,11 +110,7 @@ def dask_executor(address: str) -> Generator[Executor, None, None]:
     """Connect to the Dask scheduler at an address such as "tcp://10.0.0.1:8786".
 
     Its workers need nodebudget[structures], but not the data, which is sent to them. When one dies, Dask gives its
-    work to another.
-
-    Raises:
-        InputError: No scheduler answers there.
-        MissingError: distributed is not installed.
+    work to another. Raises an InputError where no scheduler answers.
     """
     distributed = require("distributed")
     try:

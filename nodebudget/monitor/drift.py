@@ -74,13 +74,10 @@ class DriftWatch:
 
 
 class LeakWatch:
-    """Looks for growth of the memory that is allocated between steps.
+    """Looks for growth of the memory that is allocated between steps: live tensors, or the resident set of the process.
 
     It is a leak when the minimum of each window is over that of the window before, several times in a row, and the
     minimum of the last is over the maximum of the first: batches that are allocated between steps come and go.
-
-    Args:
-        of_process: The memory is the resident set of the process, not live tensors.
     """
 
     def __init__(self, *, of_process: bool) -> None:

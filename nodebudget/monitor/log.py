@@ -25,13 +25,8 @@ _SYNC_SECONDS = 30.0
 class RunWriter:
     """Appends lines to a log, until a line can't be written (a full disk): then it warns and stops.
 
-    Args:
-        path: The file.
-        existing: "raise", "append" or "overwrite".
-
-    Raises:
-        InputError: The file exists and `existing` is "raise"; or it can't be written.
-        RecordError: `existing` is "append", and the file is not the log of a run.
+    Raises an InputError where the file can't be written, or exists and `existing` is "raise"; and a RecordError where
+    it is "append" and the file is not the log of a run.
     """
 
     def __init__(self, path: str | os.PathLike[str], existing: str = "raise") -> None:

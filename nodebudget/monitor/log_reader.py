@@ -47,13 +47,7 @@ class Run:
 
 
 class RunReader:
-    """Reads a log, and the lines that are added to it.
-
-    Args:
-        path: The file.
-
-    Attributes:
-        run: What was read so far.
+    """Reads a log, and the lines that are added to it, into `run`.
 
     Raises:
         RecordError: The file is missing, not the log of a run, or of a version that can't be read.
@@ -64,11 +58,7 @@ class RunReader:
         self.update()
 
     def update(self) -> bool:
-        """Read the lines that were added; return whether there were any.
-
-        Raises:
-            RecordError: The file is missing or not the log of a run.
-        """
+        """Read the lines that were added; return whether there were any."""
         path = self._lines.path
         if path.exists() and path.stat().st_size < self._offset:
             self._offset, self.run = 0, Run()  # overwritten by another run

@@ -44,11 +44,7 @@ class Meter:
 
 
 class CudaMeter(Meter):
-    """Reads the counters of PyTorch's CUDA allocator, which are on the host: it does not wait for the device.
-
-    Args:
-        index: Number of the device.
-    """
+    """Reads the counters of PyTorch's CUDA allocator, which are on the host: it does not wait for the device."""
 
     method = "allocator"
 
@@ -79,9 +75,7 @@ class CudaMeter(Meter):
 class TraceMeter(Meter):
     """Adds up allocations on the CPU with PyTorch's profiler, which makes a step slower.
 
-    Args:
-        resident: Returns the bytes allocated between steps; None where they are not known, and then neither is the
-            peak.
+    `resident` returns the bytes allocated between steps; None where they are not known, and then neither is the peak.
     """
 
     method = "trace"

@@ -40,11 +40,7 @@ class ObservationReservoir:
             self._sample[index] = observation
 
     def fit(self, context: Mapping[str, Any], method: str | None) -> Calibration:
-        """Fit a calibration.
-
-        Args:
-            context: Further facts for its record.
-            method: How peaks are measured; None where they are not.
+        """Fit a calibration; `method` says how peaks are measured, None where they are not.
 
         Raises:
             InputError: Too few batches, or none that were measured.

@@ -15,14 +15,9 @@ def _ignore(*_: Any) -> None:
 
 
 class Step:
-    """Calls the monitor at the start and, once, at the end of a step.
+    """Calls the monitor at the start and, once, at the end of a step: with this step, its seconds and how it ended.
 
-    Args:
-        start: Called at the start.
-        end: Called at the end, with this step, its seconds and how it ended.
-        sizes: Sizes of the batch.
-        predicted: Predicted bytes; None where nothing predicts them.
-        waited: Seconds that the loop waited for the batch.
+    `predicted` are bytes, None where nothing predicts them; `waited` the seconds that the loop waited for the batch.
     """
 
     def __init__(

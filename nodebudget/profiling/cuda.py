@@ -42,11 +42,7 @@ def counters(index: int) -> Counters:
 
 
 class CudaProbe:
-    """Reads the allocator's own counters around a step.
-
-    Args:
-        index: Number of the device.
-    """
+    """Reads the allocator's own counters around a step on the device of a number."""
 
     def __init__(self, index: int) -> None:
         self._index = index

@@ -48,12 +48,8 @@ def record_step(workload: Workload, samples: Sequence[Any], device: str) -> Reco
     """Make a batch, train on it, and return each allocation with the phase that it belongs to.
 
     The phases are found with hooks: before and after the model's forward pass and the optimizer's step, and around
-    `torch.autograd.backward` and the optimizer's `zero_grad`, so that a user's own `step` needs no change.
-
-    Args:
-        workload: Has run a step before, so that its optimizer state exists.
-        samples: What `workload.batch` takes.
-        device: "cpu" or "cuda:N".
+    `torch.autograd.backward` and the optimizer's `zero_grad`, so that a user's own `step` needs no change. The workload
+    has run a step before, so that its optimizer state exists.
     """
     resident = {address: nbytes for address, (_, nbytes) in resident_storages(workload).items()}
     recorder = _CpuRecorder() if device == "cpu" else _CudaRecorder(torch.device(device))

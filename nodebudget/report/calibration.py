@@ -42,15 +42,7 @@ def calibration_report(
     data: str = "your data",
     budgets: Sequence[DeviceBudget] = (),
 ) -> Report:
-    """Report on a calibration.
-
-    Args:
-        calibration: What to show.
-        sizes: Graphs whose batches are predicted too.
-        batch_size: Graphs per batch of these.
-        data: What the user calls them.
-        budgets: What is left of a device for a training step.
-    """
+    """Report on a calibration, with the memory of batches of `data`, and what devices leave for a training step."""
     context, holdout = calibration.context, calibration.holdout
     name, device = model_and_device(context), context.get("device", {})
     return Report(

@@ -69,11 +69,7 @@ class Chart:
         return [entry for entry in self.series if entry.label]
 
     def span(self, side: str) -> tuple[float, float]:
-        """Return where the axis `side`, "x" or "y", starts and ends.
-
-        Raises:
-            ValueError: There is nothing to draw, or a number that is not finite.
-        """
+        """Return where the axis "x" or "y" starts and ends; raise a ValueError where nothing finite is to be drawn."""
         axis = self.x if side == "x" else self.y
         values = [getattr(entry, side) for entry in self.series]
         values += [entry.low for entry in self.series if side == "y" and entry.low is not None]
@@ -101,12 +97,8 @@ def unit_of(axis: Axis, span: tuple[float, float]) -> tuple[float, str]:
 def thin(values: Sequence[float], places: Sequence[float] | None = None) -> dict[str, list[float]]:
     """Shorten a long series without losing its extremes.
 
-    Args:
-        values: Shape (n,).
-        places: Where they are, shape (n,); by default 1, 2, ….
-
-    Returns:
-        `at`, `low` and `high`, each of shape (min(n, `MAX_POINTS`),): place, minimum and maximum of each interval.
+    Returns `at`, `low` and `high`, each of shape (min(n, `MAX_POINTS`),): place (by default 1, 2, …), minimum and
+    maximum of each interval.
     """
     data = np.asarray(values, dtype=np.float64)
     at = np.arange(1, len(data) + 1, dtype=np.float64) if places is None else np.asarray(places, dtype=np.float64)

@@ -28,13 +28,7 @@ _EVEN = 1.05
 
 
 def comparison_report(comparison: Comparison, calibration: Calibration | None = None, source: str = "") -> Report:
-    """Report on datasets side by side.
-
-    Args:
-        comparison: What `nodebudget.analysis.dataset_comparison.compare` found.
-        calibration: The one that it was made with, if any.
-        source: Its name.
-    """
+    """Report on datasets side by side; `calibration` is the one that they were compared with, `source` its name."""
     rows = comparison.rows
     values = {
         **comparison.to_dict(),

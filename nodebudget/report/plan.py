@@ -66,11 +66,8 @@ def saved_plan_report(
 ) -> Report:
     """Report on a plan as its file has it, beside batches of a fixed size where its sizes are known.
 
-    Args:
-        plan: What was read.
-        tables: Known sizes: those that the plan was made of are recognised by their fingerprint.
-        calibrations: Known calibrations; the one that the plan was made with is recognised by its coefficients.
-        batch_size: Graphs of the fixed batches; None for as many as the plan's have on average.
+    The sizes that it was made of are recognised by their fingerprint, its calibration by the coefficients. The fixed
+    batches have `batch_size` graphs, by default as many as the plan's have on average.
     """
     about, budget = plan.metadata, plan.metadata["limits"]  # on disk
     maxima = {**budget["caps"], **({} if budget["max_graphs"] is None else {"graphs": budget["max_graphs"]})}  # on disk

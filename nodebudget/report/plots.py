@@ -26,16 +26,7 @@ _MANY = 4
 
 
 def save_picture(charts: Sequence[Chart], file: BinaryIO, caption: str = "") -> None:
-    """Draw charts side by side.
-
-    Args:
-        charts: One or more.
-        file: Where the PNG goes.
-        caption: A line under them: what was measured on what.
-
-    Raises:
-        MissingError: matplotlib is not installed.
-    """
+    """Draw charts side by side into a PNG, with a line under them that says what was measured on what."""
     matplotlib = require("matplotlib")
     # Names may hold a dollar sign, which is no formula.
     with matplotlib.rc_context({"text.parse_math": False}):

@@ -9,11 +9,7 @@ from nodebudget.utils.byte_units import format_bytes
 
 
 def facts_of(record: Mapping[str, Any]) -> dict[str, str]:
-    """Return where a record came from: label → text, without what the record does not say.
-
-    Args:
-        record: The context of a calibration, or the header of a run.
-    """
+    """Return where a calibration (its context) or a run (its header) came from: label → text, as far as it says."""
     device, model, data = ((record.get(key) or {}) for key in ("device", "model", "data"))
     memory, parameters = device.get("memory"), model.get("parameters")
     graphs, fingerprint = (data.get("statistics") or {}).get("graphs"), data.get("fingerprint")

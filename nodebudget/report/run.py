@@ -53,12 +53,7 @@ _MARKS = {
 
 
 def run_report(run: Run, capacity: int | None = None) -> Report:
-    """Report on a run as its log has it.
-
-    Args:
-        run: What was read of it.
-        capacity: Bytes of the device; None for what the log says.
-    """
+    """Report on a run as its log has it; `capacity` is the memory of the device, by default as logged."""
     values = summarize(run, capacity)
     events = [event for event in run.events if event.get("event") != "epoch"]
     name, _ = model_and_device(run.header)

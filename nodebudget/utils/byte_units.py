@@ -12,14 +12,9 @@ _PATTERN = re.compile(r"\s*([0-9]+(?:\.[0-9]*)?|\.[0-9]+)\s*([KMGT]?)(I?)(B?)\s*
 
 
 def parse_bytes(text: str | int | float) -> int:
-    """Return an amount of memory in bytes, rounded down.
+    """Return an amount of memory in bytes, rounded down; raise an InputError over what is not positive and finite.
 
-    Args:
-        text: A number of bytes, or a text such as "40GiB" (powers of 1024), "40GB" (powers of 1000),
-            or "40G" (the same as GiB, as GPU tools use it).
-
-    Raises:
-        InputError: The text is not an amount of memory, or the amount is not positive and finite.
+    A text is like "40GiB" (powers of 1024), "40GB" (powers of 1000), or "40G" (the same as GiB, as GPU tools use it).
     """
     if isinstance(text, bool):
         raise _refuse(text)

@@ -9,21 +9,13 @@ from nodebudget.errors import InputError
 
 
 def check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
-    """Refuse a value that is not one of the choices.
-
-    Raises:
-        InputError: It is not.
-    """
+    """Raise an InputError over a value that is not one of the choices."""
     if value not in choices:
         raise InputError(f"{name} is {value!r}", limit=f"one of {', '.join(choices)}", hint="choose one of them")
 
 
 def check_count(name: str, value: Any, minimum: int, maximum: int | None = None) -> int:
-    """Return an integer of Python or numpy as an int.
-
-    Raises:
-        InputError: It is not an integer, or out of range.
-    """
+    """Return an integer of Python or numpy as an int; raise an InputError over anything else, and out of range."""
     try:
         number = operator.index(value)
     except TypeError:

@@ -18,8 +18,7 @@ _ON_CPU = ("gloo", "mpi", "ucc", "cpu:", "undefined")
 def world_and_rank(num_replicas: int | None, rank: int | None) -> tuple[int, int]:
     """Return the number of ranks and this one: as given, else torch.distributed's, else 1 and 0.
 
-    Raises:
-        InputError: They are not whole numbers, or there is no such rank.
+    Raises an InputError where they are not whole numbers, or there is no such rank.
     """
     distributed = _distributed()
     if num_replicas is None:

@@ -28,12 +28,7 @@ TEXT = 64 * 2**20
 
 
 def read_text(path: str | os.PathLike[str], *, max_bytes: int = TEXT) -> str:
-    """Read a UTF-8 text of up to `max_bytes` bytes.
-
-    Raises:
-        OSError: It can't be read.
-        ValueError: It is larger, or not UTF-8 (UnicodeDecodeError).
-    """
+    """Read a UTF-8 text; raise a ValueError where it has over `max_bytes` bytes, or is not UTF-8."""
     with Path(path).open("rb") as file:
         content = file.read(max_bytes + 1)
     if len(content) > max_bytes:
@@ -42,12 +37,9 @@ def read_text(path: str | os.PathLike[str], *, max_bytes: int = TEXT) -> str:
 
 
 def check_archive(file: BinaryIO) -> None:
-    """Refuse a file that is not an .npz archive or unpacks to far more than its size; leave the file at its start.
+    """Raise a ValueError over what is not an .npz archive or unpacks to far more than its size; go back to its start.
 
     Readers take no more bytes of a member than its header says, so the sizes in the headers bound the memory.
-
-    Raises:
-        ValueError: It is not an archive, or unpacks to too much.
     """
     if not zipfile.is_zipfile(file):
         raise ValueError("not an .npz archive")
@@ -60,12 +52,9 @@ def check_archive(file: BinaryIO) -> None:
 
 
 def check_members(archive: zipfile.ZipFile) -> None:
-    """Refuse an archive whose members have comments, which numpy does not write.
+    """Raise a ValueError over an archive whose members have comments, which numpy does not write.
 
     A comment with a damaged length spans the members after it, whose arrays would silently be missing.
-
-    Raises:
-        ValueError: A member has a comment.
     """
     for member in archive.infolist():
         if member.comment:
@@ -73,22 +62,16 @@ def check_members(archive: zipfile.ZipFile) -> None:
 
 
 def check_unpacked(size: int, packed: int) -> None:
-    """Refuse a file of `packed` bytes that unpacks to far more, `size` bytes.
-
-    Raises:
-        ValueError: It does.
-    """
+    """Raise a ValueError over a file of `packed` bytes that unpacks to far more, `size` bytes."""
     if size > max(_MAX_UNPACKED, _MAX_RATIO * packed):
         limit = f"{format_bytes(_MAX_UNPACKED)} and {_MAX_RATIO} times its size"
         raise ValueError(f"it unpacks to {format_bytes(size)}, over {limit}")
 
 
 def check_output(path: str | os.PathLike[str], *, force: bool) -> Path:
-    """Return the path of an output; refuse it, before the work starts, where it can't be written.
+    """Return the path of an output; raise an InputError, before the work starts, where it can't be written.
 
-    Raises:
-        InputError: The file exists and `force` is not set, it is a folder, or its folder is missing or
-            read-only.
+    That is where it exists and `force` is not set, is a folder, or its folder is missing or read-only.
     """
     target = Path(path)
     if target.is_dir():
@@ -105,16 +88,8 @@ def check_output(path: str | os.PathLike[str], *, force: bool) -> Path:
 def write_whole(path: str | os.PathLike[str], write: Callable[[BinaryIO], object], *, force: bool) -> Path:
     """Write a temporary file in the same folder, then rename it, so that the file is whole or does not change.
 
-    Args:
-        path: Where the file goes.
-        write: Called with a binary file that is open for writing.
-        force: Overwrite an existing file.
-
-    Returns:
-        The path.
-
-    Raises:
-        InputError: See `check_output`; also when the disk is full.
+    `write` is called with a binary file that is open for writing. Raises an InputError as `check_output` does, and when
+    the disk is full.
     """
     import secrets  # imports OpenSSL, which commands that write nothing do without
 

@@ -25,16 +25,13 @@ class JsonLines:
     """A file of one JSON object per line; the first line is a header that says what the file belongs to.
 
     Each line is handed to the operating system before `append` returns, so a killed process leaves whole lines and, at
-    worst, one torn line at the end.
+    worst, one torn line at the end. `tail` is the unfinished line at which the last `read` stopped.
 
     Args:
         path: The file; opened for reading by `read`, for writing by `open`.
         checksums: Precede each line by its CRC-32, as eight hexadecimal digits and a space.
         sync_seconds: Seconds between two calls of fsync: lines of this time are lost when the machine loses power.
         max_line: Longest line that is read, bytes.
-
-    Attributes:
-        tail: The unfinished line at which the last `read` stopped.
     """
 
     def __init__(
@@ -53,8 +50,7 @@ class JsonLines:
     def read(self, offset: int = 0) -> Iterator[tuple[dict[str, Any] | None, int]]:
         """Yield each whole line from `offset` on: its object, or None where it is damaged, and the offset after it.
 
-        Raises:
-            RecordError: The file can't be read, or a line is too long.
+        Raises a RecordError where the file can't be read, or a line is too long.
         """
         try:
             with self.path.open("rb") as file:
@@ -76,13 +72,8 @@ class JsonLines:
     def check_header(self, expected: Mapping[str, Any], what: str, hint: str) -> int:
         """Return the offset after the header; 0 where the file is empty, or holds no more than a torn header.
 
-        Args:
-            expected: Keys and values of the header; it may have further keys.
-            what: What the file belongs to, for the error.
-            hint: What to do with a file of another one.
-
-        Raises:
-            RecordError: The file belongs to something else, or can't be read.
+        Raises a RecordError, which says to which other `what` the file belongs, where the header lacks one of the
+        `expected` values.
         """
         expected = json.loads(json.dumps(dict(expected)))
         for header, offset in self.read():
@@ -103,12 +94,7 @@ class JsonLines:
     def open(self, *, overwrite: bool = False, lock: bool = False) -> None:
         """Open the file for appending, and make it where there is none.
 
-        Args:
-            overwrite: Empty it.
-            lock: Refuse a file that another process has opened with a lock.
-
-        Raises:
-            InputError: It can't be written, or another process has locked it.
+        Raises an InputError where it can't be written, or, with `lock`, another process has locked it.
         """
         try:
             self._file = _locked(self.path) if lock else _opened(self.path)
@@ -122,12 +108,7 @@ class JsonLines:
             raise self._unwritable(error) from error
 
     def append(self, entry: Mapping[str, Any]) -> None:
-        """Write a line; nothing of it stays where it can't be written whole.
-
-        Raises:
-            InputError: It can't be written: the disk is full, say.
-            TypeError, ValueError: The entry can't be written as JSON.
-        """
+        """Write a line; raise an InputError, and leave nothing of it, where it can't be written: on a full disk."""
         assert self._file is not None
         line, written = self._encode(entry), 0
         try:

@@ -32,12 +32,7 @@ _PADDING = 0xD935
 
 
 def write_arrays(file: BinaryIO, arrays: Mapping[str, Array]) -> None:
-    """Write arrays so that `map_arrays` can map them, and `np.load` read them.
-
-    Args:
-        file: Open for writing, at its start.
-        arrays: By name; not of objects.
-    """
+    """Write arrays, not of objects, to an empty file so that `map_arrays` can map them, and `np.load` read them."""
     with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
         for name, array in arrays.items():
             member = zipfile.ZipInfo(f"{name}.npy")
@@ -48,11 +43,7 @@ def write_arrays(file: BinaryIO, arrays: Mapping[str, Array]) -> None:
 
 
 def check_mappable(path: str | os.PathLike[str]) -> None:
-    """Refuse a file that can be read but not mapped.
-
-    Raises:
-        InputError: The file is not an `.npz`, or is compressed.
-    """
+    """Raise an InputError over a file that can't be mapped: another one than `.npz`, or a compressed one."""
     if Path(path).suffix.lower() != ".npz" or _is_compressed(path):
         raise InputError(
             f"{str(path)!r} can't be mapped into memory",
@@ -72,8 +63,7 @@ def _is_compressed(path: str | os.PathLike[str]) -> bool:
 def map_arrays(path: str | os.PathLike[str]) -> dict[str, Array]:
     """Map the arrays of an uncompressed `.npz`, read-only. The file must not be changed, but may be replaced.
 
-    Raises:
-        ValueError, OSError, KeyError, zipfile.BadZipFile: It is not such a file, or is cut or damaged.
+    Raises one of `nodebudget.utils.files.DAMAGE` where it is not such a file, or is cut or damaged.
     """
     with Path(path).open("rb") as file, zipfile.ZipFile(file) as archive:
         check_members(archive)

@@ -36,14 +36,7 @@ OLDEST_TORCH = 2
 
 
 def require(module: str) -> Any:
-    """Import a module of an optional package.
-
-    Args:
-        module: Dotted name, such as "jarvis.core.atoms".
-
-    Raises:
-        MissingError: The package is not installed or does not import; the message names the extra to install.
-    """
+    """Import a module, such as "jarvis.core.atoms"; raise a MissingError that names the extra to install."""
     root = module.partition(".")[0]
     if root == "dgl":
         load_dgl()
@@ -62,11 +55,7 @@ def require(module: str) -> Any:
 
 
 def load_dgl() -> Any:
-    """Import DGL with its PyTorch backend.
-
-    Raises:
-        MissingError: DGL is not installed, or does not import with the installed torch.
-    """
+    """Import DGL with its PyTorch backend; raise a MissingError where it does not import with the installed torch."""
     choose_backend()
     try:
         return _import("dgl")
@@ -87,11 +76,7 @@ def load_dgl() -> Any:
 
 
 def check_dgl_on(device: str) -> None:
-    """Refuse a DGL that can't use a device such as "cuda:0".
-
-    Raises:
-        MissingError: DGL is not installed, is built without CUDA, or can't use the device.
-    """
+    """Raise a MissingError where DGL can't use a device such as "cuda:0"."""
     dgl = load_dgl()
     try:
         dgl.graph(([0], [0])).to(device)
@@ -120,11 +105,7 @@ def _import(module: str) -> Any:
 
 
 def check_torch() -> None:
-    """Refuse a PyTorch that is too old for measuring training steps.
-
-    Raises:
-        MissingError: It is too old.
-    """
+    """Raise a MissingError over a PyTorch that is too old for measuring training steps."""
     version = installed("torch")
     if version is not None and int(version.partition(".")[0]) < OLDEST_TORCH:
         raise MissingError(

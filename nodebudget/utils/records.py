@@ -36,24 +36,14 @@ def provenance() -> dict[str, Any]:
 def write_record(
     path: str | os.PathLike[str], kind: str, version: int, body: Mapping[str, Any], *, force: bool = False
 ) -> Path:
-    """Write a record.
-
-    Raises:
-        InputError: See `nodebudget.utils.files.write_whole`.
-    """
+    """Write a record, whole or not at all, as `nodebudget.utils.files.write_whole` does."""
     record = {"kind": kind, "schema_version": version, **body}
     text = json.dumps(record, indent=2, allow_nan=False) + "\n"
     return write_whole(path, lambda file: file.write(text.encode()), force=force)
 
 
 def read_record(path: str | os.PathLike[str], kind: str, newest: int, *, max_bytes: int = TEXT) -> dict[str, Any]:
-    """Read a record.
-
-    Args:
-        path: The file.
-        kind: The kind that it must have.
-        newest: The newest schema version that can be read; all older ones can be read too.
-        max_bytes: Size that it may have, bytes.
+    """Read a record of a kind, of the newest schema version that can be read or an older one.
 
     Raises:
         RecordError: The file is missing, too large, not JSON, of another kind, or of a version that can't be read.

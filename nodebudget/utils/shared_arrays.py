@@ -41,14 +41,10 @@ _log = logging.getLogger("nodebudget")
 
 
 class SharedArrays:
-    """Arrays by name, in a folder.
+    """Arrays by name, in a folder on a disk of this machine, or in its memory (`/dev/shm`); made if it is missing.
 
-    Args:
-        folder: On a disk of this machine, or in its memory (`/dev/shm`); it is made if it is missing.
-        name: Name of what is shared, the same in all processes that share it.
-
-    Raises:
-        InputError: The folder can't be made or written, or files in it can't be locked.
+    The name is the same in all processes that share them. Raises an InputError where the folder can't be made or
+    written, or files in it can't be locked.
     """
 
     def __init__(self, folder: str | os.PathLike[str], name: str) -> None:
@@ -66,11 +62,9 @@ class SharedArrays:
             ) from error
 
     def get(self, key: str, make: Callable[[], Arrays]) -> Arrays:
-        """Return arrays: mapped if they are in the folder, else computed by this process, while the others wait.
+        """Return arrays: mapped if they are in the folder, else made by this process, while the others wait.
 
-        Args:
-            key: Name of the arrays.
-            make: Computes them, alike in every process.
+        Every process would make the same arrays for the same key.
         """
         path = self._folder / f"nodebudget-{self._name}-{key}.npz"
         if not self._mine:

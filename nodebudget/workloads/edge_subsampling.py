@@ -38,12 +38,7 @@ def can_subsample_edges(sample: Any) -> bool:
 
 
 def subsample_edges(sample: Any, share: float) -> Any:
-    """Return a sample with a share of its edges, and the features of the nodes and edges that remain.
-
-    Args:
-        sample: A DGL graph, a PyG `Data`, or a tuple `(g, …)` or `(g, lg, …)` of DGL graphs.
-        share: Share of the edges, between 0 and 1.
-    """
+    """Return a DGL graph, a PyG `Data`, `(g, …)` or `(g, lg, …)` with a share of its edges, and their features."""
     if not _is_dgl(_first(sample)):
         return sample.edge_subgraph(torch.from_numpy(_mask(sample.num_nodes, sample.num_edges, share)))
     dgl, graph = load_dgl(), _first(sample)
@@ -61,11 +56,8 @@ def subsample_edges(sample: Any, share: float) -> Any:
 def edge_subsampled_variants(workload: Workload, items: Sequence[Any]) -> list[Variant]:
     """Return variants with fewer edges, for a workload that names none of its own.
 
-    Runs one step per variant on the items. The list is empty if the samples are not graphs, or if a step raises.
-
-    Args:
-        workload: The training step.
-        items: A few small items of the dataset, at least one.
+    Runs one step per variant on the items, a few small ones. The list is empty if the samples are not graphs, or if a
+    step raises.
     """
     if not can_subsample_edges(to_sample(workload, items[0])):
         return []

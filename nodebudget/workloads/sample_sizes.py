@@ -69,9 +69,7 @@ def measure_samples(
 def count_sample(workload: Workload, sample: Any) -> dict[str, float]:
     """Count one sample of a workload: its sizes by name, and `size_of` where items are samples.
 
-    Raises:
-        SampleError: It can't be counted.
-        WorkloadError: `sizes` raised, or returned something else than sizes by name.
+    Raises a SampleError where it can't be counted, a WorkloadError where the workload's function raises.
     """
     sizes: Callable[[Any], Mapping[str, float]] | None = getattr(workload, "sizes", None)
     if sizes is not None:
@@ -123,11 +121,7 @@ def _count_all(
 
 
 def table_of(rows: Sequence[Mapping[str, float]], ids: Sequence[str] | None, settings: Mapping[str, Any]) -> SizeTable:
-    """Return a table of the sizes of samples, one mapping each.
-
-    Raises:
-        InputError: They have different sizes, or no nodes.
-    """
+    """Return a table of the sizes of samples, which have the same sizes, nodes among them, or raise an InputError."""
     for index, row in enumerate(rows):
         if row.keys() != rows[0].keys():
             raise InputError(

@@ -44,7 +44,7 @@ def measure_settings(
     device: str = "cpu",
     progress: Callable[[int, int | None], object] = lambda done, total: None,
 ) -> MeasuredChanges:
-    """Switch settings from their values in run A to those in run B, alone and together, and measure training steps.
+    """Switch settings (dotted names) from run A's values to run B's, alone and together, and measure training steps.
 
     A step is alignn's own (`nodebudget.workloads.alignn_step`), on the same crystals: the first of the dataset, as many
     as the batch size of the run, up to 16 for run A. Targets and forces are taken as 0, which does not change the
@@ -53,14 +53,6 @@ def measure_settings(
     Up to four settings are switched in every combination, and the bytes are their Shapley values. More are switched
     alone; what all together add to the sum of these is divided in proportion. Where settings can't be switched alone,
     it is theirs in equal parts.
-
-    Args:
-        a: The first run, of alignn.
-        b: The second run, of alignn.
-        names: Dotted names of the settings.
-        crystals: JARVIS dicts.
-        device: "cpu" or "cuda:0".
-        progress: Called with the number of steps measured and of all.
 
     Raises:
         NodeBudgetError: The step of run A fails.

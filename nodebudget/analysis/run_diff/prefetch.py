@@ -28,14 +28,9 @@ def batch_bytes(table: SizeTable, batch_size: int) -> float:
 
 
 def prefetch_bytes(run: RunConfig, setting: str, a: Any, b: Any, batch: float) -> int | None:
-    """Return the change in host memory if a data loader setting of run A changes, bytes; None for other settings.
+    """Return the change in host memory if a data loader setting of run A changes from a to b; None for other settings.
 
-    Args:
-        run: Run A.
-        setting: Dotted name.
-        a: Its value in run A; None if it is not set.
-        b: Its value in run B.
-        batch: Host memory of a batch.
+    `batch` is the host memory of a batch, bytes.
     """
     name = setting.rpartition(".")[2].lower()
     if name in _WORKERS:

@@ -73,8 +73,7 @@ _ALL |= {name: (False, reason) for names, reason in _NOT_AFFECTING.items() for n
 def rule_for(setting: str) -> tuple[bool | None, str] | None:
     """Return whether a setting affects device memory (None: to be measured) and why; None for an unknown setting.
 
-    Args:
-        setting: Dotted name; "model.name" in the tables stands for any setting that ends in it.
+    "model.name" in the tables stands for any dotted name that ends in it.
     """
     parts = setting.lower().split(".")
     return _ALL.get(".".join(parts[-2:])) or _ALL.get(parts[-1])

@@ -21,10 +21,7 @@ _MIN_ROWS = 1000
 class MeasureCheckpoint:
     """A file of JSON lines with checksums: a header with what the rows belong to, then one line per chunk of rows.
 
-    Args:
-        path: The file.
-        identity: What the rows depend on (data, graph settings): must be the same to resume.
-        resume: Continue with the rows in the file; otherwise start over.
+    The identity is what the rows depend on (data, graph settings); without `resume` the file is started over.
 
     Raises:
         RecordError: The file belongs to something else.
@@ -71,11 +68,7 @@ class MeasureCheckpoint:
         self._lines.truncate(end)
 
     def add(self, first: int, rows: Sequence[Row]) -> None:
-        """Append the rows of a chunk, the first of which is row `first` of the dataset.
-
-        Raises:
-            InputError: They can't be written: the disk is full, say.
-        """
+        """Append the rows of a chunk, the first of which is row `first` of the dataset."""
         plain = [[name, counts] if isinstance(counts, str) else [name, *counts] for name, counts in rows]
         self._lines.append({"first": first, "rows": plain})
         self._num_rows = first + len(rows)

@@ -27,19 +27,12 @@ def _has_ends(sample: Any) -> bool:
 
 
 def count_graph(sample: Any) -> dict[str, int]:
-    """Return the sizes of a graph, or of a tuple that starts with one.
+    """Return `nodes`, `edges` and `line_edges` of a graph of DGL, PyG or alignn, or of a tuple or list with one.
 
-    Args:
-        sample: A DGL graph, a PyG `Data`, alignn's `TorchGraph`, or a tuple or list that starts with one. Where
-            a second graph follows with a node for every edge of the first, it is the line graph.
-
-    Returns:
-        `nodes`, `edges` and `line_edges`. Without a line graph in the sample, `line_edges` is what
-        `g.line_graph()` would give: each pair of edges where one starts at the node where the other ends,
-        except the pairs of an edge with itself.
-
-    Raises:
-        SampleError: The sample holds no graph, or one with several types of edges.
+    Where a second graph follows with a node for every edge of the first, it is the line graph. Without one,
+    `line_edges` is what `g.line_graph()` would give: each pair of edges where one starts at the node where the other
+    ends, except the pairs of an edge with itself. Raises a SampleError over no graph, or one with several types of
+    edges.
     """
     graph, line_graph = _parts(sample)
     nodes, edges = read_size(graph, "num_nodes"), read_size(graph, "num_edges")
@@ -66,11 +59,7 @@ def _parts(sample: Any) -> tuple[Any, Any]:
 
 
 def read_size(graph: Any, name: str) -> int:
-    """Return "num_nodes" or "num_edges" of a graph: a method in DGL, a property in PyG.
-
-    Raises:
-        SampleError: The graph has none.
-    """
+    """Return "num_nodes" or "num_edges" of a graph, a method in DGL, a property in PyG, or raise a SampleError."""
     value = getattr(graph, name)
     number = value() if callable(value) else value
     if number is None:

@@ -54,11 +54,9 @@ def _vesin() -> Any:
 
 
 class Neighborhood:
-    """The neighbours of every atom of a crystal, to any radius.
+    """The neighbours of every atom of a crystal (jarvis Atoms, finite, with a volume), to any radius.
 
-    Args:
-        atoms: jarvis Atoms with finite coordinates and a lattice of non-zero volume.
-        same_atom: Å; atoms that are not farther from each other count as the same atom.
+    Atoms that are not farther from each other than `same_atom`, Å, count as the same atom.
     """
 
     def __init__(self, atoms: Any, same_atom: float = _SAME_ATOM) -> None:
@@ -158,11 +156,7 @@ def _select(pairs: Pairs, chosen: npt.NDArray[np.bool_]) -> Pairs:
 
 
 def count_k_nearest(atoms: Any, settings: GraphSettings) -> Counts:
-    """Return the nodes, edges and line-graph edges of alignn's "k-nearest" graph of a crystal.
-
-    Raises:
-        SampleError: No reasonable cutoff gives every atom its neighbours.
-    """
+    """Return the nodes, edges and line-graph edges of alignn's "k-nearest" graph of a crystal."""
     around, neighbors = Neighborhood(atoms), settings.neighbors
     assert neighbors is not None, "GraphSettings refuses k-nearest graphs without a number of neighbors"
     pairs = _enough(around, settings, neighbors)

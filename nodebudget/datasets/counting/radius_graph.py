@@ -39,8 +39,7 @@ def count_radius(atoms: Any, settings: GraphSettings) -> Counts:
 def _search(around: Neighborhood, settings: GraphSettings) -> tuple[Pairs, float, bool]:
     """Increase the radius until the last atom has a neighbour: DGL counts nodes by the last one with an edge.
 
-    Returns:
-        The pairs within the final radius, that radius in Å, and whether rounding can't have changed anything.
+    Returns the pairs within the final radius, that radius in Å, and whether rounding can't have changed anything.
     """
     cutoff, certain = float(settings.cutoff), True
     for _ in range(_MAX_STEPS):

@@ -79,12 +79,7 @@ class Rows:
         self.seen = 0
 
     def add(self, row: Row, sample: Any = None) -> None:
-        """Add the next sample's row.
-
-        Raises:
-            CrystalError: The row is a reason and errors are to be raised.
-            InputError: `size_of` gave other columns than before, or most samples can't be read.
-        """
+        """Add the next sample's row; raise a CrystalError over a reason where errors are to be raised."""
         index, self.seen = self.seen, self.seen + 1
         name, counts = row
         if isinstance(counts, str):

@@ -51,11 +51,7 @@ class TokenCounter:
         self._multiple, self._longest, self._pairs, self._key = multiple, longest, pairs, key
 
     def __call__(self, sample: Any) -> dict[str, int]:
-        """Return `tokens` of a sample (a dict, a tuple or the text itself), and `token_pairs` if asked for.
-
-        Raises:
-            InputError: The sample has no text.
-        """
+        """Return `tokens` of a sample (a dict, a tuple or the text itself), and `token_pairs` if asked for."""
         count = self.length(self._text(sample))
         return {"tokens": count, **({"token_pairs": count * count} if self._pairs else {})}
 

@@ -79,15 +79,10 @@ class CachingAllocator:
         self._start: dict[Pool, int] = {}
 
     def allocate(self, key: int, nbytes: int) -> None:
-        """Serve a request.
+        """Serve a request of 0 bytes (as for an empty tensor) or more.
 
-        Args:
-            key: Identifies the tensor's memory until it is released. A key that is still live was released without
-                being recorded, and is released now.
-            nbytes: Bytes; 0 does nothing, as for an empty tensor.
-
-        Raises:
-            DoesNotFitError: The capacity is used up, even with an empty cache.
+        The key identifies the tensor's memory until it is released. A key that is still live was released without being
+        recorded, and is released now. Raises a DoesNotFitError if the capacity is used up, even with an empty cache.
         """
         self.free(key)
         if nbytes <= 0:

@@ -68,9 +68,7 @@ class Block:
 class Pool:
     """The free blocks of small or of large requests, the mapped ones by size and the unmapped ones by address.
 
-    Args:
-        page: Bytes of a page of its expandable segment.
-        small: Whether it is the pool of small requests.
+    `page` is the bytes of a page of its expandable segment.
     """
 
     def __init__(self, page: int, *, small: bool) -> None:

@@ -39,12 +39,7 @@ class Replay:
 
 
 def replay(trace: BlockTrace, allocator: CachingAllocator) -> Replay:
-    """Feed a trace to an allocator, which continues from its current state.
-
-    Args:
-        trace: Allocations and releases.
-        allocator: Its peaks are reset first.
-    """
+    """Feed a trace to an allocator, which continues from its current state with new peaks."""
     allocator.reset_peaks()
     retries, failure = allocator.retries, None
     states: list[tuple[int, int]] = []
@@ -71,10 +66,9 @@ def replay(trace: BlockTrace, allocator: CachingAllocator) -> Replay:
 
 
 def trace_resident(workload: Workload) -> BlockTrace:
-    """Return the allocations of a model as it is moved to the GPU.
+    """Return the allocations of a model on the CPU as it is moved to the GPU.
 
-    Args:
-        workload: Its model is on the CPU; gradients and optimizer state come with its first traced step.
+    Gradients and optimizer state come with its first traced step.
     """
     storages = resident_storages(workload).items()
     return _trace((address, nbytes) for address, (kind, nbytes) in storages if kind == "parameters")
@@ -83,15 +77,11 @@ def trace_resident(workload: Workload) -> BlockTrace:
 def trace_steps(
     workload: Workload, batches: Iterable[Sequence[Any]], *, workspaces: tuple[int, int] = CUBLAS_WORKSPACES
 ) -> Iterator[BlockTrace]:
-    """Run training steps on the CPU and yield the allocations that each would make on a GPU.
+    """Run training steps on the CPU, from the first on, and yield the allocations that each would make on a GPU.
 
     A batch is made on the host and copied to the GPU, so only its final tensors count; they are released after the
-    step.
-
-    Args:
-        workload: On the CPU, before its first step.
-        batches: Lists of samples that `workload.batch` takes.
-        workspaces: Bytes that the first matrix product of the forward and of the backward pass allocates for good.
+    step. `workspaces` are the bytes that the first matrix product of the forward and of the backward pass allocates for
+    good.
     """
     missing = dict(zip(("first_forward", "first_backward"), workspaces, strict=True))
     for samples in batches:

@@ -55,13 +55,7 @@ class Input:
 
 
 def read_inputs(paths: Sequence[str]) -> list[Input]:
-    """Read files, each once.
-
-    Raises:
-        InputError: No file, or one of sizes that can't be read.
-        RecordError: A file is missing, damaged, of another kind, or of a version that can't be read.
-        MissingError: Sizes as .parquet without pyarrow.
-    """
+    """Read files, each once; raise an InputError, or a RecordError, over one that can't be read."""
     different = list(dict.fromkeys(map(str, paths)))
     if not different:
         raise InputError("no file to report on", limit=_SUPPORTED, hint="name one or more")

@@ -52,14 +52,10 @@ class _Section(NamedTuple):
 def make_page(
     paths: Sequence[str], *, title: str | None = None, batch_size: int | None = None, capacity: int | None = None
 ) -> Page:
-    """Make a page of any number of files.
+    """Make a page of runs, calibrations, plans, sizes, and the `runs.json` of a quickstart, in any order.
 
-    Args:
-        paths: Runs, calibrations, plans, sizes, and the `runs.json` of a quickstart, in any order.
-        title: Of the page; by default the trained model and the device.
-        batch_size: Graphs of the fixed batches to compare with; by default as many as a plan's batches have on
-            average, and 64 for datasets.
-        capacity: Bytes of the device of the runs; by default what their logs say.
+    The title is by default the trained model and the device; the fixed batches to compare with have by default as many
+    graphs as a plan's batches on average, and 64 for datasets; the capacity is by default what the logs say.
 
     Raises:
         InputError: No file, sizes that can't be read, or a batch size under 1.

@@ -20,11 +20,7 @@ Scale = Callable[[float], float]
 
 
 def drawings(chart: Chart) -> list[str]:
-    """Draw a chart: a wide one twice, for wide and for narrow screens.
-
-    Raises:
-        ValueError: There is nothing to draw, or a number that is not finite.
-    """
+    """Draw a chart: a wide one twice, for wide and for narrow screens."""
     sizes = [("wide", 940, 300), ("narrow", 420, 270)] if chart.wide else [("", 420, 270)]
     return [_draw(chart, name, width, height) for name, width, height in sizes]
 

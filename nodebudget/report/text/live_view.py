@@ -22,11 +22,7 @@ from nodebudget.utils.size_labels import count_sizes
 
 
 class PlainConsole(Console):
-    """A console that shows texts as they are: no markup, no emoji, no control characters.
-
-    Args:
-        **options: Those of `rich.console.Console`.
-    """
+    """A console that shows texts as they are: no markup, no emoji, no control characters."""
 
     def __init__(self, **options: Any) -> None:
         super().__init__(markup=False, emoji=False, highlight=False, **options)
@@ -37,13 +33,7 @@ class PlainConsole(Console):
 
 
 def live_view(run: Run, capacity: int | None, gpu: str | None = None) -> RenderableType:
-    """Draw a run as it is now.
-
-    Args:
-        run: What was read of its log.
-        capacity: Bytes that are the full length of the bars; None draws no bars.
-        gpu: What the driver says of the GPU, a line.
-    """
+    """Draw a run as it is now, with bars up to `capacity`, bytes, and a line that the driver says of the GPU."""
     device, model = run.header.get("device", {}), run.header.get("model") or {}
     title = f"{model.get('name', 'run')} on {device.get('device')} ({device.get('name')})"
     parts: list[RenderableType] = [_progress(run)]

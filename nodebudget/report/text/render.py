@@ -21,10 +21,7 @@ _PROSE = 24
 def render(report: Report, width: int | None = None) -> str:
     """Return a report as text: the subject, tables, notes and advice.
 
-    Args:
-        report: What to show.
-        width: Characters per line of a table; by default those of the terminal, 80 where there is none. Sentences
-            are one line each.
+    Tables have lines of up to `width` characters, by default those of the terminal, 80 where there is none.
     """
     return "\n\n".join("\n".join(block) for block in _blocks(report, width) if block)
 
