@@ -10,6 +10,7 @@ from nodebudget.utils.version import __version__
 #: Public names and where they live; loaded on first use, so that importing nodebudget loads neither torch
 #: nor dgl.
 _HOMES = {
+    "AutoOptions": "nodebudget.integrations.auto_loader",
     "Budget": "nodebudget.sampling.budget",
     "Calibration": "nodebudget.calibration.memory_model",
     "CalibrationConfig": "nodebudget.calibration.calibrate",
@@ -35,6 +36,7 @@ _HOMES = {
     "Workload": "nodebudget.workloads.protocol",
     "WorkloadError": "nodebudget.errors",
     "advise_learning_rate": "nodebudget.analysis.equivalent_batch_size",
+    "auto_loader": "nodebudget.integrations.auto_loader",
     "break_down": "nodebudget.analysis.breakdown",
     "calibrate": "nodebudget.calibration.calibrate",
     "check_applicable": "nodebudget.calibration.compatibility",
@@ -93,6 +95,8 @@ if TYPE_CHECKING:
     from nodebudget.errors import OversizedError as OversizedError
     from nodebudget.errors import RecordError as RecordError
     from nodebudget.errors import WorkloadError as WorkloadError
+    from nodebudget.integrations.auto_loader import AutoOptions as AutoOptions
+    from nodebudget.integrations.auto_loader import auto_loader as auto_loader
     from nodebudget.monitor.log_reader import read_run as read_run
     from nodebudget.monitor.monitor import MemoryMonitor as MemoryMonitor
     from nodebudget.monitor.oom import oom_guard as oom_guard

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import gc
-import hashlib
 import os
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -24,6 +23,7 @@ from nodebudget.calibration.probe_design import (
     lightest_batch,
     size_columns,
 )
+from nodebudget.calibration.probe_rounds import Job, ProbeRun, Progress, is_settled, reach_memory, rounds_of
 from nodebudget.calibration.probe_runner import ProbeRunner
 from nodebudget.datasets.size_table import SizeTable
 from nodebudget.errors import InputError
@@ -32,8 +32,6 @@ from nodebudget.profiling.probe import Probe
 from nodebudget.utils.records import provenance
 from nodebudget.workloads.protocol import Workload
 from nodebudget.workloads.sample_sizes import measure_samples
-
-Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)
@@ -44,6 +42,12 @@ class CalibrationConfig:
         probes: Number of measured steps, 9 to 1000; a third of them is held out.
         max_graphs: Maximum number of graphs in a probe, 1 to 100,000.
         seed: Random seed of the choice of batches.
+        variants: Fit to variants of the graphs too, so that the calibration holds for other datasets.
+        settle: Stop before all probes are run once the 99% prediction interval is narrower than this fraction of the
+            bytes; None runs all.
+        reach: After these probes, measure larger batches of the dataset, until their steps take about so many bytes;
+            None does not.
+        reach_graphs: Maximum number of graphs in those; None: all of the dataset.
 
     Raises:
         InputError: A number is outside its range.
@@ -52,6 +56,10 @@ class CalibrationConfig:
     probes: int = 24
     max_graphs: int = 32
     seed: int = 0
+    variants: bool = True
+    settle: float | None = None
+    reach: int | None = None
+    reach_graphs: int | None = None
 
     def __post_init__(self) -> None:
         if not 9 <= self.probes <= 1000:
@@ -63,19 +71,6 @@ class CalibrationConfig:
         """Return the numbers of steps to fit to and to hold out; the other two are the lightest step and a repeat."""
         held_out = self.probes // 3
         return self.probes - held_out - 2, held_out
-
-
-@dataclass(frozen=True)
-class _Job:
-    """A batch to probe."""
-
-    role: str
-    batch: Indices
-
-    @property
-    def key(self) -> str:
-        digest = hashlib.sha256(self.batch.astype(np.int64).tobytes()).hexdigest()
-        return f"{self.role}-{digest[:16]}"
 
 
 def calibrate(
@@ -125,7 +120,7 @@ def calibrate(
     if sizes is None:
         sizes = measure_samples(workload, dataset)
     rng = np.random.default_rng(config.seed)
-    candidates = ProbeCandidates(workload, dataset, sizes, rng, with_variants=True)
+    candidates = ProbeCandidates(workload, dataset, sizes, rng, with_variants=config.variants)
     if all(len(values) and values.min() == values.max() for values in candidates.sizes.columns.values()):
         warnings.warn(
             "all crystals are of one size, so that the costs per node, edge and line-graph edge are not identifiable: "
@@ -140,26 +135,31 @@ def calibrate(
             limit="at least as many as coefficients",
             hint="24 probes are usual",
         )
-    # From small to large: the small probes predict whether the large ones fit.
-    jobs = sorted(_jobs(candidates, config, rng), key=lambda job: runner.weight(job.batch))
     saved = None if checkpoint is None else ProbeCheckpoint(checkpoint, _identity(runner, config), resume=resume)
+    run = ProbeRun(runner, saved, progress)
+    columns = size_columns(sizes)
     with _frozen_garbage():
-        observations = _observe(runner, jobs, saved, progress)
-    record = {**runner.describe(), "noise": _noise(observations), **provenance(), **(context or {})}
-    return fit_calibration(observations, size_columns(sizes), context=record)
+        for jobs in _rounds(candidates, config, rng):
+            run.observe(jobs)
+            if config.settle is not None and is_settled(run.observations, columns, config.settle):
+                break
+        if config.reach is not None:
+            reach_memory(run, candidates, columns, config.reach, config.reach_graphs, rng)
+    record = {**runner.describe(), "noise": _noise(run.observations), **provenance(), **(context or {})}
+    return fit_calibration(run.observations, columns, context=record)
 
 
-def _jobs(candidates: ProbeCandidates, config: CalibrationConfig, rng: np.random.Generator) -> list[_Job]:
+def _rounds(candidates: ProbeCandidates, config: CalibrationConfig, rng: np.random.Generator) -> list[list[Job]]:
+    """Return the batches to measure: all at once, or in rounds where fewer may do."""
     fitted, held_out = config.split()
     to_fit = _batches_to_fit(candidates, fitted, config.max_graphs, rng)
     to_check = choose_holdout_batches(candidates.original_sizes, held_out, config.max_graphs, rng)
-    return [
-        _Job("floor", lightest_batch(candidates.original_sizes)),
-        *(_Job("fit", batch) for batch in to_fit),
-        *(_Job("holdout", batch) for batch in to_check),
-        # The same step once more: the difference is noise, which no model can predict.
-        _Job("repeat", to_check[0]),
-    ]
+    floor = Job("floor", lightest_batch(candidates.original_sizes))
+    if config.settle is not None:
+        return rounds_of(floor, to_fit, to_check)
+    fit, holdout = ([Job(role, batch) for batch in part] for role, part in (("fit", to_fit), ("holdout", to_check)))
+    # The same step once more: the difference is noise, which no model can predict.
+    return [[floor, *fit, *holdout, Job("repeat", to_check[0])]]
 
 
 def _batches_to_fit(
@@ -180,7 +180,9 @@ def _identity(runner: ProbeRunner, config: CalibrationConfig) -> dict[str, Any]:
     record = runner.describe()
     device = {key: record["device"].get(key) for key in ("device", "name")}
     model = {key: record["model"].get(key) for key in ("name", "parameters", "dtype", "optimizer")}
-    return {"device": device, "model": model, "data": record["data"]["fingerprint"], "config": asdict(config)}
+    # What is not set leaves no trace, so that an interrupted calibration of an earlier version goes on.
+    settings = {name: value for name, value in asdict(config).items() if value is not None and name != "variants"}
+    return {"device": device, "model": model, "data": record["data"]["fingerprint"], "config": settings}
 
 
 def _noise(observations: list[Observation]) -> float | None:
@@ -207,21 +209,3 @@ def _frozen_garbage() -> Iterator[None]:
         yield
     finally:
         gc.unfreeze()
-
-
-def _observe(
-    runner: ProbeRunner, jobs: list[_Job], checkpoint: ProbeCheckpoint | None, progress: Progress | None
-) -> list[Observation]:
-    done = {} if checkpoint is None else dict(checkpoint.observations)
-    if not all(job.key in done for job in jobs):
-        runner.warm_up(jobs[0].batch)
-    for count, job in enumerate(jobs, start=1):
-        if job.key in done:
-            runner.recall(job.batch, done[job.key])
-        else:
-            done[job.key] = runner.observe(job.batch, job.role)
-            if checkpoint is not None:
-                checkpoint.add(job.key, done[job.key])
-        if progress is not None:
-            progress(count, len(jobs))
-    return [entry for job in jobs if (entry := done[job.key]) is not None]

@@ -88,6 +88,10 @@ class ProbeRunner:
         self._remember(observation, weight)
         return observation
 
+    def safe_bytes(self) -> float:
+        """Return the bytes that a step may be predicted to take; a little less, since predictions differ by method."""
+        return 0.95 * SAFE_SHARE * self._probe.free_bytes()
+
     def describe(self) -> dict[str, Any]:
         """Return device, model and dataset, for the record."""
         workload = self._workload

@@ -5,11 +5,13 @@ from __future__ import annotations
 import hashlib
 import os
 import sys
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar, cast
 
-from nodebudget.errors import InputError
+from nodebudget.errors import InputError, NodeBudgetError
 from nodebudget.utils.checks import check_count
+
+T = TypeVar("T")
 
 #: Backends that exchange tensors in main memory; of the others NCCL is known.
 _ON_CPU = ("gloo", "mpi", "ucc", "cpu:", "undefined")
@@ -73,6 +75,43 @@ def differing_ranks(values: Mapping[str, str]) -> dict[str, list[int]]:
         for name, ranks in zip(values, differs, strict=True)
         if any(ranks)
     }
+
+
+def is_first_rank() -> bool:
+    """Return whether this is rank 0 of the default process group, or the only process."""
+    distributed = _distributed()
+    return distributed is None or distributed.get_rank() == 0
+
+
+def from_first_rank(make: Callable[[], T]) -> T:
+    """Return what rank 0 makes, on all ranks: a collective, of any value that can be pickled.
+
+    Raises:
+        NodeBudgetError: What `make` raised, on every rank.
+    """
+    distributed = _distributed()
+    if distributed is None:
+        return make()
+    box: list[Any] = [None, None]
+    if distributed.get_rank() == 0:
+        try:
+            box[0] = make()
+        except NodeBudgetError as error:
+            box[1] = error
+    distributed.broadcast_object_list(box)
+    if box[1] is not None:
+        raise box[1]
+    return cast(T, box[0])
+
+
+def of_all_ranks(value: Any) -> list[Any]:
+    """Return the values of all ranks, by rank: a collective, of any value that can be pickled."""
+    distributed = _distributed()
+    if distributed is None:
+        return [value]
+    values: list[Any] = [None] * distributed.get_world_size()
+    distributed.all_gather_object(values, value)
+    return values
 
 
 def _exchange_device(backend: str) -> str | None:
