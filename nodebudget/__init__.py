@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from nodebudget.utils.after_import import after_import
 from nodebudget.utils.version import __version__
 
 #: Public names and where they live; loaded on first use, so that importing nodebudget loads neither torch
@@ -111,6 +112,20 @@ if TYPE_CHECKING:
     from nodebudget.workloads.protocol import Workload as Workload
     from nodebudget.workloads.registry import load_workload as load_workload
     from nodebudget.workloads.sample_sizes import measure_samples as measure_samples
+
+#: Modules of frameworks whose loaders or loops would undo a batch sampler, and what keeps it as it is; loaded with them.
+_ADAPTERS = {
+    "torchdata.stateful_dataloader.stateful_dataloader": ("nodebudget.integrations.torchdata", "load_at_once"),
+}
+
+
+def _adapt(framework: Any) -> None:
+    module, name = _ADAPTERS[framework.__name__]
+    getattr(importlib.import_module(module), name)(framework)
+
+
+for _name in _ADAPTERS:
+    after_import(_name, _adapt)
 
 
 def __getattr__(name: str) -> Any:

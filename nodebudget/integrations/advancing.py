@@ -43,11 +43,6 @@ class AdvancingSampler(NodeBudgetSampler):
         super().set_budget(*arguments, **named)
         self._fresh = self._fresh or 0 < self.state_dict()["consumed"] < len(self)
 
-    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
-        """Resume at `state_dict`: with the rest of its epoch, or the next epoch if that was complete.
-
-        Raises:
-            RecordError: The state is of another version, dataset, budget, seed or number of ranks.
-        """
-        super().load_state_dict(state_dict)
+    def _load(self, state_dict: Mapping[str, Any]) -> None:
+        super()._load(state_dict)
         self._fresh = self.state_dict()["consumed"] < len(self)

@@ -19,7 +19,7 @@ from nodebudget.sampling.oversized import describe_oversized
 from nodebudget.sampling.plan import Plan
 from nodebudget.sampling.plan_config import PlanConfig
 from nodebudget.sampling.rank_check import check_ranks
-from nodebudget.sampling.state import STATE_VERSION, check_state, fingerprints
+from nodebudget.sampling.state import STATE_VERSION, check_consumed, check_state, fingerprints
 from nodebudget.utils.checks import check_count
 from nodebudget.utils.distributed import are_the_ranks, world_and_rank
 
@@ -39,8 +39,8 @@ class NodeBudgetSampler(Sampler[list[int]]):
 
     Under torch.distributed the ranks compare hashes of their plans when the first batch of a plan is taken, and all of
     them raise an `InputError` where these differ. This is a collective: iterate on every rank, as training loops do. To
-    look at batches on one rank only, use `plan`. Samplers whose `num_replicas` and `rank` are not those of the default
-    process group are not compared.
+    look at batches on one rank only, use `plan`. A sampler with other ranks than the process group raises as well,
+    unless it was given the `num_replicas` of groups of processes that train on the same batches (1: all of them).
 
     Pass it as `batch_sampler=` to torch's `DataLoader`, to PyTorch Geometric's, or to DGL's `GraphDataLoader`, where
     `use_ddp` stays False: this sampler assigns batches to ranks itself.
@@ -112,6 +112,7 @@ class NodeBudgetSampler(Sampler[list[int]]):
         """
         budget = Budget.make(max_nodes, max_edges, max_line_edges, max_graphs, calibration, memory, max_columns)
         self.num_replicas, self.rank = world_and_rank(num_replicas, rank)
+        self._ranks_given = num_replicas is not None and rank is not None
         sizes = measure_as_calibrated(sizes_or_dataset, calibration)
         if (balance == "time") != (time_model is not None):
             raise InputError("balance='time' and a time_model go together", hint="make one with 'nodebudget tune'")
@@ -123,6 +124,8 @@ class NodeBudgetSampler(Sampler[list[int]]):
         self._original_budget, self.epoch = budget, 0
         self._progress = EpochProgress(self._provider, 0)
         self._consumed = self._resume = self._changes = 0
+        self._placed = self._completed = False
+        self._expected: dict[str, Any] | None = None
         len(self)
         self._balanced = self._progress.balanced
         self._report_oversized()
@@ -166,7 +169,9 @@ class NodeBudgetSampler(Sampler[list[int]]):
             # A resumed loop sets the epoch that it was in, and continues in its middle.
             self._resume = self._consumed = 0
             self._progress = EpochProgress(self._provider, epoch)
-        self.epoch = epoch
+        elif self._completed:
+            self._resume = len(self)
+        self.epoch, self._placed, self._completed = epoch, True, False
 
     def set_budget(
         self,
@@ -216,16 +221,18 @@ class NodeBudgetSampler(Sampler[list[int]]):
         return 0 < consumed < len(self)
 
     def __iter__(self) -> Iterator[list[int]]:
-        start = self._consumed = self._resume
+        self._consumed = self._resume
+        return self._batches()
+
+    def _batches(self) -> Iterator[list[int]]:
+        # Only now, at the first batch: loaders with workers make iterators that they never use.
+        start, changes = self._resume, self._changes
         if not start and self._progress.began:
             # What was re-planned came to its end: the whole epoch once more.
             self._progress = EpochProgress(self._provider, self.epoch)
-        return self._batches(self._progress, start, self._changes)
-
-    def _batches(self, progress: EpochProgress, start: int, changes: int) -> Iterator[list[int]]:
-        # Only now, at the first batch: loaders with workers make iterators that they never use.
-        self._resume = 0
-        if not progress.checked and are_the_ranks(self.num_replicas, self.rank):
+        self._consumed, self._resume, self._placed, self._completed = start, 0, False, False
+        progress = self._progress
+        if are_the_ranks(self.num_replicas, self.rank, self._ranks_given) and not progress.checked:
             check_ranks(progress, start, self._fingerprints)
             progress.checked = True
         # Where crystals were left out of the sizes, the dataset still has them: its indices are others.
@@ -269,16 +276,7 @@ class NodeBudgetSampler(Sampler[list[int]]):
 
     def _count(self, consumed: int | None) -> int:
         """Return how many batches of the epoch were consumed, as given or as given out."""
-        done = self._consumed if consumed is None else check_count("consumed", consumed, 0)
-        began = self._progress.began
-        if not began <= done <= len(self):
-            since = f", {began} of them before the last change of the budget" if began else ""
-            raise InputError(
-                f"consumed is {done}",
-                limit=f"an epoch has {len(self)} batches{since}",
-                hint="continue with the next epoch" if done > len(self) else "count those before the change as well",
-            )
-        return done
+        return check_consumed(self._consumed if consumed is None else consumed, self._progress.began, len(self))
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         """Continue where `state_dict` was taken: the next iteration starts after the batches consumed.
@@ -290,6 +288,13 @@ class NodeBudgetSampler(Sampler[list[int]]):
             RecordError: The state is of another version, dataset, budget or seed.
             DoesNotFitError: What is left of the epoch can't be assigned to so many ranks. Nothing has changed then.
         """
+        if state_dict is not self._expected:
+            self._load(state_dict)
+        elif self._expected is not None:
+            # Loaded before; the loader takes it for its own, so it follows a set_epoch that came since.
+            self._expected.update(self.state_dict(), consumed=self._resume)
+
+    def _load(self, state_dict: Mapping[str, Any]) -> None:
         state = check_state(state_dict, self.state_dict())
         unchanged = self.budget is self._original_budget
         original = self._provider if unchanged else self._provider.changed(budget=self._original_budget)
@@ -305,6 +310,7 @@ class NodeBudgetSampler(Sampler[list[int]]):
             progress, done = progress.changed(progress.provider.changed(num_replicas=self.num_replicas), done)
         self._progress, self._provider, self.epoch = progress, progress.provider, progress.epoch
         self._consumed = self._resume = done
+        self._placed, self._completed = True, False
 
     def __repr__(self) -> str:
         return (

@@ -7,9 +7,10 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from nodebudget.errors import RecordError
+from nodebudget.errors import InputError, RecordError
 from nodebudget.sampling.budget import Budget
 from nodebudget.sampling.plan_config import PlanConfig
+from nodebudget.utils.checks import check_count
 
 STATE_VERSION = 2
 
@@ -48,6 +49,28 @@ def check_state(given: Any, current: Mapping[str, Any]) -> dict[str, Any]:
     if not current.keys() <= state.keys() or not all(isinstance(entry, Mapping) for entry in state["stretches"]):
         raise _not_a_state()
     return state
+
+
+def check_consumed(consumed: int, began: int, batches: int) -> int:
+    """Return how many batches of an epoch were consumed.
+
+    Args:
+        consumed: As given.
+        began: Batches before the last change of the budget or of the ranks.
+        batches: Batches of the epoch.
+
+    Raises:
+        InputError: It is not a whole number, or not one from `began` to `batches`.
+    """
+    done = check_count("consumed", consumed, 0)
+    if not began <= done <= batches:
+        since = f", {began} of them before the last change of the budget" if began else ""
+        raise InputError(
+            f"consumed is {done}",
+            limit=f"an epoch has {batches} batches{since}",
+            hint="continue with the next epoch" if done > batches else "count those before the change as well",
+        )
+    return done
 
 
 def _not_a_state() -> RecordError:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 from torch.utils.data import IterableDataset, get_worker_info
 
 from nodebudget.datasets.measure import measure
@@ -16,7 +17,7 @@ from nodebudget.sampling.budget import Budget
 from nodebudget.sampling.plan_config import POLICIES, PlanConfig
 from nodebudget.sampling.planner import Planner
 from nodebudget.utils.checks import check_choice, check_count
-from nodebudget.utils.distributed import world_and_rank
+from nodebudget.utils.distributed import are_the_ranks, world_and_rank
 
 if TYPE_CHECKING:
     from nodebudget.calibration.memory_model import Calibration
@@ -95,14 +96,23 @@ class NodeBudgetBatcher(IterableDataset[list[Any]]):
         self.stream, self._size_of, self._policy = stream, size_of or _count, oversized
         self._buffer, self._seed = check_count("buffer", buffer, 1), check_count("seed", seed, 0)
         self.num_replicas, self.rank = world_and_rank(num_replicas, rank)
+        self._ranks_given = num_replicas is not None and rank is not None
         self._shuffle, self._sharded = shuffle, sharded
-        self.epoch, self.skipped = 0, 0
+        # In memory that worker processes share: persistent ones have a copy of all else.
+        self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()  # type: ignore[no-untyped-call]
+        self.skipped = 0
+
+    @property
+    def epoch(self) -> int:
+        """As set by `set_epoch`."""
+        return int(self._epoch)
 
     def set_epoch(self, epoch: int) -> None:
-        """Choose another shuffle; with worker processes, before the loader is iterated."""
-        self.epoch = check_count("epoch", epoch, 0)
+        """Choose another shuffle, before the loader is iterated; worker processes hear of it, persistent ones too."""
+        self._epoch.fill_(check_count("epoch", epoch, 0))
 
     def __iter__(self) -> Iterator[list[Any]]:
+        are_the_ranks(self.num_replicas, self.rank, self._ranks_given)
         worker = get_worker_info()
         workers, place = (1, 0) if worker is None else (worker.num_workers, worker.id)
         shards, shard = self.num_replicas * workers, self.rank * workers + place

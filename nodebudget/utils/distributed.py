@@ -45,12 +45,30 @@ def _distributed() -> Any:
     return torch.distributed if torch is not None and ready else None
 
 
-def are_the_ranks(num_replicas: int, rank: int) -> bool:
-    """Return whether these are the ranks of the default process group, in a process that may communicate with it."""
+def are_the_ranks(num_replicas: int, rank: int, given: bool = True) -> bool:
+    """Return whether these are the ranks of the default process group, in a process that may communicate with it.
+
+    Args:
+        num_replicas: Number of ranks that batches are assigned to.
+        rank: The one whose batches this process takes.
+        given: Whether they were given, rather than found out when there was perhaps no process group yet.
+
+    Raises:
+        InputError: They are others, so that some batches would be trained on by every rank or by none. Ranks that
+            were given may be fewer: of groups of processes that train on the same batches.
+    """
     distributed = _distributed()
-    if num_replicas == 1 or distributed is None or sys.modules["torch"].utils.data.get_worker_info() is not None:
+    if distributed is None:
         return False
-    return (distributed.get_world_size(), distributed.get_rank()) == (num_replicas, rank)
+    world, place = distributed.get_world_size(), distributed.get_rank()
+    if (world, place) != (num_replicas, rank) and not (given and num_replicas < world and world % num_replicas == 0):
+        raise InputError(
+            f"the sampler is rank {rank} of {num_replicas}, this process is rank {place} of {world}",
+            limit="the ranks of the process group: else graphs are trained on twice, or never",
+            hint="make the sampler after torch.distributed.init_process_group, or pass num_replicas and rank",
+        )
+    is_worker = sys.modules["torch"].utils.data.get_worker_info() is not None
+    return num_replicas > 1 and (world, place) == (num_replicas, rank) and not is_worker
 
 
 def differing_ranks(values: Mapping[str, str]) -> dict[str, list[int]]:

@@ -87,6 +87,21 @@ def test_another_epoch_and_another_seed_reshuffle() -> None:
     assert list(NodeBudgetBatcher(Stream(nodes), size_of, max_nodes=100, buffer=100, seed=1)) != first
 
 
+@pytest.mark.parametrize("context", ["fork", "spawn"])
+def test_persistent_workers_hear_of_an_epoch(context: str) -> None:
+    nodes = np.random.default_rng(0).integers(1, 30, 200).tolist()
+    batcher = NodeBudgetBatcher(Stream(nodes), size_of, max_nodes=100, buffer=40)
+    options: dict[str, Any] = {"batch_size": None, "collate_fn": plain, "num_workers": 2}
+    loader = DataLoader(batcher, persistent_workers=True, multiprocessing_context=context, **options)
+    fresh = DataLoader(batcher, multiprocessing_context=context, **options)
+    first = list(loader)
+    batcher.set_epoch(1)
+    second = list(loader)
+    assert second != first
+    assert second == list(fresh)
+    assert names(second) == list(range(200))
+
+
 @pytest.mark.parametrize(
     ("ranks", "context"), [(3, "fork"), (1, "spawn"), pytest.param(3, "spawn", marks=pytest.mark.slow)]
 )
