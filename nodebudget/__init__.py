@@ -113,7 +113,7 @@ if TYPE_CHECKING:
     from nodebudget.workloads.registry import load_workload as load_workload
     from nodebudget.workloads.sample_sizes import measure_samples as measure_samples
 
-#: Modules of frameworks whose loaders or loops would undo a batch sampler, and what keeps it as it is; loaded with them.
+#: Modules of frameworks whose loaders or loops would undo a batch sampler, and what keeps it as it is.
 _ADAPTERS = {
     "torchdata.stateful_dataloader.stateful_dataloader": ("nodebudget.integrations.torchdata", "load_at_once"),
 }
