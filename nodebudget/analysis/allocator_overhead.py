@@ -20,8 +20,7 @@ from nodebudget.sampling.budget import Budget
 from nodebudget.sampling.planner import make_plan
 from nodebudget.workloads.protocol import Workload
 
-#: Batches of a planned epoch that are run, so that the reserved memory grows as in training.
-_BATCHES = 6
+_BATCHES = 6  #: Batches of a planned epoch that are run, so that the reserved memory grows as in training.
 
 
 @dataclass(frozen=True)

@@ -13,8 +13,7 @@ from nodebudget.datasets.size_table import SizeTable
 
 Floats = npt.NDArray[np.float64]
 
-#: Cells of the grid on which a distribution of totals is computed.
-_CELLS = 2**13
+_CELLS = 2**13  #: Cells of the grid on which a distribution of totals is computed.
 
 #: Graphs drawn in a simulation that estimates a mean, and the least and the largest number of its epochs. The
 #: largest total varies less the more batches there are.

@@ -25,8 +25,7 @@ from nodebudget.workloads.run_step import run_step
 
 Ints = npt.NDArray[np.int64]
 
-#: Steps before the measured one, so that optimizer state and workspaces exist.
-_WARM_UP = 2
+_WARM_UP = 2  #: Steps before the measured one, so that optimizer state and workspaces exist.
 
 Progress = Callable[[int, int], object]
 

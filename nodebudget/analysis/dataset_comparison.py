@@ -20,11 +20,8 @@ from nodebudget.utils.size_labels import size_label
 
 Floats = npt.NDArray[np.float64]
 
-#: Batches drawn for the histogram of their totals.
-_DRAWN = 4000
-
-#: Smaller changes, as a fraction, are not mentioned.
-_SAME = 0.005
+_DRAWN = 4000  #: Batches drawn for the histogram of their totals.
+_SAME = 0.005  #: Smaller changes, as a fraction, are not mentioned.
 
 
 @dataclass(frozen=True, eq=False)

@@ -15,8 +15,7 @@ from nodebudget.profiling.cuda_allocator.allocator import (
 )
 from nodebudget.utils.byte_units import format_bytes
 
-#: Settings of PyTorch's allocator: its default, and `expandable_segments:True`.
-SETTINGS = ("default", "expandable")
+SETTINGS = ("default", "expandable")  #: Settings of PyTorch's allocator: its default, and `expandable_segments:True`.
 
 #: Minimum overhead of the allocator: a fraction of the bytes of a step, and bytes (the last segments or pages of both
 #: pools). The smallest values with which planned epochs ran on a full stand-in device in any order:
@@ -27,8 +26,7 @@ MIN_OVERHEAD = {"default": (0.10, 24 * 2**20), "expandable": (0.01, 44 * 2**20)}
 #: 751 to 753 MiB measured on an NVIDIA H200 with CUDA 13.0 and torch 2.11.
 ASSUMED_CONTEXT = 832 * 2**20
 
-#: Expandable segments are recommended if they free more than this fraction of the memory.
-_WORTH = 0.05
+_WORTH = 0.05  #: Expandable segments are recommended if they free more than this fraction of the memory.
 
 
 @dataclass(frozen=True)

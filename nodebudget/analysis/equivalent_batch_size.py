@@ -12,8 +12,7 @@ from nodebudget.datasets.size_table import STANDARD, SizeTable
 from nodebudget.errors import InputError
 from nodebudget.utils.checks import check_count
 
-#: What a suggestion can be based on, the best first.
-_PREFERENCE = ("bytes", "line_edges", "edges", "nodes")
+_PREFERENCE = ("bytes", "line_edges", "edges", "nodes")  #: What a suggestion can be based on, the best first.
 
 _REASONS = {
     "bytes": "so that a mean batch takes the same bytes, as predicted by the calibration",

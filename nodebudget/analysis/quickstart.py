@@ -24,8 +24,7 @@ from nodebudget.utils.optional_imports import check_dgl_on, load_dgl
 from nodebudget.workloads.protocol import Workload, to_sample
 from nodebudget.workloads.registry import load_workload
 
-#: Name of a step, items done, all items.
-Progress = Callable[[str, int, int], None]
+Progress = Callable[[str, int, int], None]  #: Name of a step, items done, all items.
 
 Crystals = Mapping[str, Sequence[dict[str, Any]]]
 

@@ -23,11 +23,8 @@ Floats = npt.NDArray[np.float64]
 #: Graphs that the simulation of one batch size may draw, and its maximum number of epochs.
 _DRAWS, _MAX_EPOCHS = 300_000_000, 10_000
 
-#: Simulated epochs of a dataset that is too large for a conclusive simulation.
-_FEW_EPOCHS = 20
-
-#: Confidence of the bounds on simulated probabilities.
-_CONFIDENCE = 0.95
+_FEW_EPOCHS = 20  #: Simulated epochs of a dataset that is too large for a conclusive simulation.
+_CONFIDENCE = 0.95  #: Confidence of the bounds on simulated probabilities.
 
 
 @dataclass(frozen=True)

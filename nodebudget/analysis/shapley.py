@@ -11,8 +11,7 @@ from nodebudget.calibration.memory_model import Calibration
 from nodebudget.datasets.size_table import STANDARD, SizeTable
 from nodebudget.utils.size_labels import per_unit, size_label
 
-#: The one cause that depends on the number of samples.
-GRAPHS = "graphs per batch"
+GRAPHS = "graphs per batch"  #: The one cause that depends on the number of samples.
 
 
 @dataclass(frozen=True)

@@ -11,8 +11,7 @@ from nodebudget.calibration.time_model import TimedStep, TimeModel, fit_times
 from nodebudget.errors import DoesNotFitError
 from nodebudget.utils.byte_units import format_bytes
 
-#: The smallest budget whose throughput is at least this fraction of the best is recommended.
-NEAR_BEST = 0.98
+NEAR_BEST = 0.98  #: The smallest budget whose throughput is at least this fraction of the best is recommended.
 
 
 @dataclass(frozen=True)

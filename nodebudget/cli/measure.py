@@ -12,8 +12,7 @@ from nodebudget.cli.printer import Printer
 from nodebudget.datasets.graph_settings import STRATEGIES, GraphSettings
 from nodebudget.errors import InputError, printable
 
-#: Skipped crystals that are named one by one.
-_NAMED = 20
+_NAMED = 20  #: Skipped crystals that are named one by one.
 
 _HELP = """Count nodes, edges and line-graph edges of every crystal of DATA.
 

@@ -18,8 +18,7 @@ from nodebudget.utils.optional_imports import require
 if TYPE_CHECKING:
     from nodebudget.monitor.log_reader import Run, RunReader
 
-#: Seconds between two reads of the log.
-_PAUSE = 0.5
+_PAUSE = 0.5  #: Seconds between two reads of the log.
 
 _HELP = """Show the log RUN of a MemoryMonitor: memory and capacity of the device, sizes, speed, drift.
 

@@ -6,8 +6,7 @@ from typing import Any
 
 from nodebudget.utils.optional_imports import require
 
-#: Maximum number of atoms of a cell in the small-cell dataset.
-SMALL = 8
+SMALL = 8  #: Maximum number of atoms of a cell in the small-cell dataset.
 
 
 def example_datasets(limit: int | None = None) -> dict[str, list[dict[str, Any]]]:

@@ -31,8 +31,7 @@ from nodebudget.utils.checks import check_choice, check_count
 from nodebudget.utils.files import check_output
 from nodebudget.utils.optional_imports import installed, require
 
-#: From this many crystals on, starting processes saves more time than it takes.
-MANY_CRYSTALS = 20_000
+MANY_CRYSTALS = 20_000  #: From this many crystals on, starting processes saves more time than it takes.
 
 #: Called with the numbers of samples measured so far and in total (None where only the end tells).
 Progress = Callable[[int, "int | None"], object]

@@ -19,11 +19,8 @@ MAX_RECORD = 16 * 2**20
 #: repeat themselves some 100 times; gzip's maximum, which a bomb reaches, is 1,032.
 MAX_EXPANSION = 200.0
 
-#: Bytes that any compressed file may unpack to: read in a second or two, never held in memory.
-FREE = 256 * 2**20
-
-#: Characters of a crystal's name. A table stores all names as wide as the longest.
-MAX_NAME = 256
+FREE = 256 * 2**20  #: Bytes that any compressed file may unpack to: read in a second or two, never held in memory.
+MAX_NAME = 256  #: Characters of a crystal's name. A table stores all names as wide as the longest.
 
 
 @dataclass(frozen=True)

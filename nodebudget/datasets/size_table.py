@@ -26,8 +26,7 @@ STANDARD = ("nodes", "edges", "line_edges")
 #: Names that have another meaning in files of sizes and in statistics.
 _RESERVED = {"graphs", "id", size_table_io.SETTINGS, size_table_io.VERSION}
 
-#: Suffixes of size tables on disk.
-SUFFIXES = (".npz", ".csv", ".parquet")
+SUFFIXES = (".npz", ".csv", ".parquet")  #: Suffixes of size tables on disk.
 
 
 @dataclass(frozen=True, eq=False)

@@ -24,14 +24,12 @@ from nodebudget.utils.optional_imports import require
 
 Column = npt.NDArray[Any]
 
-#: Version of the arrays in an `.npz`. Version 1 had no number in it.
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 2  #: Version of the arrays in an `.npz`. Version 1 had no number in it.
 
 #: Arrays of an `.npz` that are not columns: how the sizes were measured, as JSON; and the version.
 SETTINGS, VERSION = "_settings", "_version"
 
-#: Rows that are parsed at once: as a Python object a number takes ten times what it takes in an array.
-_BLOCK = 2**16
+_BLOCK = 2**16  #: Rows that are parsed at once: as a Python object a number takes ten times what it takes in an array.
 
 
 class Stored(NamedTuple):

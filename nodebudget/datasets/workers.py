@@ -18,12 +18,9 @@ from nodebudget.utils.optional_imports import require
 
 #: Pending chunks per worker: enough to keep it busy, few enough that a dataset is never in memory as a whole.
 _PENDING_PER_WORKER = 3
-#: Pending chunks of an executor that does not say how many workers it has: enough for two hundred.
-_PENDING = 600
-#: Bytes of all pending chunks together.
-_PENDING_BYTES = 256 * 2**20
-#: Seconds in which a Dask scheduler has to answer.
-_DASK_TIMEOUT = 20
+_PENDING = 600  #: Pending chunks of an executor that does not say how many workers it has: enough for two hundred.
+_PENDING_BYTES = 256 * 2**20  #: Bytes of all pending chunks together.
+_DASK_TIMEOUT = 20  #: Seconds in which a Dask scheduler has to answer.
 
 
 def measure_chunks(

@@ -17,11 +17,8 @@ from nodebudget.datasets.size_table import SizeTable
 from nodebudget.errors import InputError, first_line
 from nodebudget.utils.size_labels import count_sizes
 
-#: Batch → its sizes, `graphs` among them.
-SizeOfBatch = Callable[[Any], Mapping[str, float]]
-
-#: How many containers deep graphs are searched for in a batch.
-_DEPTH = 3
+SizeOfBatch = Callable[[Any], Mapping[str, float]]  #: Batch → its sizes, `graphs` among them.
+_DEPTH = 3  #: How many containers deep graphs are searched for in a batch.
 
 
 def sizes_of(

@@ -16,20 +16,11 @@ if TYPE_CHECKING:
 #: Steps that are not checked: they allocate memory that is never freed (gradients, optimizer state, workspaces).
 WARM_UP = 2
 
-#: Steps whose median is compared with the bound: of single steps one in a hundred is outside it.
-_WINDOW = 8
-
-#: Relative differences below this are ignored, whatever the bound of the calibration.
-_MIN_DRIFT = 0.01
-
-#: Steps in the first windows of memory between steps.
-_LEAK_WINDOW = 16
-
-#: How often in a row the minimum of a window must grow.
-_LEAK_TIMES = 4
-
-#: Number of windows at which neighbours are merged in pairs, so that slow leaks are found too.
-_LEAK_WINDOWS = 12
+_WINDOW = 8  #: Steps whose median is compared with the bound: of single steps one in a hundred is outside it.
+_MIN_DRIFT = 0.01  #: Relative differences below this are ignored, whatever the bound of the calibration.
+_LEAK_WINDOW = 16  #: Steps in the first windows of memory between steps.
+_LEAK_TIMES = 4  #: How often in a row the minimum of a window must grow.
+_LEAK_WINDOWS = 12  #: Number of windows at which neighbours are merged in pairs, so that slow leaks are found too.
 
 #: Bytes by which memory must grow: live tensors; and the process, whose heap also grows without a leak.
 _LEAK_BYTES, _LEAK_RSS = 2**20, 2**25

@@ -15,11 +15,8 @@ from nodebudget.utils.checks import check_choice
 from nodebudget.utils.files import check_output
 from nodebudget.utils.jsonl import JsonLines
 
-#: What to do with a log that exists.
-EXISTING = ("raise", "append", "overwrite")
-
-#: Seconds between two calls of fsync, which takes far longer than handing over a line.
-_SYNC_SECONDS = 30.0
+EXISTING = ("raise", "append", "overwrite")  #: What to do with a log that exists.
+_SYNC_SECONDS = 30.0  #: Seconds between two calls of fsync, which takes far longer than handing over a line.
 
 
 class RunWriter:

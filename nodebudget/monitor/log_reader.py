@@ -15,8 +15,7 @@ from nodebudget.utils.records import check_record
 KIND = "nodebudget.run"
 SCHEMA_VERSION = 1
 
-#: Keys that every step has: numbers; numbers or null; and others.
-_NUMBERS = ("step", "epoch", "seconds")
+_NUMBERS = ("step", "epoch", "seconds")  #: Keys that every step has: numbers; numbers or null; and others.
 _OPTIONAL_NUMBERS = ("waited", "predicted", "measured", "reserved", "rss", "retries")
 _OTHERS = ("event", "status", "sizes")
 

@@ -22,8 +22,7 @@ from nodebudget.utils.byte_units import format_bytes
 from nodebudget.utils.size_labels import count_sizes
 from nodebudget.workloads.run_step import asked_for, is_out_of_memory
 
-#: The next budget to try, as a share of the batch that did not fit.
-_SMALLER = 0.9
+_SMALLER = 0.9  #: The next budget to try, as a share of the batch that did not fit.
 
 
 @contextmanager

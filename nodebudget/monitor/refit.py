@@ -12,11 +12,8 @@ from nodebudget.calibration.memory_model import Calibration, Observation
 from nodebudget.errors import InputError
 from nodebudget.monitor.meters import Reading
 
-#: Number of batches that are stored.
-_CAPACITY = 4096
-
-#: One of so many batches is held out.
-_HELD_OUT = 3
+_CAPACITY = 4096  #: Number of batches that are stored.
+_HELD_OUT = 3  #: One of so many batches is held out.
 
 
 class ObservationReservoir:

@@ -10,11 +10,8 @@ import numpy as np
 from nodebudget.monitor.drift import WARM_UP
 from nodebudget.monitor.log_reader import Run
 
-#: Number of slowest steps in the summary.
-_SLOWEST = 5
-
-#: Number of newest steps that speed and the time left are estimated from.
-_RECENT = 20
+_SLOWEST = 5  #: Number of slowest steps in the summary.
+_RECENT = 20  #: Number of newest steps that speed and the time left are estimated from.
 
 
 def summarize(run: Run, capacity: int | None = None) -> dict[str, Any]:

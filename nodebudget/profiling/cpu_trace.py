@@ -17,8 +17,7 @@ Integers = npt.NDArray[np.int64]
 #: Operators that multiply matrices, with cuBLAS on a GPU.
 _PRODUCTS = frozenset(f"aten::{name}" for name in ("mm", "addmm", "bmm", "baddbmm", "mv", "addmv", "dot", "vdot"))
 
-#: Events below it belong to the backward pass.
-_BACKWARD = "autograd::engine::evaluate_function"
+_BACKWARD = "autograd::engine::evaluate_function"  #: Events below it belong to the backward pass.
 
 
 @dataclass(frozen=True, eq=False)

@@ -35,16 +35,12 @@ class Probe(Protocol):
 
     def measure(self, run: Callable[[], Any]) -> Peak:
         """Call `run` once and return its peak. Exceptions of `run` pass through."""
-        ...
 
     def free_bytes(self) -> int:
         """Return the bytes that are free for a step."""
-        ...
 
     def release(self) -> None:
         """Free what is cached, so that the next measurement starts clean."""
-        ...
 
     def describe(self) -> dict[str, Any]:
         """Return what identifies the device, for the record."""
-        ...

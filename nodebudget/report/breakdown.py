@@ -13,8 +13,7 @@ from nodebudget.report.charts import Axis, Chart, Series
 from nodebudget.report.report import Advice, Report, Table
 from nodebudget.utils.byte_units import format_bytes
 
-#: Parts that a report shows although all are zero.
-_ALWAYS = PARTS[: PARTS.index("beside")]
+_ALWAYS = PARTS[: PARTS.index("beside")]  #: Parts that a report shows although all are zero.
 
 _LABELLED = ("graphs", "phase of the peak")
 

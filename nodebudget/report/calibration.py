@@ -22,8 +22,7 @@ if TYPE_CHECKING:
 #: Predictions within these errors on held-out steps, mean and maximum underprediction, can be relied on.
 _GOOD_MEAN, _GOOD_UNDER = 0.01, 0.02
 
-#: A step that differs from itself by more than this limits how accurate a calibration can be.
-_NOISY = 0.01
+_NOISY = 0.01  #: A step that differs from itself by more than this limits how accurate a calibration can be.
 
 #: Roles of measured steps: label, then label of a series of them and its style, if they are drawn.
 _ROLES = {

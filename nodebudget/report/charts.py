@@ -11,14 +11,9 @@ import numpy.typing as npt
 
 Floats = npt.NDArray[np.float64]
 
-#: Points of a long series that are drawn.
-MAX_POINTS = 300
-
-#: Series of up to so many points have a dot on each.
-_DOTTED = 60
-
-#: Left free where an axis has no given end, a fraction of it.
-_EDGE = 0.02
+MAX_POINTS = 300  #: Points of a long series that are drawn.
+_DOTTED = 60  #: Series of up to so many points have a dot on each.
+_EDGE = 0.02  #: Left free where an axis has no given end, a fraction of it.
 
 _UNITS = ("B", "KiB", "MiB", "GiB", "TiB")
 

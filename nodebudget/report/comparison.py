@@ -20,11 +20,8 @@ from nodebudget.utils.size_labels import size_label
 
 _BINS = 50
 
-#: Datasets with colours of their own; further ones repeat them.
-_COLOURS = 6
-
-#: A largest batch within this ratio of the mean is not worth a sentence.
-_EVEN = 1.05
+_COLOURS = 6  #: Datasets with colours of their own; further ones repeat them.
+_EVEN = 1.05  #: A largest batch within this ratio of the mean is not worth a sentence.
 
 
 def comparison_report(comparison: Comparison, calibration: Calibration | None = None, source: str = "") -> Report:

@@ -10,8 +10,7 @@ from nodebudget.report.formats import or_dash
 from nodebudget.report.report import Advice, Report, Table
 from nodebudget.utils.byte_units import format_bytes, format_change
 
-#: Longer values are cut: paths and lists can be.
-_LONGEST = 24
+_LONGEST = 24  #: Longer values are cut: paths and lists can be.
 
 _TITLES = {
     True: "Differences that affect device memory, the largest first",

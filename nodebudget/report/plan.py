@@ -25,14 +25,9 @@ _FIXED = (
     "Fixed: one shuffled epoch of the same data; its last, incomplete batch is dropped, as loaders for training do."
 )
 
-#: Under so many graphs per batch gradients are noisy.
-_FEW = 4
-
-#: Batches fuller than this need no sentence.
-_FULL = 0.9
-
-#: A budget over so many times the largest measured step is an extrapolation.
-_FAR = 2.0
+_FEW = 4  #: Under so many graphs per batch gradients are noisy.
+_FULL = 0.9  #: Batches fuller than this need no sentence.
+_FAR = 2.0  #: A budget over so many times the largest measured step is an extrapolation.
 
 
 def plan_report(plan: Plan) -> Report:

@@ -21,8 +21,7 @@ COLOURS = {
 }
 _GREY = "#555555"
 
-#: Charts with more entries in their legend have it at the right.
-_MANY = 4
+_MANY = 4  #: Charts with more entries in their legend have it at the right.
 
 
 def save_picture(charts: Sequence[Chart], file: BinaryIO, caption: str = "") -> None:

@@ -11,8 +11,7 @@ from nodebudget.report.provenance import facts_of, model_and_device
 from nodebudget.report.report import Advice, Report, Table
 from nodebudget.utils.byte_units import format_bytes
 
-#: What `nodebudget quickstart` writes as runs.json.
-KIND = "nodebudget.quickstart"
+KIND = "nodebudget.quickstart"  #: What `nodebudget quickstart` writes as runs.json.
 SCHEMA_VERSION = 1
 
 _BYTES = {"predicted": "predicted_bytes", "measured": "measured_bytes"}

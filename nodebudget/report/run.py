@@ -30,17 +30,10 @@ AMOUNTS = {
 #: Over this share of the memory a run is close to its end, under the other most of it is unused.
 NARROW, _UNUSED = 0.95, 0.5
 
-#: Peaks that vary by more than this (CV) are worth balancing.
-_UNEVEN = 0.05
-
-#: Waiting for batches over this share of the time, the data loader limits the speed.
-_WAITING = 0.2
-
-#: A capacity over so many times the highest peak is named and not drawn: the peaks would be at the bottom.
-_FAR = 3.0
-
-#: The first so many events are marked in a chart and listed in a table.
-_MAX_EVENTS = 50
+_UNEVEN = 0.05  #: Peaks that vary by more than this (CV) are worth balancing.
+_WAITING = 0.2  #: Waiting for batches over this share of the time, the data loader limits the speed.
+_FAR = 3.0  #: A capacity over so many times the highest peak is named and not drawn: the peaks would be at the bottom.
+_MAX_EVENTS = 50  #: The first so many events are marked in a chart and listed in a table.
 
 _URGENCIES = {"leak": "bad"}
 

@@ -23,8 +23,7 @@ DAMAGE = (
 #: Bytes that any archive of arrays may unpack to, and how many times its own size a larger one may.
 _MAX_UNPACKED, _MAX_RATIO = 2**30, 200
 
-#: Bytes of a text file that is read as a whole; parsed JSON can take twenty times as much.
-TEXT = 64 * 2**20
+TEXT = 64 * 2**20  #: Bytes of a text file that is read as a whole; parsed JSON can take twenty times as much.
 
 
 def read_text(path: str | os.PathLike[str], *, max_bytes: int = TEXT) -> str:

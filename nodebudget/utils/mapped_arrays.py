@@ -27,8 +27,7 @@ _ALIGNED = 64
 #: Bytes of a member's header in a zip archive, and of the 64-bit sizes that Python's zipfile adds.
 _HEADER, _ZIP64 = 30, 20
 
-#: Identifier of an extra field that is padding, as in Android's zipalign.
-_PADDING = 0xD935
+_PADDING = 0xD935  #: Identifier of an extra field that is padding, as in Android's zipalign.
 
 
 def write_arrays(file: BinaryIO, arrays: Mapping[str, Array]) -> None:

@@ -31,8 +31,7 @@ _EXTRAS = {
 #: Modules of alignn that are plain PyTorch and import without DGL.
 _ALIGNN_WITHOUT_DGL = ("alignn.torch_graph_builder", "alignn.models.alignn_atomwise_pure")
 
-#: Major version of the oldest PyTorch whose training steps can be measured.
-OLDEST_TORCH = 2
+OLDEST_TORCH = 2  #: Major version of the oldest PyTorch whose training steps can be measured.
 
 
 def require(module: str) -> Any:

@@ -28,14 +28,9 @@ Arrays = dict[str, npt.NDArray[Any]]
 #: Seconds that the others wait for the process that computed arrays before: it computes the next ones faster.
 _WAIT = 0.5
 
-#: Seconds between two checks for the file.
-_PAUSE = 0.01
-
-#: A process keeps so many of the files that it wrote, for processes that are a step behind.
-_KEEP = 2
-
-#: Files that were written and not removed yet, and the process that wrote each.
-_written: dict[Path, int] = {}
+_PAUSE = 0.01  #: Seconds between two checks for the file.
+_KEEP = 2  #: A process keeps so many of the files that it wrote, for processes that are a step behind.
+_written: dict[Path, int] = {}  #: Files that were written and not removed yet, and the process that wrote each.
 
 _log = logging.getLogger("nodebudget")
 

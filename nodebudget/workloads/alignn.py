@@ -22,8 +22,7 @@ from nodebudget.workloads.edge_subsampling import edge_subsampled_variants
 #: A crystal graph, its line graph, lattice[3, 3] in Å and target[].
 Sample = tuple[Any, Any, torch.Tensor, torch.Tensor]
 
-#: Number of features of an atom, by the name of jarvis's feature set.
-_FEATURES = {"cgcnn": 92, "atomic_number": 1}
+_FEATURES = {"cgcnn": 92, "atomic_number": 1}  #: Number of features of an atom, by the name of jarvis's feature set.
 
 #: Arguments of alignn's configs by default: the settings that ALIGNN is usually trained with.
 _SHAPE = {"alignn_layers": 4, "gcn_layers": 4, "hidden_features": 256}
@@ -213,7 +212,6 @@ class FromCrystals(Protocol):
 
     def from_crystal(self, item: Any, graphs: GraphSettings) -> Any:
         """Turn a crystal into a sample, with these graph settings."""
-        ...
 
 
 class GraphSettingsVariant:

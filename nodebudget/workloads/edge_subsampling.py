@@ -13,8 +13,7 @@ from nodebudget.utils.optional_imports import load_dgl
 from nodebudget.workloads.protocol import Variant, Workload, to_sample
 from nodebudget.workloads.sample_sizes import count_sample, table_of
 
-#: Shares of the edges in the variants.
-_SHARES = (0.8, 0.5)
+_SHARES = (0.8, 0.5)  #: Shares of the edges in the variants.
 
 
 class EdgeSubsampled:

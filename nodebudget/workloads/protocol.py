@@ -31,11 +31,9 @@ class Workload(Protocol):
 
     def batch(self, samples: Sequence[Any]) -> Any:
         """Collate samples into one batch on the device."""
-        ...
 
     def step(self, batch: Any) -> Any:
         """Run one full training step: zero the gradients, forward, backward, optimizer."""
-        ...
 
 
 class Variant(Protocol):
@@ -43,11 +41,9 @@ class Variant(Protocol):
 
     def sizes(self, items: Sequence[Any]) -> SizeTable:
         """Measure what `sample` would make of the items, without training on it."""
-        ...
 
     def sample(self, item: Any) -> Any:
         """Return what `batch` takes for an item."""
-        ...
 
 
 def to_sample(workload: Workload, item: Any) -> Any:

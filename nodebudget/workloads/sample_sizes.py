@@ -19,8 +19,7 @@ from nodebudget.utils.checks import check_choice
 from nodebudget.workloads.protocol import Workload
 from nodebudget.workloads.run_step import run_step
 
-#: Key of a table's settings: the workload whose samples were counted.
-WORKLOAD = "workload"
+WORKLOAD = "workload"  #: Key of a table's settings: the workload whose samples were counted.
 
 
 def measure_samples(

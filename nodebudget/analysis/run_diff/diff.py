@@ -20,8 +20,7 @@ from nodebudget.errors import InputError
 from nodebudget.utils.byte_units import format_change
 from nodebudget.utils.size_labels import size_label
 
-#: Smaller changes, as a fraction, are not mentioned.
-_SAME = 0.005
+_SAME = 0.005  #: Smaller changes, as a fraction, are not mentioned.
 
 _UNKNOWN = "unknown setting"
 

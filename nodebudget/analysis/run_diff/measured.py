@@ -21,8 +21,7 @@ from nodebudget.workloads.run_step import run_step
 #: Graphs of a measured batch of run A, if its batch size is larger: enough for the cost per graph to dominate.
 _MAX_GRAPHS = 16
 
-#: Number of settings up to which every combination is measured.
-_MAX_EXACT = 4
+_MAX_EXACT = 4  #: Number of settings up to which every combination is measured.
 
 
 @dataclass(frozen=True)

@@ -16,8 +16,7 @@ _BATCH_BYTES = {"graphs": 72, "nodes": 384, "edges": 64, "line_edges": 20}
 _WORKERS = ("num_workers", "workers", "dataloader_num_workers")
 _PREFETCH = "prefetch_factor"
 
-#: PyTorch's default prefetch factor.
-_DEFAULT_PREFETCH = 2
+_DEFAULT_PREFETCH = 2  #: PyTorch's default prefetch factor.
 
 
 def batch_bytes(table: SizeTable, batch_size: int) -> float:

@@ -11,8 +11,7 @@ from nodebudget.datasets.counting.rows import Row
 from nodebudget.errors import CrystalError
 from nodebudget.utils.jsonl import JsonLines
 
-#: The kind and version in the header.
-_HEADER = {"kind": "nodebudget sizes, part", "schema_version": 1}
+_HEADER = {"kind": "nodebudget sizes, part", "schema_version": 1}  #: The kind and version in the header.
 
 #: Where an unreadable crystal ends a measurement, fewer rows than these are removed: measuring them again is quick.
 _MIN_ROWS = 1000

@@ -19,10 +19,8 @@ from nodebudget.utils.checks import check_choice
 
 QUICK, THOROUGH = "quick", "thorough"
 
-#: Places at which a file is read, and bytes at each.
-_PLACES, _BYTES = 64, 2**16
-#: From this many files on, only their names, lengths and times count.
-_MANY_FILES = 1000
+_PLACES, _BYTES = 64, 2**16  #: Places at which a file is read, and bytes at each.
+_MANY_FILES = 1000  #: From this many files on, only their names, lengths and times count.
 
 
 def fingerprint(files: Sequence[Path], how: str = QUICK) -> str:

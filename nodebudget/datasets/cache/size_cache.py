@@ -12,10 +12,8 @@ from typing import Any
 from nodebudget.datasets.size_table import SizeTable
 from nodebudget.errors import NodeBudgetError
 
-#: The folder, beside the data.
-_FOLDER = ".nodebudget"
-#: The entry of the settings that holds the fingerprint of the data.
-_ENTRY = "cache"
+_FOLDER = ".nodebudget"  #: The folder, beside the data.
+_ENTRY = "cache"  #: The entry of the settings that holds the fingerprint of the data.
 
 
 class SizeCache:

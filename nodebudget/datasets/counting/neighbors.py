@@ -24,18 +24,13 @@ Integers = npt.NDArray[np.int64]
 #: Pairs of atoms within a radius: site, other, image of the other (pairs, 3), distance in Å.
 Pairs = tuple[Integers, Integers, Integers, Floats]
 
-#: nodes, edges, line_edges
-Counts = tuple[int, int, int]
-
-#: Å added to a search radius: far over vesin's rounding, far under any real distance.
-_MARGIN = 1e-6
-#: jarvis's `bond_tol`, Å: atoms that are nearer count as the same atom.
-_SAME_ATOM = 0.15
+Counts = tuple[int, int, int]  #: nodes, edges, line_edges
+_MARGIN = 1e-6  #: Å added to a search radius: far over vesin's rounding, far under any real distance.
+_SAME_ATOM = 0.15  #: jarvis's `bond_tol`, Å: atoms that are nearer count as the same atom.
 #: Å²; from about here on, cells are so large that jarvis's rounding of the reciprocal lattice (5 decimals)
 #: loses images within the cutoff.
 _ROUNDED = 2e4
-#: Pairs and periodic images of one search at which the crystal is refused.
-_MAX_PAIRS = 1e7
+_MAX_PAIRS = 1e7  #: Pairs and periodic images of one search at which the crystal is refused.
 _MAX_IMAGES = 2e5
 #: vesin sorts atoms into cells as wide as the radius. Beyond 100,000 of them it merges some, and divides by
 #: zero, which ends the process, where the crystal is too thin for that.

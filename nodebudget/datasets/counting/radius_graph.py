@@ -12,10 +12,8 @@ from nodebudget.datasets.counting.neighbors import Counts, Neighborhood, Pairs
 from nodebudget.datasets.graph_settings import GraphSettings
 from nodebudget.datasets.sample_error import SampleError
 
-#: Å; alignn takes two atoms within this distance for the same.
-_SAME_ATOM = 1e-5
-#: Times that the radius may grow before the crystal is refused; alignn itself would go on forever.
-_MAX_STEPS = 100
+_SAME_ATOM = 1e-5  #: Å; alignn takes two atoms within this distance for the same.
+_MAX_STEPS = 100  #: Times that the radius may grow before the crystal is refused; alignn itself would go on forever.
 #: Distances that alignn's own builder may compute at once before the crystal is refused: a gigabyte or two.
 _MAX_DISTANCES = 2e8
 

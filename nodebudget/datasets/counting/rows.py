@@ -21,11 +21,8 @@ from nodebudget.errors import CrystalError, InputError
 
 #: The name of a sample, if any, and its nodes, edges and line-graph edges, or the reason why there are none.
 Row = tuple["str | None", "Counts | str"]
-#: Sample → further sizes by name.
-SizeOf = Callable[[Any], Mapping[str, float]]
-
-#: Samples that can be skipped whatever their share. A list of millions of reasons helps nobody.
-_MAX_SKIPPED = 100_000
+SizeOf = Callable[[Any], Mapping[str, float]]  #: Sample → further sizes by name.
+_MAX_SKIPPED = 100_000  #: Samples that can be skipped whatever their share. A list of millions of reasons helps nobody.
 
 #: Keys under which datasets name their crystals: alignn's default `id_tag` and those of other collections.
 ID_KEYS = ("jid", "id", "material_id", "_oqmd_entry_id")

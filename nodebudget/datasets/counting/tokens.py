@@ -7,8 +7,7 @@ from typing import Any
 
 from nodebudget.errors import InputError
 
-#: Text → its tokens: a list, a tensor, or what Hugging Face's tokenizers return.
-Tokenizer = Callable[[str], Any]
+Tokenizer = Callable[[str], Any]  #: Text → its tokens: a list, a tensor, or what Hugging Face's tokenizers return.
 
 
 class TokenCounter:

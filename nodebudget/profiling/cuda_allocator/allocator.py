@@ -16,8 +16,7 @@ from nodebudget.utils.byte_units import format_bytes
 
 MIB = 2**20
 
-#: Sizes of blocks are multiples of it, bytes (kMinBlockSize).
-MIN_BLOCK = 512
+MIN_BLOCK = 512  #: Sizes of blocks are multiples of it, bytes (kMinBlockSize).
 
 #: Requests up to it go to the small pool (kSmallSize), whose segments or pages are of `SMALL_SEGMENT` (kSmallBuffer).
 SMALL_REQUEST = MIB
@@ -28,18 +27,14 @@ SMALL_SEGMENT = 2 * MIB
 SHARED_REQUEST = 10 * MIB
 LARGE_SEGMENT = 20 * MIB
 
-#: Segments of larger requests are multiples of it (kRoundLarge).
-ROUND_LARGE = 2 * MIB
+ROUND_LARGE = 2 * MIB  #: Segments of larger requests are multiples of it (kRoundLarge).
 
 #: Workspaces that PyTorch keeps for cuBLAS on most GPUs, bytes: one for the thread of the forward pass, one for that of
 #: the backward pass. CUBLAS_WORKSPACE_CONFIG changes them (`aten/src/ATen/cuda/CublasHandlePool.cpp`).
 CUBLAS_WORKSPACES = (8_519_680, 8_519_680)
 
-#: The same from compute capability 9 (Hopper) on.
-CUBLAS_WORKSPACES_HOPPER = (2**25, 2**25)
-
-#: Addresses of an expandable segment on a device of unknown memory: more than any device has.
-_RANGE = 2**46
+CUBLAS_WORKSPACES_HOPPER = (2**25, 2**25)  #: The same from compute capability 9 (Hopper) on.
+_RANGE = 2**46  #: Addresses of an expandable segment on a device of unknown memory: more than any device has.
 
 
 def allocator_settings() -> str:

@@ -26,8 +26,7 @@ from nodebudget.utils.checks import check_count
 from nodebudget.utils.optional_imports import require
 from nodebudget.utils.version import __version__
 
-#: Graphs of a fixed batch, by default.
-_BATCH_SIZE = 64
+_BATCH_SIZE = 64  #: Graphs of a fixed batch, by default.
 
 _DAMAGE = (KeyError, TypeError, ValueError, AttributeError, IndexError, ArithmeticError, RuntimeWarning)
 

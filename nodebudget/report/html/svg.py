@@ -13,8 +13,7 @@ from nodebudget.report.charts import Axis, Chart, Series, unit_of
 #: Pixels around the plot: top, right, bottom; the left edge is as wide as its labels.
 _TOP, _RIGHT, _BOTTOM = 10, 12, 38
 
-#: Width of a character of a label, pixels.
-_CHARACTER = 7.2
+_CHARACTER = 7.2  #: Width of a character of a label, pixels.
 
 Scale = Callable[[float], float]
 

@@ -14,8 +14,7 @@ from nodebudget.report.report import URGENCIES, Advice, Report, Table
 
 _LATEX = {"\\": r"\textbackslash{}", **{sign: f"\\{sign}" for sign in "&%$#_{}"}, "~": r"\textasciitilde{}"}
 
-#: Cells of more characters are wrapped where a terminal is narrow.
-_PROSE = 24
+_PROSE = 24  #: Cells of more characters are wrapped where a terminal is narrow.
 
 
 def render(report: Report, width: int | None = None) -> str:
@@ -112,8 +111,7 @@ def as_latex(table: Table) -> str:
     return "\n".join([start, r"\toprule", head, r"\midrule", *rows, r"\bottomrule", r"\end{tabular}"])
 
 
-#: Formats of a table for a paper.
-FORMATS = {"md": as_markdown, "csv": as_csv, "latex": as_latex}
+FORMATS = {"md": as_markdown, "csv": as_csv, "latex": as_latex}  #: Formats of a table for a paper.
 
 
 def _latex_cell(text: str) -> str:
