@@ -70,14 +70,10 @@ def replayed_overheads(
     overheads = {}
     for setting in SETTINGS:
         allocator = CachingAllocator(expandable=setting == "expandable")
-        runs = [replay(trace, allocator) for trace in (resident, *steps)]
-        overheads[setting] = Overhead(
-            max(run.peak_requested for run in runs),
-            max(run.peak_allocated for run in runs),
-            max(run.peak_reserved for run in runs),
-            sum(run.retries for run in runs),
-            "replayed",
-        )
+        for trace in (resident, *steps):
+            replay(trace, allocator)
+        peaks = allocator.peak_requested, allocator.peak_allocated, allocator.peak_reserved
+        overheads[setting] = Overhead(*peaks, allocator.retries, "replayed")
     return overheads
 
 

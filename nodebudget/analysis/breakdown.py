@@ -58,16 +58,8 @@ class Breakdown:
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values for JSON."""
-        return {
-            "batch": self.label,
-            "sizes": dict(self.sizes),
-            "peak": dict(self.peak),
-            "peak_phase": self.peak_phase,
-            "phases": {phase: dict(parts) for phase, parts in self.phases.items()},
-            "total": self.total,
-            "measured": self.measured,
-            "error": self.error,
-        }
+        names = ("sizes", "peak", "peak_phase", "phases", "total", "measured", "error")
+        return {"batch": self.label, **{name: getattr(self, name) for name in names}}
 
 
 @dataclass(frozen=True)
@@ -224,7 +216,7 @@ def _break_down_one(
         label,
         totals,
         _named(timeline[highest]),
-        _phase_at(starts, highest),
+        [phase for phase, place in starts if place < max(highest, 1)][-1],
         phases,
         resident + peak.requested if peak.allocated is None else peak.allocated,
         timeline,
@@ -243,10 +235,6 @@ def _by_phase(timeline: Ints, starts: Sequence[tuple[str, int]]) -> tuple[dict[s
             if phase not in tops or live[top] > live[tops[phase]]:
                 tops[phase] = top
     return {phase: _named(timeline[tops[phase]]) for phase in PHASES if phase in tops}, int(np.argmax(live))
-
-
-def _phase_at(starts: Sequence[tuple[str, int]], row: int) -> str:
-    return [phase for phase, place in starts if place < max(row, 1)][-1]
 
 
 def _named(row: Ints) -> dict[str, int]:

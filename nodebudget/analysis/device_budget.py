@@ -69,7 +69,7 @@ def device_budget(
     on_cpu = calibration.context.get("device", {}).get("device") == "cpu"
     workspaces = sum(CUBLAS_WORKSPACES_HOPPER) if on_cpu else 0
     usable = capacity - context - workspaces
-    memory = {name: _memory(usable, calibration, name) for name in SETTINGS}
+    memory = {name: int((usable - MIN_OVERHEAD[name][1]) / (1 + _overhead(calibration, name))) for name in SETTINGS}
     segments, remaining = MIN_OVERHEAD[setting][1], max(memory[setting], 0)
     unused = f"reserved but unused by the allocator, {_overhead(calibration, setting):.1%} ({setting} segments)"
     lines = (
@@ -89,10 +89,6 @@ def device_budget(
     if setting == "default" and gain > _WORTH:
         advice = f"PYTORCH_ALLOC_CONF=expandable_segments:True would leave {gain:.0%} more for a step."
     return DeviceBudget(capacity, lines, remaining, setting, advice)
-
-
-def _memory(usable: int, calibration: Calibration, setting: str) -> int:
-    return int((usable - MIN_OVERHEAD[setting][1]) / (1 + _overhead(calibration, setting)))
 
 
 def _overhead(calibration: Calibration, setting: str) -> float:

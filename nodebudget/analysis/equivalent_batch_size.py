@@ -40,12 +40,7 @@ class Suggestion:
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values for JSON."""
-        return {
-            "batch_size": self.batch_size,
-            "basis": self.basis,
-            "by": dict(self.by),
-            "sentence": self.sentence,
-        }
+        return {**self.__dict__, "by": dict(self.by), "sentence": self.sentence}
 
 
 @dataclass(frozen=True)
@@ -53,35 +48,13 @@ class LearningRate:
     """How to scale the learning rate when the number of graphs per step changes."""
 
     ratio: float  #: New graphs per step over the old ones.
-
-    @property
-    def linear(self) -> float:
-        """Factor by the linear rule."""
-        return self.ratio
-
-    @property
-    def square_root(self) -> float:
-        """Factor by the square-root rule."""
-        return math.sqrt(self.ratio)
-
-    @property
-    def sentences(self) -> tuple[str, str]:
-        """Each rule in one sentence, with its source."""
-        return (
-            f"Linear rule, for SGD: multiply the learning rate by {self.linear:.3g}; if it grows, warm up over the "
-            "first epochs (Goyal et al. 2017, arXiv:1706.02677).",
-            f"Square-root rule, which keeps the variance of a step: multiply the learning rate by "
-            f"{self.square_root:.3g} (Krizhevsky 2014, arXiv:1404.5997; Hoffer et al. 2017, arXiv:1705.08741).",
-        )
+    linear: float  #: Factor by the linear rule.
+    square_root: float  #: Factor by the square-root rule.
+    sentences: tuple[str, str]  #: Each rule in one sentence, with its source.
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values for JSON."""
-        return {
-            "ratio": self.ratio,
-            "linear": self.linear,
-            "square_root": self.square_root,
-            "sentences": list(self.sentences),
-        }
+        return {**self.__dict__, "sentences": list(self.sentences)}
 
 
 def advise_learning_rate(before: float, after: float) -> LearningRate:
@@ -96,7 +69,15 @@ def advise_learning_rate(before: float, after: float) -> LearningRate:
     """
     for graphs in (before, after):
         _check_positive(graphs, f"{graphs!r} graphs per step", "give the graphs of a whole step, over all ranks")
-    return LearningRate(after / before)
+    ratio = after / before
+    square_root = math.sqrt(ratio)
+    sentences = (
+        f"Linear rule, for SGD: multiply the learning rate by {ratio:.3g}; if it grows, warm up over the first epochs "
+        "(Goyal et al. 2017, arXiv:1706.02677).",
+        f"Square-root rule, which keeps the variance of a step: multiply the learning rate by {square_root:.3g} "
+        "(Krizhevsky 2014, arXiv:1404.5997; Hoffer et al. 2017, arXiv:1705.08741).",
+    )
+    return LearningRate(ratio, ratio, square_root, sentences)
 
 
 def suggest_batch_size(

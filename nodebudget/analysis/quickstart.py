@@ -158,7 +158,7 @@ def _train(
     graphs, predicted, peaks = [], [], []
     for batch in batches:
         indices, samples = zip(*batch, strict=True)
-        peak = probe.measure(partial(_step, workload, samples))
+        peak = probe.measure(lambda samples=samples: workload.step(workload.batch(samples)))  # type: ignore[misc]
         graphs.append(len(batch))
         predicted.append(float(calibration.predict_bytes(**sizes.totals(list(indices)))))
         peaks.append(int((calibration.resident if peak.resident is None else peak.resident) + peak.requested))
@@ -171,10 +171,6 @@ def _train(
         "measured_bytes": _summary(peaks),
         "measured_peaks": peaks,
     }
-
-
-def _step(workload: Workload, samples: Sequence[Any]) -> None:
-    workload.step(workload.batch(samples))
 
 
 def _summary(values: Sequence[float]) -> dict[str, float]:

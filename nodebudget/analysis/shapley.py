@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import itertools
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -76,8 +77,9 @@ def explain(
 
     reference = measured(frozenset())
     shares = shapley_values(measured, [name for name in before if before[name] != after[name]])
+    labels = {name: f"{size_label(name)} {per_unit(base or 'graphs')}" for name, base in chain.items()}
     causes = [
-        Cause(_name(name, chain), before[name], after[name], shares.get(name, 0.0) / reference if reference else 0.0)
+        Cause(labels.get(name, GRAPHS), before[name], after[name], shares.get(name, 0.0) / (reference or math.inf))
         for name in before
         if name != "graphs" or before[name] != after[name]
     ]
@@ -106,7 +108,3 @@ def shapley_values(value: Callable[[frozenset[str]], float], names: Sequence[str
             before = frozenset(order[:place])
             shares[name] += (value(before | {name}) - value(before)) / len(orders)
     return shares
-
-
-def _name(column: str, chain: Mapping[str, str | None]) -> str:
-    return GRAPHS if column == "graphs" else f"{size_label(column)} {per_unit(chain[column] or 'graphs')}"

@@ -12,17 +12,14 @@ from nodebudget.utils.checks import check_count
 
 @click.command("breakdown")
 @options.device()
-@options.workload
+@options.training
 @click.option("--batch-size", default=16, show_default=True, type=int, help="Graphs per batch.")
 @options.seed("Random seed of the shuffled epoch.")
 @options.outputs(plot="Draw the phases of the step into this PNG.")
 @options.printer
 def command(
     device: str,
-    workload: str,
-    alignn_config: str | None,
-    data: str,
-    allow_pickle: bool,
+    training: options.TrainingOptions,
     batch_size: int,
     seed: int,
     outputs: options.Outputs,
@@ -44,13 +41,13 @@ def command(
     check_count("batch_size", batch_size, 1)
     probe = open_probe(device)
     with printer.steps() as steps:
-        model = load_model(workload, alignn_config, data, probe.device)
-        samples, sizes = open_samples(model, data, steps, allow_pickle=allow_pickle)
+        model = load_model(training, probe.device)
+        samples, sizes = open_samples(model, training, steps)
         chosen = choose_batches(sizes, batch_size, seed=seed)
         batches = break_down(model, samples, sizes, probe, chosen, progress=steps.of("measuring steps"))
     checks = check_counts(model)
     where = probe.describe()
-    caption = f"{alignn_config or workload}, on {where['device']} ({where['name']})"
+    caption = f"{training.name}, on {where['device']} ({where['name']})"
     report = breakdown_report(batches, checks)
     outputs.draw(report, printer, caption)
     record = {

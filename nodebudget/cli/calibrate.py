@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 @click.command("calibrate")
 @options.device()
-@options.workload
+@options.training
 @click.option("--probes", default=24, show_default=True, help="Training steps to measure; a third are held out.")
 @click.option("--max-graphs", default=32, show_default=True, help="Maximum graphs per measured step.")
 @click.option(
@@ -38,10 +38,7 @@ if TYPE_CHECKING:
 @options.printer
 def command(
     device: str,
-    workload: str,
-    alignn_config: str | None,
-    data: str,
-    allow_pickle: bool,
+    training: options.TrainingOptions,
     probes: int,
     max_graphs: int,
     batch_size: int,
@@ -76,23 +73,21 @@ def command(
     checkpoint = None if outputs.output is None else f"{outputs.output}.probes.jsonl"
     interrupted = f"measured steps are in {checkpoint}; run the same command with --resume to continue"
     with printer.steps() as steps, printer.note_on_interrupt(checkpoint and interrupted):
-        model = load_model(workload, alignn_config, data, probe.device)
-        samples, sizes = open_samples(model, data, steps, allow_pickle=allow_pickle, workers=workers, on_error=on_error)
+        model = load_model(training, probe.device)
+        samples, sizes = open_samples(model, training, steps, workers=workers, on_error=on_error)
         calibration = calibrate(
             model,
             samples,
             sizes,
             probe,
             config=config,
-            context={"workload": alignn_config or workload},
+            context={"workload": training.name},
             checkpoint=checkpoint,
             resume=resume,
             progress=steps.of("calibrating"),
         )
         if predict_gpu is not None:
-            model = load_model(
-                workload, alignn_config, data, "cpu"
-            )  # the allocator is replayed from a model without any step
+            model = load_model(training, "cpu")  # the allocator is replayed from a model without any step
         if predict_gpu is not None or device != "cpu":
             calibration = _with_overheads(calibration, model, samples, sizes, device, printer)
     if outputs.output is not None and checkpoint is not None:

@@ -48,14 +48,11 @@ def command(
             measure_sizes(path, opened, printer, allow_pickle=allow_pickle, progress=steps.of(f"measuring {path}"))
             for path in data
         ]
-    named = list(zip(_names(data), sizes, strict=True))
+    names = [Path(path).stem or path for path in data]
+    if len(set(names)) < len(names):  # files of the same name, in different folders
+        names = list(data)
+    named = list(zip(names, sizes, strict=True))
     comparison = compare(named, batch_size, calibration=opened.calibration, seed=seed)
     report = comparison_report(comparison, opened.calibration, calibration.calibration or "")
     outputs.draw(report, printer)
     printer.result(comparison.to_dict(), report)
-
-
-def _names(paths: tuple[str, ...]) -> list[str]:
-    """Name datasets by their files if these differ, else by their whole paths."""
-    short = [Path(path).stem or path for path in paths]
-    return short if len(set(short)) == len(short) else list(paths)

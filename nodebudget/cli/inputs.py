@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from nodebudget.cli.options import CalibrationOptions
+from nodebudget.cli.options import CalibrationOptions, TrainingOptions
 from nodebudget.cli.printer import Printer, Steps
 from nodebudget.errors import InputError
 
@@ -70,14 +70,15 @@ def measure_sizes(path: str, opened: OpenedCalibration, printer: Printer, **opti
     return sizes
 
 
-def load_model(workload: str, alignn_config: str | None, data: str, device: str) -> Workload:
+def load_model(training: TrainingOptions, device: str) -> Workload:
     """Load a workload by name, or the run of `train_alignn.py` with this config and data."""
     from nodebudget.workloads.registry import load_workload
 
-    if alignn_config is None:
-        return load_workload(workload, device)
-    is_root = any((Path(data) / name).exists() for name in ("id_prop.json", "id_prop.json.zip", "id_prop.csv"))
-    return load_workload("alignn-atomwise", device, config=alignn_config, root_dir=data if is_root else None)
+    if training.alignn_config is None:
+        return load_workload(training.workload, device)
+    names = ("id_prop.json", "id_prop.json.zip", "id_prop.csv")
+    root = training.data if any((Path(training.data) / name).exists() for name in names) else None
+    return load_workload("alignn-atomwise", device, config=training.alignn_config, root_dir=root)
 
 
 def _measure(path: str, opened: OpenedCalibration, **options: Any) -> SizeTable:
@@ -91,9 +92,7 @@ def _measure(path: str, opened: OpenedCalibration, **options: Any) -> SizeTable:
     return measure_as_calibrated(path, opened.calibration, **graphs, **options)
 
 
-def open_samples(
-    workload: Workload, path: str, steps: Steps, *, allow_pickle: bool = False, **options: Any
-) -> tuple[Any, SizeTable]:
+def open_samples(workload: Workload, training: TrainingOptions, steps: Steps, **options: Any) -> tuple[Any, SizeTable]:
     """Return the samples that a workload trains on and their sizes, measured as its graphs; refuse a path of sizes."""
     from nodebudget.datasets.readers.open_dataset import open_data
     from nodebudget.workloads.sample_sizes import measure_samples
@@ -101,15 +100,15 @@ def open_samples(
     records = getattr(workload, "records", None)
     if records is not None:  # of an alignn run, as alignn read them
         return records, measure_samples(workload, records, progress=steps.of("measuring sizes"))
-    samples = open_data(path, allow_pickle=allow_pickle)
+    samples = open_data(training.data, allow_pickle=training.allow_pickle)
     if samples.kind == "sizes":
         raise InputError(
-            f"{path!r} holds sizes, not crystals", hint="give the crystals or graphs that they were measured from"
+            f"{training.data!r} holds sizes, not crystals",
+            hint="give the crystals or graphs that they were measured from",
         )
-    progress = steps.of("measuring sizes")
+    options |= {"allow_pickle": training.allow_pickle, "progress": steps.of("measuring sizes")}
     # A path can be read from the cache; further sizes need the samples.
-    data = samples if hasattr(workload, "size_of") else path
-    sizes = measure_samples(workload, data, allow_pickle=allow_pickle, progress=progress, **options)
+    sizes = measure_samples(workload, samples if hasattr(workload, "size_of") else training.data, **options)
     measured = sizes.settings.get("indices")  # without those that were skipped
     if measured is None:
         return samples, sizes

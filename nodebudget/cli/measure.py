@@ -14,29 +14,11 @@ from nodebudget.errors import InputError, printable
 
 _NAMED = 20  #: Skipped crystals that are named one by one.
 
-_HELP = """Count nodes, edges and line-graph edges of every crystal of DATA.
-
-DATA is a JARVIS-style JSON (.json, .json.gz, .json.zip) or one entry per line (.jsonl, .jsonl.gz), Parquet with a
-column atoms or cif, an ASE database (.db), a .tar or .tar.gz (webdataset shards among them), a folder with id_prop.csv,
-of structure files or of shards, a DGL graph cache (.bin), an LMDB as alignn writes it, several by a pattern
-('part-{00..99}.tar', 'part-?.jsonl'), or sizes measured before (.npz, .csv, .parquet).
-
-Crystals are counted exactly as the graphs that alignn would build of them. For the strategies k-nearest and
-radius_graph no graph is built; for the others alignn builds each one, which takes tens of times longer.
-
-DATA is streamed. With -o, rows are kept in FILE.part until all are measured: after an interruption, the same command
-continues. Sizes are also kept in .nodebudget/ beside DATA and are used as long as DATA does not change.
-
-\b
-Example:
-  nodebudget measure dft_3d.json.zip --neighbors 12 --cutoff 8 -o sizes.npz
-"""
-
 #: Options that set how alignn builds graphs.
 _GRAPHS = ("strategy", "neighbors", "cutoff", "three_body_cutoff", "canonize")
 
 
-@click.command("measure", help=_HELP, short_help="Count nodes, edges and line-graph edges.")
+@click.command("measure", short_help="Count nodes, edges and line-graph edges.")
 @click.argument("data", type=click.Path())
 @options.outputs("Write the sizes here: .npz, .csv or .parquet.", suffixes=(".npz", ".csv", ".parquet"))
 @click.option("--strategy", type=click.Choice(STRATEGIES), help="alignn's neighbor_strategy.  [default: k-nearest]")
@@ -78,7 +60,23 @@ def command(
     printer: Printer,
     **further: Any,
 ) -> None:
-    """Count nodes, edges and line-graph edges of every crystal of DATA."""
+    """Count nodes, edges and line-graph edges of every crystal of DATA.
+
+    DATA is a JARVIS-style JSON (.json, .json.gz, .json.zip) or one entry per line (.jsonl, .jsonl.gz), Parquet with a
+    column atoms or cif, an ASE database (.db), a .tar or .tar.gz (webdataset shards among them), a folder with
+    id_prop.csv, of structure files or of shards, a DGL graph cache (.bin), an LMDB as alignn writes it, several by a
+    pattern ('part-{00..99}.tar', 'part-?.jsonl'), or sizes measured before (.npz, .csv, .parquet).
+
+    Crystals are counted exactly as the graphs that alignn would build of them. For the strategies k-nearest and
+    radius_graph no graph is built; for the others alignn builds each one, which takes tens of times longer.
+
+    DATA is streamed. With -o, rows are kept in FILE.part until all are measured: after an interruption, the same
+    command continues. Sizes are also kept in .nodebudget/ beside DATA and are used as long as DATA does not change.
+
+    \b
+    Example:
+      nodebudget measure dft_3d.json.zip --neighbors 12 --cutoff 8 -o sizes.npz
+    """
     from nodebudget.datasets.measure import MeasureOptions, measure
     from nodebudget.datasets.read_limits import ReadLimits
     from nodebudget.datasets.workers import dask_executor

@@ -20,23 +20,21 @@ if TYPE_CHECKING:
 
 _PAUSE = 0.5  #: Seconds between two reads of the log.
 
-_HELP = """Show the log RUN of a MemoryMonitor: memory and capacity of the device, sizes, speed, drift.
 
-With --follow the view is updated while the run continues, until it ends or Ctrl-C. A summary is printed at the end.
-
-\b
-Example:
-  nodebudget monitor run.jsonl --follow
-"""
-
-
-@click.command("monitor", help=_HELP, short_help="Show a monitored run, live or as a summary.")
+@click.command("monitor", short_help="Show a monitored run, live or as a summary.")
 @click.argument("run", type=click.Path())
 @click.option("-f", "--follow", is_flag=True, help="Update the view until the run ends or Ctrl-C.")
 @options.memory("--capacity", "Memory at which a bar is full, such as 40GiB.  [default: the device's]")
 @options.printer
 def command(run: str, follow: bool, capacity: int | None, printer: Printer) -> None:
-    """Show a run."""
+    """Show the log RUN of a MemoryMonitor: memory and capacity of the device, sizes, speed, drift.
+
+    With --follow the view is updated while the run continues, until it ends or Ctrl-C. A summary is printed at the end.
+
+    \b
+    Example:
+      nodebudget monitor run.jsonl --follow
+    """
     from nodebudget.monitor.log_reader import RunReader
     from nodebudget.monitor.summary import summarize
     from nodebudget.report.run import run_report

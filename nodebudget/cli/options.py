@@ -151,19 +151,6 @@ def calibration(help_text: str) -> Callable[[F], F]:
     )
 
 
-def workload(function: F) -> F:
-    """Add `--workload`, `--alignn-config`, `--data` and `--allow-pickle`."""
-    text = (
-        "What is trained: alignn-atomwise (alignn's default run), alignn, alignn-pure, module:attribute, or a TOML "
-        "file such as configs/alignn.toml."
-    )
-    config = "Train what train_alignn.py trains with this config.json and --data as its root_dir."
-    function = allow_pickle(function)
-    function = click.option("--data", required=True, help="Crystals or graphs, as for 'nodebudget measure'.")(function)
-    function = click.option("--alignn-config", type=click.Path(), help=config)(function)
-    return click.option("--workload", default="alignn-atomwise", show_default=True, help=text)(function)
-
-
 def seed(help_text: str) -> Callable[[F], F]:
     """Add `--seed`."""
     return click.option("--seed", default=0, show_default=True, type=click.IntRange(0), help=help_text)
@@ -182,6 +169,21 @@ on_error = click.option(
     show_default=True,
     help="What to do with a crystal that can't be read.",
 )
+
+
+@dataclass(frozen=True)
+class TrainingOptions:
+    """What is trained on what."""
+
+    workload: str
+    alignn_config: str | None
+    data: str
+    allow_pickle: bool
+
+    @property
+    def name(self) -> str:
+        """The workload, for records and captions."""
+        return self.alignn_config or self.workload
 
 
 def _grouped(name: str, make: Callable[..., Any], *options: Callable[[Any], Any]) -> Callable[[F], F]:
@@ -205,3 +207,24 @@ def _grouped(name: str, make: Callable[..., Any], *options: Callable[[Any], Any]
         return decorated  # type: ignore[no-any-return]
 
     return add
+
+
+#: Adds `--workload`, `--alignn-config`, `--data` and `--allow-pickle`; passes `TrainingOptions` as `training`.
+training = _grouped(
+    "training",
+    TrainingOptions,
+    click.option(
+        "--workload",
+        default="alignn-atomwise",
+        show_default=True,
+        help="What is trained: alignn-atomwise (alignn's default run), alignn, alignn-pure, module:attribute, or a "
+        "TOML file such as configs/alignn.toml.",
+    ),
+    click.option(
+        "--alignn-config",
+        type=click.Path(),
+        help="Train what train_alignn.py trains with this config.json and --data as its root_dir.",
+    ),
+    click.option("--data", required=True, help="Crystals or graphs, as for 'nodebudget measure'."),
+    allow_pickle,
+)

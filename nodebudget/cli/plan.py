@@ -16,18 +16,8 @@ from nodebudget.utils.byte_units import format_bytes
 if TYPE_CHECKING:
     from nodebudget.calibration.memory_model import Calibration
 
-_HELP = """Pack DATA into batches within a budget, and report how even they are.
 
-DATA is anything that 'nodebudget measure' reads or writes. The budget is one or more of the --max options, or a
---calibration with --memory, or both. -o writes the batches.
-
-\b
-Example:
-  nodebudget plan sizes.npz --calibration calibration.json --memory 40GiB -o plan.json
-"""
-
-
-@click.command("plan", help=_HELP, short_help="Pack a dataset into batches within a budget.")
+@click.command("plan", short_help="Pack a dataset into batches within a budget.")
 @click.argument("data", type=click.Path())
 @options.maximum("--max-nodes", "Maximum nodes per batch.")
 @options.maximum("--max-edges", "Maximum edges per batch.")
@@ -71,7 +61,15 @@ def command(
     printer: Printer,
     **how: Any,
 ) -> None:
-    """Pack DATA into batches."""
+    """Pack DATA into batches within a budget, and report how even they are.
+
+    DATA is anything that 'nodebudget measure' reads or writes. The budget is one or more of the --max options, or a
+    --calibration with --memory, or both. -o writes the batches.
+
+    \b
+    Example:
+      nodebudget plan sizes.npz --calibration calibration.json --memory 40GiB -o plan.json
+    """
     from nodebudget.report.plan import plan_report
     from nodebudget.sampling.budget import Budget
     from nodebudget.sampling.planner import make_plan

@@ -10,19 +10,8 @@ from nodebudget.errors import printable
 
 _DEFAULT = "report.html"
 
-_HELP = """Write one HTML page about FILES. It can be read offline and on a phone.
 
-FILES are runs (logs of a MemoryMonitor), calibrations, plans (.json, .npz), sizes (.npz, .csv, .parquet) and the
-runs.json of a quickstart, in any order. With the sizes that a plan was made of, the plan is compared with batches of a
-fixed size. The advice at the top of the page is printed too.
-
-\b
-Example:
-  nodebudget report calibration.json sizes.npz plan.json run.jsonl -o report.html
-"""
-
-
-@click.command("report", help=_HELP, short_help="Write a page about runs, calibrations and plans.")
+@click.command("report", short_help="Write a page about runs, calibrations and plans.")
 @click.argument("files", type=click.Path(), nargs=-1, required=True)
 @click.option("--title", help="Title of the page.  [default: the trained model and the device]")
 @click.option("--batch-size", type=int, help="Fixed batch size to compare with.  [default: the plan's mean, else 64]")
@@ -37,7 +26,16 @@ def command(
     outputs: options.Outputs,
     printer: Printer,
 ) -> None:
-    """Write a page."""
+    """Write one HTML page about FILES. It can be read offline and on a phone.
+
+    FILES are runs (logs of a MemoryMonitor), calibrations, plans (.json, .npz), sizes (.npz, .csv, .parquet) and the
+    runs.json of a quickstart, in any order. With the sizes that a plan was made of, the plan is compared with batches
+    of a fixed size. The advice at the top of the page is printed too.
+
+    \b
+    Example:
+      nodebudget report calibration.json sizes.npz plan.json run.jsonl -o report.html
+    """
     from nodebudget.report.html.page import make_page
     from nodebudget.report.report import URGENCIES
     from nodebudget.utils.files import check_output, write_whole

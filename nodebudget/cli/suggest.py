@@ -69,13 +69,16 @@ def command(
     if calibration.calibration is None and memory is not None:
         raise InputError("--memory without --calibration", hint="make one with 'nodebudget calibrate'")
     opened = open_calibration(calibration)
-    data = {text: _mean_or_sizes(text, opened, printer, allow_pickle) for text in (reference, *targets)}
+    data: dict[str, Any] = {text: _mean(text) for text in (reference, *targets)}
+    for text in (text for text, mean in data.items() if mean is None):
+        data[text] = measure_sizes(text, opened, printer, allow_pickle=allow_pickle)
     answers = []
     for target in targets:
         suggestion = suggest_batch_size(data[reference], batch_size, data[target], calibration=opened.calibration)
         learning_rate = advise_learning_rate(batch_size, suggestion.batch_size)
         risk = None if memory is None else _risk(target, data[target], opened, memory, probability, printer)
-        answers.append(Answer(_name(target), suggestion, learning_rate, risk))
+        name = target if _mean(target) is not None else Path(target).stem or target
+        answers.append(Answer(name, suggestion, learning_rate, risk))
     records = [answer.to_dict() for answer in answers]
     shown = suggestion_report(answers) if style is None else FORMATS[style](answers_table(answers))
     printer.result({**records[0], "targets": records}, shown)
@@ -91,15 +94,6 @@ def _risk(
     assert opened.calibration is not None
     printer.note(f"simulating epochs of {target}")
     return largest_safe_batch_size(sizes, opened.calibration, memory, probability)
-
-
-def _mean_or_sizes(text: str, opened: OpenedCalibration, printer: Printer, allow_pickle: bool) -> Any:
-    mean = _mean(text)
-    return measure_sizes(text, opened, printer, allow_pickle=allow_pickle) if mean is None else mean
-
-
-def _name(text: str) -> str:
-    return text if _mean(text) is not None else Path(text).stem or text
 
 
 def _mean(text: str) -> float | None:

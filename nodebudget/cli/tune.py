@@ -14,7 +14,7 @@ from nodebudget.cli.printer import Printer
 
 @click.command("tune")
 @options.device()
-@options.workload
+@options.training
 @click.option("--calibration", required=True, help="Written by 'nodebudget calibrate' for this workload and device.")
 @options.memory("--memory", "The largest budget, such as 40GiB.  [default: 80% of the free memory]")
 @click.option("--budgets", default=8, show_default=True, help="Number of budgets to try.")
@@ -29,10 +29,7 @@ from nodebudget.cli.printer import Printer
 @options.printer
 def command(
     device: str,
-    workload: str,
-    alignn_config: str | None,
-    data: str,
-    allow_pickle: bool,
+    training: options.TrainingOptions,
     calibration: str,
     memory: int | None,
     allow_mismatch: bool,
@@ -56,9 +53,9 @@ def command(
     memory_model = Calibration.load(calibration)
     probe = open_probe(device)
     with printer.steps() as steps:
-        model = load_model(workload, alignn_config, data, probe.device)
+        model = load_model(training, probe.device)
         check_applicable(memory_model, workload=model, probe=probe, allow_mismatch=allow_mismatch)
-        samples, sizes = open_samples(model, data, steps, allow_pickle=allow_pickle)
+        samples, sizes = open_samples(model, training, steps)
         advice = tune(
             model,
             samples,
@@ -70,13 +67,12 @@ def command(
             progress=steps.of("timing budgets"),
         )
     where = probe.describe()
-    advice = replace(
-        advice, context={"workload": alignn_config or workload, "data": data, "device": where, **provenance()}
-    )
+    context = {"workload": training.name, "data": training.data, "device": where, **provenance()}
+    advice = replace(advice, context=context)
     if outputs.output is not None:
         write_record(outputs.output, "nodebudget.tune", 1, advice.to_dict(), force=outputs.force)
         printer.note(f"written: {outputs.output}")
-    caption = f"{alignn_config or workload}, timed on {where['device']} ({where['name']})"
+    caption = f"{training.name}, timed on {where['device']} ({where['name']})"
     report = throughput_report(advice)
     outputs.draw(report, printer, caption)
     printer.result(advice.to_dict(), report)

@@ -124,7 +124,7 @@ def measure(
         return _saved(source, output, options)
     name = data.source if isinstance(data, Data) else path
     run = _Measurement(source, name, graphs or GraphSettings(), workers, on_error, size_of, progress, output, options)
-    return run.in_memory() if isinstance(source, _InMemory) else run.on_disk(cache)
+    return run.table(run.collect(None)) if isinstance(source, _InMemory) else run.on_disk(cache)
 
 
 @dataclass(frozen=True)
@@ -140,9 +140,6 @@ class _Measurement:
     progress: Progress | None
     output: str | os.PathLike[str] | None
     options: MeasureOptions
-
-    def in_memory(self) -> SizeTable:
-        return self._table(self._collect(None))
 
     def on_disk(self, use_cache: bool) -> SizeTable:
         """Read the sizes from the cache where the data has not changed since; otherwise measure."""
@@ -163,10 +160,10 @@ class _Measurement:
 
     def _measured(self, identity: Mapping[str, Any]) -> SizeTable:
         with nullcontext() if self.output is None else self._checkpoint(self.output, identity) as checkpoint:
-            rows = self._collect(checkpoint)
+            rows = self.collect(checkpoint)
             # Data that was written to meanwhile has no sizes: some would be those of the old data.
             changed = fingerprint(self.source.files, self.options.fingerprint) != identity["data"]
-            table = self._table(rows) if rows.seen and not changed else None
+            table = self.table(rows) if rows.seen and not changed else None
             if checkpoint is not None:
                 checkpoint.remove()
         if changed:
@@ -177,7 +174,7 @@ class _Measurement:
             raise empty_dataset(self.path)
         return table
 
-    def _collect(self, checkpoint: MeasureCheckpoint | None) -> Rows:
+    def collect(self, checkpoint: MeasureCheckpoint | None) -> Rows:
         rows = Rows(self.on_error, self.source.named, self.size_of)
         total, show = self.source.count(), self.progress or (lambda done, total: None)
         for chunk_rows in () if checkpoint is None else checkpoint.rows():
@@ -203,7 +200,7 @@ class _Measurement:
             return (os.cpu_count() or 1) if self.source.estimated_count() >= MANY_CRYSTALS else 0
         return self.workers
 
-    def _table(self, rows: Rows) -> SizeTable:
+    def table(self, rows: Rows) -> SizeTable:
         settings: dict[str, Any] = {"graphs": self.graphs.to_dict()} if self.source.kind == "crystals" else {}
         source = {"source": self.path} if self.path else {}
         return _saved(rows.table(settings | source), self.output, self.options)

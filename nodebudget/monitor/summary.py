@@ -31,8 +31,10 @@ def summarize(run: Run, capacity: int | None = None) -> dict[str, Any]:
     whole = [step for step in run.steps if step["status"] == "done"]
     seconds = _seconds(run.steps)
     names = dict.fromkeys(name for step in whole for name in step["sizes"])
+    shown = ("step", "epoch", "seconds", "sizes", "measured", "predicted")
+    slowest = sorted(whole, key=lambda step: -step["seconds"])[:_SLOWEST]
     return {
-        "status": status_of(run),
+        "status": "running, or killed (no end in the log)" if run.end is None else str(run.end.get("status", "done")),
         "batches": len(run.steps),
         "of": run.header.get("batches"),
         "epochs": sum(event.get("event") == "epoch" for event in run.events),
@@ -50,18 +52,13 @@ def summarize(run: Run, capacity: int | None = None) -> dict[str, Any]:
         "graphs_per_second": speed(run),
         "waited_share": sum(step["waited"] or 0.0 for step in run.steps) / seconds if seconds else None,
         "step_seconds": _spread([step["seconds"] for step in whole]),
-        "slowest": [_short(step) for step in sorted(whole, key=lambda step: -step["seconds"])[:_SLOWEST]],
+        "slowest": [{key: step[key] for key in shown} for step in slowest],
         "warnings": [event["text"] for event in run.events if event.get("event") == "warning"],
         "out_of_memory": [event["text"] for event in run.events if event.get("event") == "out of memory"],
         "splits": sum(event.get("event") == "split" for event in run.events),
         "capacity": capacity or run.header.get("device", {}).get("memory"),
         "seconds_left": seconds_left(run),
     }
-
-
-def status_of(run: Run) -> str:
-    """Return how a run ended."""
-    return "running, or killed (no end in the log)" if run.end is None else str(run.end.get("status", "done"))
 
 
 def speed(run: Run) -> float | None:
@@ -112,7 +109,3 @@ def _spread(values: Sequence[float | None]) -> dict[str, float] | None:
     mean = float(array.mean())
     cv = float(array.std() / mean) if mean else 0.0
     return {"mean": mean, "min": float(array.min()), "max": float(array.max()), "cv": cv}
-
-
-def _short(step: dict[str, Any]) -> dict[str, Any]:
-    return {key: step[key] for key in ("step", "epoch", "seconds", "sizes", "measured", "predicted")}

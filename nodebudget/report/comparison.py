@@ -119,17 +119,13 @@ def _style(place: int) -> str:
     return f"set{place % _COLOURS}"
 
 
-def _totals(dataset: Mapping[str, Any], measure: str) -> Mapping[str, float]:
-    totals: Mapping[str, float] = dataset["predicted_bytes"] if measure == "bytes" else dataset["per_batch"][measure]
-    return totals
-
-
 def _advice(values: Mapping[str, Any]) -> list[Advice]:
     """Say what the spread of the sizes costs, why datasets differ, and which batch sizes are equivalent."""
     size, measure, (first, *others) = values["batch_size"], values["measure"], values["datasets"]
     texts = []
     for dataset in values["datasets"]:
-        mean, largest = (_totals(dataset, measure)[key] for key in ("mean", "expected_max"))
+        totals = dataset["predicted_bytes"] if measure == "bytes" else dataset["per_batch"][measure]
+        mean, largest = totals["mean"], totals["expected_max"]
         if mean and largest > _EVEN * mean:
             more = f"{largest / mean - 1:.0%} more {size_label(measure)} than a mean one"
             amounts = f"{_amount(measure, largest)} against {_amount(measure, mean)}"

@@ -21,8 +21,5 @@ def per_unit(column: str) -> str:
 
 def count_sizes(sizes: Mapping[str, float]) -> str:
     """Return sizes with their counts: "64 graphs, 2,240 nodes, 26,880 edges"; "" where there are none."""
-    return ", ".join(f"{_number(count)} {size_label(column, count)}" for column, count in sizes.items())
-
-
-def _number(count: float) -> str:
-    return f"{count:,.0f}" if float(count).is_integer() else f"{count:,.6g}"
+    counts = {name: f"{count:,.0f}" if float(count).is_integer() else f"{count:,.6g}" for name, count in sizes.items()}
+    return ", ".join(f"{text} {size_label(name, sizes[name])}" for name, text in counts.items())

@@ -57,7 +57,11 @@ def measure_samples(
         named = {"on_error": on_error, "progress": progress, **options}
         return measure(data, graphs=graphs, size_of=size_of, **named)
     check_choice("on_error", on_error, ("raise", "skip"))
-    opened = open_data(data, allow_pickle=options.get("allow_pickle", False)) if _is_path(data) else data
+    opened = (
+        open_data(data, allow_pickle=options.get("allow_pickle", False))
+        if isinstance(data, (str, os.PathLike))
+        else data
+    )
     if isinstance(opened, Data) and isinstance(opened.items, SizeTable):
         return opened.items
     if not len(opened):
@@ -78,10 +82,6 @@ def count_sample(workload: Workload, sample: Any) -> dict[str, float]:
     if size_of is not None and not hasattr(workload, "sample"):
         counted |= run_step(lambda: dict(size_of(sample)), "size_of(sample)")
     return counted
-
-
-def _is_path(data: Any) -> bool:
-    return isinstance(data, (str, os.PathLike))
 
 
 def _count_all(

@@ -59,12 +59,15 @@ def predict(options: argparse.Namespace) -> dict[str, list[tuple[int, int]]]:
     workspaces = CUBLAS_WORKSPACES_HOPPER if newer else CUBLAS_WORKSPACES
     drawn = batches(workload, options.batches, options.graphs)
     traces = [*trace_steps(workload, drawn, workspaces=workspaces)]
-    peaks = {}
+    peaks: dict[str, list[tuple[int, int]]] = {}
     for name in SETTINGS:
         allocator = CachingAllocator(expandable=name == "expandable")
         replay(resident, allocator)
-        steps = [replay(trace, allocator) for trace in traces]
-        peaks[name] = [(step.peak_allocated, step.peak_reserved) for step in steps]
+        peaks[name] = []
+        for trace in traces:
+            allocator.reset_peaks()
+            replay(trace, allocator)
+            peaks[name].append((allocator.peak_allocated, allocator.peak_reserved))
     return peaks
 
 

@@ -312,7 +312,7 @@ def test_the_command(crystals):
 @pytest.mark.parametrize(
     ("arguments", "words", "code"),
     [
-        (["--device", "cpu", "--data", "crystals.json", "--batch-size", "0"], "batch_size is 0", 2),
+        (["--device", "cpu", "--data", "crystals.json", "--batch-size", "0"], "--batch-size is 0", 2),
         (["--data", "crystals.json"], "no device", 2),
         (["--device", "cpu", "--data", "nowhere.json"], "nowhere.json", 2),
         (["--device", "cpu", "--data", "sizes.npz"], "holds sizes, not crystals", 2),

@@ -231,7 +231,7 @@ def test_the_command_tells_files_of_one_name_apart(tmp_path):
     ("arguments", "words"),
     [
         (["nowhere.json", "--batch-size", "64"], "nowhere.json"),
-        (["nowhere.json", "--batch-size", "0"], "batch_size is 0"),
+        (["nowhere.json", "--batch-size", "0"], "--batch-size is 0"),
         (["nowhere.json", "--batch-size", "64", "--plot", "no/where.png"], "no folder"),
     ],
 )

@@ -87,7 +87,7 @@ def test_the_command_takes_sizes_and_a_calibration(tmp_path):
     ("arguments", "words"),
     [
         (["--reference", "nowhere.json", "--batch-size", "64", "--target", "20"], "nowhere.json"),
-        (["--reference", "35", "--batch-size", "0", "--target", "20"], "batch_size is 0"),
+        (["--reference", "35", "--batch-size", "0", "--target", "20"], "--batch-size is 0"),
         (["--reference", "35", "--batch-size", "64", "--target", "-3"], "mean of -3"),
         (["--reference", "35", "--batch-size", "64", "--target", "20", "--calibration", "no.json"], "no.json"),
     ],

@@ -234,7 +234,7 @@ def test_the_command_prints_json_writes_and_draws(files, monkeypatch):
         ([], 2, "give --gpu 0, or --device cpu"),
         (["--device", "cpu", "--memory", "3 potatoes"], 2, "not an amount of memory"),
         (["--device", "cpu", "--memory", "1KiB"], 1, "a training step takes"),
-        (["--device", "cpu", "--budgets", "1"], 2, "budgets is 1"),
+        (["--device", "cpu", "--budgets", "1"], 2, "--budgets is 1"),
         (["--device", "cpu", "--plot", "no/where.png"], 2, "there is no folder"),
         pytest.param(
             ["--gpu", "0"],

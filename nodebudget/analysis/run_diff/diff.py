@@ -115,7 +115,8 @@ def diagnose(
             raise InputError(
                 "steps are measured for two configs of alignn", hint="leave the crystals out, or give both config.json"
             )
-        switched = [entry.name for entry in entries if _is_setting(entry) and entry.affects_device_memory is not False]
+        settings = [entry for entry in entries if not entry.name.startswith("data.")]
+        switched = [entry.name for entry in settings if entry.affects_device_memory is not False]
         if switched:
             changes = measure_settings(a, b, switched, crystals, device, progress)
             entries = [_with_change(entry, changes) if entry.name in switched else entry for entry in entries]
@@ -192,10 +193,6 @@ def _from_cause(cause: Cause, measure_name: str, step: float | None) -> Differen
     reason = f"{cause.share:+.1%} {size_label(measure_name)} per batch"
     added = None if step is None else round(cause.share * step)
     return Difference(f"data.{cause.name}", a, b, True, added, reason, share=cause.share)
-
-
-def _is_setting(entry: Difference) -> bool:
-    return not entry.name.startswith("data.")
 
 
 def _with_change(entry: Difference, changes: MeasuredChanges) -> Difference:

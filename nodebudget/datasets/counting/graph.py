@@ -18,12 +18,8 @@ def is_graph(sample: Any) -> bool:
     if isinstance(sample, Mapping):
         return False
     dgl = hasattr(sample, "in_degrees") and hasattr(sample, "num_edges")
-    return dgl or (hasattr(sample, "num_nodes") and (hasattr(sample, "edge_index") or _has_ends(sample)))
-
-
-def _has_ends(sample: Any) -> bool:
-    # alignn's pure-PyTorch TorchGraph: the ends of the edges as two tensors.
-    return hasattr(sample, "src") and hasattr(sample, "dst") and hasattr(sample, "num_edges")
+    pure = all(hasattr(sample, name) for name in ("src", "dst", "num_edges"))  # alignn's TorchGraph: ends of the edges
+    return dgl or (hasattr(sample, "num_nodes") and (hasattr(sample, "edge_index") or pure))
 
 
 def count_graph(sample: Any) -> dict[str, int]:

@@ -186,14 +186,9 @@ def _enough(around: Neighborhood, settings: GraphSettings, neighbors: int) -> Pa
         if fewest >= neighbors:
             return pairs
         if radius >= cutoff:
-            cutoff = _next_cutoff(cutoff, around.lattice)
+            longest = float(max(around.lattice.abc))
+            cutoff = longest if cutoff < longest else 2 * cutoff  # as alignn goes on
         radius *= _GROWTH
-
-
-def _next_cutoff(cutoff: float, lattice: Any) -> float:
-    """Return the cutoff that alignn tries next, in Å."""
-    longest = float(max(lattice.abc))
-    return longest if cutoff < longest else 2 * cutoff
 
 
 def _edges(nodes: int, site: Integers, other: Integers, images: Integers, canonize: bool) -> Counts:

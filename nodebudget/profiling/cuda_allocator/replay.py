@@ -8,15 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 
-from nodebudget.errors import DoesNotFitError
-from nodebudget.profiling.cpu_trace import BlockTrace, Integers, trace_blocks
+from nodebudget.profiling.cpu_trace import BlockTrace, trace_blocks
 from nodebudget.profiling.cuda_allocator.allocator import CUBLAS_WORKSPACES, CachingAllocator
 from nodebudget.workloads.protocol import Workload, resident_storages
 
@@ -25,44 +22,13 @@ from nodebudget.workloads.protocol import Workload, resident_storages
 _HOST_NUMBER = 8
 
 
-@dataclass(frozen=True, eq=False)
-class Replay:
-    """What an allocator did with a trace."""
-
-    allocated: Integers  #: Bytes in live blocks after each event, shape (events,).
-    reserved: Integers  #: Bytes held from the device after each event, shape (events,).
-    peak_requested: int  #: Peak of the bytes that live tensors asked for.
-    peak_allocated: int  #: Peak of `allocated`.
-    peak_reserved: int  #: Peak of `reserved`.
-    retries: int  #: How often the cache was emptied because the device was full.
-    failure: DoesNotFitError | None = None  #: The error if memory ran out, where the arrays end; else None.
-
-
-def replay(trace: BlockTrace, allocator: CachingAllocator) -> Replay:
-    """Feed a trace to an allocator, which continues from its current state with new peaks."""
-    allocator.reset_peaks()
-    retries, failure = allocator.retries, None
-    states: list[tuple[int, int]] = []
+def replay(trace: BlockTrace, allocator: CachingAllocator) -> None:
+    """Feed a trace to an allocator, which continues from its current state; raise a DoesNotFitError when it is full."""
     for block, nbytes in zip(trace.blocks.tolist(), trace.nbytes.tolist(), strict=True):
-        try:
-            if nbytes >= 0:
-                allocator.allocate(block, nbytes)
-            else:
-                allocator.free(block)
-        except DoesNotFitError as error:
-            failure = error
-            break
-        states.append((allocator.allocated, allocator.reserved))
-    table: npt.NDArray[np.int64] = np.array(states, dtype=np.int64).reshape(-1, 2)
-    return Replay(
-        table[:, 0],
-        table[:, 1],
-        allocator.peak_requested,
-        allocator.peak_allocated,
-        allocator.peak_reserved,
-        allocator.retries - retries,
-        failure,
-    )
+        if nbytes >= 0:
+            allocator.allocate(block, nbytes)
+        else:
+            allocator.free(block)
 
 
 def trace_resident(workload: Workload) -> BlockTrace:
