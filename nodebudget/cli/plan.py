@@ -29,9 +29,7 @@ if TYPE_CHECKING:
 @click.option(
     "--pack",
     type=click.Choice(["balanced", "dense", "sequential"]),
-    default="balanced",
-    show_default=True,
-    help="Even batches for training, fewest batches for inference, or batches in dataset order.",
+    help="Even batches for training (default), fewest for inference, or dataset order (default with --no-shuffle).",
 )
 @click.option("--seed", type=int, default=0, show_default=True, help="Random seed.")
 @click.option("--epoch", type=int, default=0, show_default=True, help="Epoch to plan.")

@@ -24,7 +24,7 @@ Column = npt.NDArray[Any]
 STANDARD = ("nodes", "edges", "line_edges")
 
 #: Names that have another meaning in files of sizes and in statistics.
-_RESERVED = {"graphs", "id", size_table_io.SETTINGS, size_table_io.VERSION}
+_RESERVED = {"graphs", "id", size_table_io.SETTINGS, size_table_io.VERSION, size_table_io.INDEX}
 
 SUFFIXES = (".npz", ".csv", ".parquet")  #: Suffixes of size tables on disk.
 
@@ -104,13 +104,30 @@ class SizeTable:
         return name in self.columns
 
     def take(self, indices: npt.ArrayLike) -> SizeTable:
-        """Return the rows at `indices` (shape (k,)), in that order."""
-        chosen = np.asarray(indices, dtype=np.intp)
+        """Return some rows, in the order given; each still knows which crystal of the measured dataset it is.
+
+        Args:
+            indices: Numbers of rows, shape (k,), or a mask of shape (graphs,).
+
+        Raises:
+            InputError: The mask is not one value per graph, or there is no such row.
+        """
+        chosen = self._rows(indices)
         ids = None if self.ids is None else self.ids[chosen]
         settings = dict(self.settings)
         if "indices" in settings:
             settings["indices"] = [settings["indices"][row] for row in chosen]
         return SizeTable({k: v[chosen] for k, v in self.columns.items()}, ids, settings)
+
+    def _rows(self, indices: npt.ArrayLike) -> npt.NDArray[np.intp]:
+        chosen, rows = np.asarray(indices), len(self)
+        if chosen.dtype == np.bool_:
+            if chosen.shape != (rows,):
+                raise InputError(f"a mask of shape {chosen.shape}", limit=f"{rows} graphs", hint="give one per graph")
+            return np.flatnonzero(chosen)
+        if chosen.size and not (chosen.dtype.kind in "iu" and -rows <= chosen.min() and chosen.max() < rows):
+            raise InputError("not rows of this table", limit=f"whole numbers below {rows}", hint="check the indices")
+        return chosen.astype(np.intp)
 
     def with_column(self, name: str, values: npt.ArrayLike) -> SizeTable:
         """Return the table with a column (shape (graphs,)) added or replaced.
@@ -130,7 +147,7 @@ class SizeTable:
         return {"graphs": len(self), **{name: _describe(self[name]) for name in self.columns}}
 
     def fingerprint(self) -> str:
-        """Return a SHA-256 of the sizes; two tables with the same sizes in the same order have the same."""
+        """Return a SHA-256 of the sizes; the same for two tables with the same sizes of the same rows of a dataset."""
         return self._digest
 
     @cached_property
@@ -139,6 +156,8 @@ class SizeTable:
         for name in sorted(self.columns):
             digest.update(name.encode())
             digest.update(np.ascontiguousarray(self.columns[name]).data)
+        if "indices" in self.settings:
+            digest.update(np.asarray(self.settings["indices"], dtype="<i8").tobytes())
         return digest.hexdigest()
 
     def save(self, path: str | os.PathLike[str], *, force: bool = False, compress: bool = True) -> Path:

@@ -30,6 +30,8 @@ SCHEMA_VERSION = 2  #: Version of the arrays in an `.npz`. Version 1 had no numb
 SETTINGS, VERSION = "_settings", "_version"
 
 _BLOCK = 2**16  #: Rows that are parsed at once: as a Python object a number takes ten times what it takes in an array.
+#: Column of a `.csv` or `.parquet` with each row's place in the dataset, where crystals were skipped.
+INDEX = "_index"
 
 
 class Stored(NamedTuple):
@@ -98,7 +100,7 @@ def read_csv(path: Path) -> Stored:
     size = path.stat().st_size
     columns = {name: _joined(name, arrays, size) for name, arrays in parts.items()}
     ids = columns.pop("id", None)
-    return Stored({name: values for name, values in columns.items() if values is not None}, ids)
+    return _with_indices({name: values for name, values in columns.items() if values is not None}, ids)
 
 
 def read_parquet(path: Path) -> Stored:
@@ -118,7 +120,7 @@ def read_parquet(path: Path) -> Stored:
     columns = {name: table.column(name) for name in names}
     ids = _arrow_names(columns.pop("id"), size) if "id" in columns else None
     counted = {name: column for name, column in columns.items() if not len(column) or column.null_count < len(column)}
-    return Stored({name: np.asarray(column.to_numpy()) for name, column in counted.items()}, ids)
+    return _with_indices({name: np.asarray(column.to_numpy()) for name, column in counted.items()}, ids)
 
 
 def _arrays(stored: Stored) -> dict[str, Any]:
@@ -143,7 +145,13 @@ def _stored(arrays: dict[str, Column]) -> Stored:
 
 def _lists(stored: Stored) -> dict[str, Sequence[Any]]:
     ids = {} if stored.ids is None else {"id": stored.ids.tolist()}
-    return ids | {name: values.tolist() for name, values in stored.columns.items()}
+    indices = {INDEX: stored.settings["indices"]} if "indices" in stored.settings else {}
+    return ids | {name: values.tolist() for name, values in stored.columns.items()} | indices
+
+
+def _with_indices(columns: dict[str, Column], ids: npt.NDArray[np.str_] | None) -> Stored:
+    indices = columns.pop(INDEX, None)
+    return Stored(columns, ids, {} if indices is None else {"indices": indices.tolist()})
 
 
 def _check_unique(names: Sequence[str]) -> None:

@@ -26,7 +26,7 @@ class PlanConfig:
 
     sizes: SizeTable
     budget: Budget
-    pack: str = "balanced"
+    pack: str | None = None
     shuffle: bool = True
     seed: int = 0
     oversized: str = "raise"
@@ -34,6 +34,8 @@ class PlanConfig:
     balance: str | None = None
 
     def __post_init__(self) -> None:
+        if self.pack is None:
+            object.__setattr__(self, "pack", "balanced" if self.shuffle else "sequential")
         check_choice("pack", self.pack, PACKS)
         check_choice("oversized", self.oversized, POLICIES)
         check_count("seed", self.seed, 0)

@@ -31,7 +31,7 @@ def make_plan(
     sizes: SizeTable,
     budget: Budget,
     *,
-    pack: str = "balanced",
+    pack: str | None = None,
     shuffle: bool = True,
     seed: int = 0,
     epoch: int = 0,
@@ -53,8 +53,10 @@ def make_plan(
             long as two sorts. "dense": best fit, largest first, for inference: large graphs share batches with few
             others, so that graph counts differ by a factor, and gradients with them; takes seconds per million graphs.
             "sequential": dataset order, each batch ends where the next graph would not fit, for validation
-            and test loops that pair predictions with ids; is never shuffled, fills less and is the fastest.
-        shuffle: Reshuffle every epoch; otherwise every epoch is the same.
+            and test loops that pair predictions with ids; is never shuffled, fills less and is the fastest. By default
+            "balanced", and "sequential" without shuffling.
+        shuffle: Reshuffle every epoch; otherwise every epoch is the same, in the dataset's order unless another `pack`
+            is given.
         seed: Random seed, 0 or more; used with `epoch`.
         epoch: Number of the epoch, 0 or more.
         oversized: Graphs over the budget on their own: "raise", "skip" (left out and counted) or "alone" (a batch
@@ -94,12 +96,14 @@ class Planner:
         self.oversized = np.flatnonzero(over) if among is None else among[over[among]]
         if len(self.oversized) and config.oversized == "raise":
             raise oversized_error(self.oversized, config.sizes, config.budget)
+        # In the dataset's order an oversized graph ends the batch before it: all are packed together.
+        self._in_order = config.pack == "sequential" and config.oversized == "alone"
         # Without oversized graphs, which is the rule, nothing is copied.
         self._inside = among
-        if len(self.oversized):
+        if len(self.oversized) and not self._in_order:
             self._inside = np.flatnonzero(~over) if among is None else among[~over[among]]
         self.items = everything if self._inside is None else everything.take(self._inside)
-        self._alone = len(self.oversized) if config.oversized == "alone" else 0
+        self._alone = len(self.oversized) if config.oversized == "alone" and not self._in_order else 0
         if not len(self.items) and not self._alone:
             raise DoesNotFitError(
                 f"all {len(self.oversized):,} graphs are over the budget",
@@ -116,7 +120,10 @@ class Planner:
     @property
     def lower_bound(self) -> int:
         """No plan within the budget has fewer batches."""
-        return self._alone + self.items.lower_bound()
+        if not self._in_order:
+            return self._alone + self.items.lower_bound()
+        over = self.items.oversized()
+        return int(np.count_nonzero(over)) + self.items.take(np.flatnonzero(~over)).lower_bound()
 
     @cached_property
     def _count(self) -> BatchCount:
@@ -199,12 +206,9 @@ class Planner:
             return graphs, offsets
         graphs = np.concatenate([graphs, self.oversized])
         offsets = np.concatenate([offsets, offsets[-1] + 1 + np.arange(self._alone)])
-        if self.config.pack == "sequential":
-            order: Ints = np.argsort(graphs[offsets[:-1]], kind="stable")
-        else:
-            values = self.config.budget.columns(self.config.sizes, self.names[0])[1].values[0]
-            order = _steps(np.add.reduceat(values[graphs], offsets[:-1]), self.config.num_replicas, stream)
-        return _reordered((graphs, offsets), order)
+        values = self.config.budget.columns(self.config.sizes, self.names[0])[1].values[0]
+        loads = np.add.reduceat(values[graphs], offsets[:-1])
+        return _reordered((graphs, offsets), _steps(loads, self.config.num_replicas, stream))
 
 
 def _steps(loads: Ints, num_replicas: int, stream: RandomStream | None) -> Ints:

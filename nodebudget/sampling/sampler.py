@@ -73,7 +73,7 @@ class NodeBudgetSampler(Sampler[list[int]]):
         oversized: str = "raise",
         num_replicas: int | None = None,
         rank: int | None = None,
-        pack: str = "balanced",
+        pack: str | None = None,
         max_columns: Mapping[str, int | float] | None = None,
         balance: str | None = None,
         time_model: TimeModel | None = None,
@@ -90,13 +90,14 @@ class NodeBudgetSampler(Sampler[list[int]]):
             max_graphs: Maximum number of graphs.
             calibration: Predicts the bytes of a training step; goes with `memory`.
             memory: Maximum bytes of a step at its peak, all included, or a text such as "40GiB".
-            shuffle: Reshuffle every epoch; otherwise every epoch is the same.
+            shuffle: Reshuffle every epoch; otherwise every epoch is the same, in the dataset's order. For balanced
+                batches that stay the same, in another order than the dataset's, pass `pack="balanced"` as well.
             seed: Random seed; the same on every rank.
             oversized: What happens to a graph over the budget: "raise", "skip" (left out, counted in `plan` and
                 logged once), or "alone" (a batch of its own, logged once).
             num_replicas: Number of ranks; by default torch.distributed's where it is initialised, else 1.
             rank: This process's rank; by default torch.distributed's, else 0.
-            pack: "balanced" (default), "dense" or "sequential": see `nodebudget.make_plan`.
+            pack: "balanced" (default), "dense" or "sequential" (default without shuffling): see `nodebudget.make_plan`.
             max_columns: Maximum per batch of further columns of the sizes, by name.
             balance: Column that is balanced between batches and ranks; by default predicted bytes, or the column that
                 needs the most batches. "time" balances what `time_model` predicts, so that ranks wait less for
@@ -114,6 +115,8 @@ class NodeBudgetSampler(Sampler[list[int]]):
         self.num_replicas, self.rank = world_and_rank(num_replicas, rank)
         self._ranks_given = num_replicas is not None and rank is not None
         sizes = measure_as_calibrated(sizes_or_dataset, calibration)
+        self._dataset = None if isinstance(sizes_or_dataset, (str, os.PathLike, SizeTable)) else sizes_or_dataset
+        self._samples = self._count_samples()
         if (balance == "time") != (time_model is not None):
             raise InputError("balance='time' and a time_model go together", hint="make one with 'nodebudget tune'")
         if time_model is not None:
@@ -130,14 +133,29 @@ class NodeBudgetSampler(Sampler[list[int]]):
         self._balanced = self._progress.balanced
         self._report_oversized()
 
+    def _count_samples(self) -> int | None:
+        """Return how many samples the dataset has now; None where it is not held."""
+        return len(self._dataset) if hasattr(self._dataset, "__len__") else None
+
+    def _check_dataset(self) -> None:
+        if self._count_samples() != self._samples:
+            raise InputError(
+                f"the dataset has {self._count_samples()} samples",
+                limit=f"it had {self._samples} when the sampler was made",
+                hint="make another sampler after changing the dataset",
+            )
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Sizes are all that another process needs.
+        return {**self.__dict__, "_dataset": None, "_samples": None}
+
     def _report_oversized(self) -> None:
         graphs = self._progress.oversized
         if len(graphs) and self.rank == 0:
             names = describe_oversized(graphs, self.sizes, self.budget)
-            skip = self._provider.config.oversized == "skip"
-            policy = "left out" if skip else f"in a batch of their own ({names})"
+            policy = "left out" if self._provider.config.oversized == "skip" else "in a batch of their own"
             graphs_over, limit = f"{len(graphs)} of {len(self.sizes)}", self.budget.describe()
-            _log.warning("oversized graphs: %s, over the budget (%s), %s", graphs_over, limit, policy)
+            _log.warning("oversized graphs: %s, over the budget (%s), %s (%s)", graphs_over, limit, policy, names)
 
     def __len__(self) -> int:
         """Batches of this rank in the epoch, the same in every epoch under the same budget."""
@@ -221,6 +239,7 @@ class NodeBudgetSampler(Sampler[list[int]]):
         return 0 < consumed < len(self)
 
     def __iter__(self) -> Iterator[list[int]]:
+        self._check_dataset()
         self._consumed = self._resume
         return self._batches()
 

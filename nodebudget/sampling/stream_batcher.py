@@ -129,6 +129,12 @@ class NodeBudgetBatcher(IterableDataset[list[Any]]):
         for place, sample in share:
             sizes = _checked(self._size_of(sample), place)
             if self._is_over(sizes, place):
+                if self._policy == "raise":
+                    if samples:
+                        yield from self._batches(samples, rows, seed, turn)
+                    hint = "raise the budget, or pass oversized='skip' or 'alone'"
+                    what = _describe(sizes, place)
+                    raise OversizedError(what, indices=[place], limit=self.budget.describe(), hint=hint)
                 if self._policy == "alone":
                     yield [sample]
                 continue
@@ -152,15 +158,12 @@ class NodeBudgetBatcher(IterableDataset[list[Any]]):
     def _is_over(self, sizes: Mapping[str, float], place: int) -> bool:
         if not self.budget.columns(_table([sizes]))[1].oversized()[0]:
             return False
-        shown = ", ".join(f"{value:,} {name}" for name, value in sizes.items())
-        what = f"sample {place} of the stream is larger than a batch may be: {shown}"
-        if self._policy == "raise":
-            hint = "raise the budget, or pass oversized='skip' or 'alone'"
-            raise OversizedError(what, indices=[place], limit=self.budget.describe(), hint=hint)
-        if not self.skipped:
-            policy = "left out" if self._policy == "skip" else "in a batch of its own"
-            _log.warning("%s (%s): %s; further ones are counted only", what, self.budget.describe(), policy)
-        self.skipped += 1
+        if self._policy != "raise":
+            if not self.skipped:
+                policy = "left out" if self._policy == "skip" else "in a batch of its own"
+                what = _describe(sizes, place)
+                _log.warning("%s (%s): %s; further ones are counted only", what, self.budget.describe(), policy)
+            self.skipped += 1
         return True
 
     def _batches(
@@ -186,6 +189,11 @@ def _table(rows: list[Mapping[str, float]]) -> SizeTable:
 def _count(sample: Any) -> Mapping[str, float]:
     table = measure([sample])
     return {name: values[0].item() for name, values in table.columns.items()}
+
+
+def _describe(sizes: Mapping[str, float], place: int) -> str:
+    shown = ", ".join(f"{value:,} {name}" for name, value in sizes.items())
+    return f"sample {place} of the stream is larger than a batch may be: {shown}"
 
 
 def _checked(sizes: Any, place: int) -> Mapping[str, float]:

@@ -138,6 +138,19 @@ def test_a_sample_over_the_budget_is_named() -> None:
     assert caught.value.indices == [2]
 
 
+def test_what_was_held_comes_before_the_error() -> None:
+    given: list[int] = []
+    with pytest.raises(OversizedError):
+        for batch in NodeBudgetBatcher(Stream([5] * 9 + [90]), size_of, max_nodes=20):
+            given += names([batch])
+    assert sorted(given) == list(range(9))
+
+
+def test_a_stream_that_is_not_shuffled_keeps_its_order() -> None:
+    batches = list(NodeBudgetBatcher(Stream([5, 9, 3, 8] * 20), size_of, max_nodes=20, buffer=16, shuffle=False))
+    assert [name for batch in batches for name, _ in batch] == list(range(80))
+
+
 def test_it_is_logged_once(caplog: pytest.LogCaptureFixture) -> None:
     list(NodeBudgetBatcher(Stream([5, 90, 91]), size_of, max_nodes=20, oversized="skip"))
     assert len(caplog.records) == 1

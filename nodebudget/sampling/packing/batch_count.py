@@ -46,13 +46,20 @@ def count_batches(items: Items, multiple: int = 1, alone: int = 0, seed: int | N
         seed: In large sets the first epoch's own assignment shows that the number suffices, which saves another one.
     """
     bound, graphs = items.lower_bound(), len(items)
+    # The largest number that leaves no batch empty.
+    top = graphs - (graphs + alone) % multiple
+
+    def rounded(batches: int) -> int:
+        up = batches + -(batches + alone) % multiple
+        return min(up, top) if bound <= top else up
+
     for batches in _first_tries(bound, graphs):
-        count = _try(items, batches + -(batches + alone) % multiple, seed)
+        count = _try(items, rounded(batches), seed)
         if count is not None:
             return count
     fitted = _best_fit(items, multiple, alone) if graphs <= _BEST_FIT_GRAPHS else None
     for batches in _further_tries(int(bound * 1.005) + 1, fitted.batches if fitted else None, graphs):
-        count = _try(items, batches + -(batches + alone) % multiple, seed)
+        count = _try(items, rounded(batches), seed)
         if count is not None and (fitted is None or count.packing is None):
             return count
     return fitted or _one_each(graphs, graphs + -(graphs + alone) % multiple)

@@ -57,7 +57,10 @@ def _place(rows: Iterable[tuple[int, ...]], needs: list[float], maxima: list[int
 
 
 def next_fit(items: Items) -> Batches:
-    """Cut the dataset, in its order, into batches: each ends where the next graph would go over a maximum."""
+    """Cut the dataset, in its order, into batches: each ends where the next graph would go over a maximum.
+
+    A graph that is over a maximum on its own makes a batch of its own.
+    """
     sums = [(np.concatenate([[0], np.cumsum(values)]), maximum) for values, maximum in items.limited]
     starts, longest = [0], items.max_graphs or len(items)
     while starts[-1] < len(items):
@@ -65,7 +68,7 @@ def next_fit(items: Items) -> Batches:
         # As Python's whole numbers, which do not overflow.
         tops = [min(int(total[first]) + maximum, int(total[-1])) for total, maximum in sums]
         ends = [int(np.searchsorted(total, top, side="right")) - 1 for (total, _), top in zip(sums, tops, strict=True)]
-        starts.append(min(first + longest, len(items), *ends))
+        starts.append(max(min(first + longest, len(items), *ends), first + 1))
     return np.arange(len(items)), np.asarray(starts, dtype=np.int64)
 
 
