@@ -6,6 +6,7 @@ from nodebudget.datasets.size_table import SizeTable
 from nodebudget.errors import OversizedError
 from nodebudget.sampling.budget import Budget
 from nodebudget.sampling.packing.batch_grid import Ints
+from nodebudget.sampling.plan_config import PlanConfig
 from nodebudget.utils.byte_units import format_bytes
 
 #: So many are named one by one.
@@ -31,6 +32,13 @@ def _describe(graph: int, sizes: SizeTable, budget: Budget) -> str:
         needed = budget.calibration.predict_bytes(graphs=1, **counts)
         parts.append(f"a step with it alone needs {format_bytes(needed)}")
     return f"{name}: {', '.join(parts)}"
+
+
+def describe_policy(graphs: Ints, config: PlanConfig) -> str:
+    """Say how many graphs are over the budget, which, and what becomes of them."""
+    policy = "left out" if config.oversized == "skip" else "in a batch of their own"
+    names = describe_oversized(graphs, config.sizes, config.budget)
+    return f"{len(graphs)} of {len(config.sizes)}, over the budget ({config.budget.describe()}), {policy} ({names})"
 
 
 def oversized_error(graphs: Ints, sizes: SizeTable, budget: Budget) -> OversizedError:

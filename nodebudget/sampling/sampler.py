@@ -14,8 +14,9 @@ from nodebudget.calibration.compatibility import measure_as_calibrated
 from nodebudget.datasets.size_table import SizeTable
 from nodebudget.errors import InputError, RecordError
 from nodebudget.sampling.budget import Budget
+from nodebudget.sampling.dataset_length import DatasetLength
 from nodebudget.sampling.epoch import EpochProgress, PlanProvider, restore_progress
-from nodebudget.sampling.oversized import describe_oversized
+from nodebudget.sampling.oversized import describe_policy
 from nodebudget.sampling.plan import Plan
 from nodebudget.sampling.plan_config import PlanConfig
 from nodebudget.sampling.rank_check import check_ranks
@@ -115,8 +116,7 @@ class NodeBudgetSampler(Sampler[list[int]]):
         self.num_replicas, self.rank = world_and_rank(num_replicas, rank)
         self._ranks_given = num_replicas is not None and rank is not None
         sizes = measure_as_calibrated(sizes_or_dataset, calibration)
-        self._dataset = None if isinstance(sizes_or_dataset, (str, os.PathLike, SizeTable)) else sizes_or_dataset
-        self._samples = self._count_samples()
+        self._length = DatasetLength(sizes_or_dataset)
         if (balance == "time") != (time_model is not None):
             raise InputError("balance='time' and a time_model go together", hint="make one with 'nodebudget tune'")
         if time_model is not None:
@@ -133,29 +133,10 @@ class NodeBudgetSampler(Sampler[list[int]]):
         self._balanced = self._progress.balanced
         self._report_oversized()
 
-    def _count_samples(self) -> int | None:
-        """Return how many samples the dataset has now; None where it is not held."""
-        return len(self._dataset) if hasattr(self._dataset, "__len__") else None
-
-    def _check_dataset(self) -> None:
-        if self._count_samples() != self._samples:
-            raise InputError(
-                f"the dataset has {self._count_samples()} samples",
-                limit=f"it had {self._samples} when the sampler was made",
-                hint="make another sampler after changing the dataset",
-            )
-
-    def __getstate__(self) -> dict[str, Any]:
-        # Sizes are all that another process needs.
-        return {**self.__dict__, "_dataset": None, "_samples": None}
-
     def _report_oversized(self) -> None:
         graphs = self._progress.oversized
         if len(graphs) and self.rank == 0:
-            names = describe_oversized(graphs, self.sizes, self.budget)
-            policy = "left out" if self._provider.config.oversized == "skip" else "in a batch of their own"
-            graphs_over, limit = f"{len(graphs)} of {len(self.sizes)}", self.budget.describe()
-            _log.warning("oversized graphs: %s, over the budget (%s), %s (%s)", graphs_over, limit, policy, names)
+            _log.warning("oversized graphs: %s", describe_policy(graphs, self._provider.config))
 
     def __len__(self) -> int:
         """Batches of this rank in the epoch, the same in every epoch under the same budget."""
@@ -239,7 +220,7 @@ class NodeBudgetSampler(Sampler[list[int]]):
         return 0 < consumed < len(self)
 
     def __iter__(self) -> Iterator[list[int]]:
-        self._check_dataset()
+        self._length.check()
         self._consumed = self._resume
         return self._batches()
 
