@@ -13,11 +13,11 @@ class DatasetLength:
     """The length of a dataset, to be compared later; of a path and of sizes nothing is known."""
 
     def __init__(self, dataset: Any) -> None:
-        self._dataset = None if isinstance(dataset, (str, os.PathLike, SizeTable)) else dataset
+        self._dataset: Any = None if isinstance(dataset, (str, os.PathLike, SizeTable)) else dataset
         self._then = self._now()
 
     def _now(self) -> int | None:
-        return len(self._dataset) if hasattr(self._dataset, "__len__") else None
+        return len(self._dataset) if hasattr(type(self._dataset), "__len__") else None
 
     def check(self) -> None:
         """Raise an `InputError` if the dataset grew or shrank."""

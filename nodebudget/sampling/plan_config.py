@@ -36,7 +36,7 @@ class PlanConfig:
     def __post_init__(self) -> None:
         if self.pack is None:
             object.__setattr__(self, "pack", "balanced" if self.shuffle else "sequential")
-        check_choice("pack", self.pack, PACKS)
+        check_choice("pack", str(self.pack), PACKS)
         check_choice("oversized", self.oversized, POLICIES)
         check_count("seed", self.seed, 0)
         check_count("num_replicas", self.num_replicas, 1)
