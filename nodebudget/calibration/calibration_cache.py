@@ -22,11 +22,8 @@ from nodebudget.utils.version import __version__
 from nodebudget.workloads.protocol import dtype_of, parameter_count
 from nodebudget.workloads.user_step import StepWorkload, unwrapped
 
-#: Entry of a record's context: what it was made for.
-_MADE_FOR = "made_for"
-
-#: Packages whose version changes the memory of a step.
-_PACKAGES = ("torch", "dgl", "torch-geometric")
+_MADE_FOR = "made_for"  #: Entry of a record's context: what it was made for.
+_PACKAGES = ("torch", "dgl", "torch-geometric")  #: Packages whose version changes the memory of a step.
 
 
 class CalibrationCache:

@@ -17,8 +17,7 @@ from nodebudget.workloads.protocol import Workload, dtype_of, parameter_count
 if TYPE_CHECKING:
     from nodebudget.profiling.probe import Probe
 
-#: Packages whose version changes the memory of a step.
-_PACKAGES = ("torch", "dgl")
+_PACKAGES = ("torch", "dgl")  #: Packages whose version changes the memory of a step.
 
 
 def check_applicable(

@@ -17,11 +17,8 @@ from nodebudget.errors import InputError
 
 Floats = npt.NDArray[np.float64]
 
-#: A second segment must lower the mean held-out error by at least this fraction, and by half.
-_MIN_GAIN = 5e-4
-
-#: The peak of the lightest step is the floor if it is more than this factor above the segments.
-_FLOOR = 1.02
+_MIN_GAIN = 5e-4  #: A second segment must lower the mean held-out error by at least this fraction, and by half.
+_FLOOR = 1.02  #: The peak of the lightest step is the floor if it is more than this factor above the segments.
 
 #: Columns that have a coefficient in every record, zero if the data has no such column.
 _STANDARD = ("graphs", "nodes", "edges", "line_edges")

@@ -28,8 +28,7 @@ Floats = npt.NDArray[np.float64]
 #: Budgets hold with this probability, per batch: predictions are the upper end of a 99% prediction interval.
 CONFIDENCE = 0.99
 
-#: A prediction over so many times the largest measured step gives a warning.
-_FAR = 2.0
+_FAR = 2.0  #: A prediction over so many times the largest measured step gives a warning.
 
 
 def coefficient_name(column: str) -> str:
@@ -54,46 +53,30 @@ def sum_per_graph(coefficients: Mapping[str, float], columns: Sequence[str], siz
 
 @dataclass(frozen=True)
 class Observation:
-    """One measured training step.
+    """One measured training step."""
 
-    Attributes:
-        sizes: The batch: `graphs` and the sum of each size column.
-        peak: Peak bytes of live tensors during the step, resident ones included, as they were asked for.
-        resident: Bytes of live tensors before the step.
-        role: "fit", "holdout", "floor" (the lightest step), "repeat" (of a held-out one), or "out-of-memory" (`peak` is
-            what was free: a lower bound).
-        allocated: As in `nodebudget.profiling.probe.Peak`, like the next three. None in records of schema version 1,
-            whose `peak` is this.
-        reserved: None on the CPU, like the other three.
-        outside: Bytes of the device that PyTorch did not hold.
-        retries: How often the allocator emptied its cache.
-        seconds: Wall-clock time of the step while it was measured.
-    """
-
-    sizes: Mapping[str, float]
-    peak: int
-    resident: int
+    sizes: Mapping[str, float]  #: The batch: `graphs` and the sum of each size column.
+    peak: int  #: Peak bytes of live tensors during the step, resident ones included, as they were asked for.
+    resident: int  #: Bytes of live tensors before the step.
+    #: "fit", "holdout", "floor" (the lightest step), "repeat" (of a held-out one), or "out-of-memory" (`peak` is
+    #: what was free: a lower bound).
     role: str
+    #: As in `nodebudget.profiling.probe.Peak`, like the next three. None in records of schema version 1, whose
+    #: `peak` is this.
     allocated: int | None = None
-    reserved: int | None = None
-    outside: int | None = None
-    retries: int | None = None
-    seconds: float | None = None
+    reserved: int | None = None  #: None on the CPU, like the other three.
+    outside: int | None = None  #: Bytes of the device that PyTorch did not hold.
+    retries: int | None = None  #: How often the allocator emptied its cache.
+    seconds: float | None = None  #: Wall-clock time of the step while it was measured.
 
 
 @dataclass(frozen=True)
 class ErrorSummary:
-    """Errors of predictions, relative to the measured bytes above the resident ones.
+    """Errors of predictions, relative to the measured bytes above the resident ones."""
 
-    Attributes:
-        mape: Mean absolute error, a fraction (0.01 is one percent).
-        max_under: Largest underprediction, a fraction; 0 if none was under.
-        n: Number of measured steps.
-    """
-
-    mape: float
-    max_under: float
-    n: int
+    mape: float  #: Mean absolute error, a fraction (0.01 is one percent).
+    max_under: float  #: Largest underprediction, a fraction; 0 if none was under.
+    n: int  #: Number of measured steps.
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,7 @@ import numpy.typing as npt
 
 Floats = npt.NDArray[np.float64]
 
-#: Random starts of the search for two segments, and rounds of each.
-_STARTS = 40
+_STARTS = 40  #: Random starts of the search for two segments, and rounds of each.
 _ROUNDS = 40
 
 

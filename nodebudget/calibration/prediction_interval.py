@@ -13,26 +13,19 @@ import numpy.typing as npt
 
 Floats = npt.NDArray[np.float64]
 
-#: Minimum of the relative spread: a few batches without an error do not show that there is none.
-_MIN_SPREAD = 5e-4
-
-#: A coefficient is not identifiable if its standard error is over this share of it.
-_MAX_RELATIVE_ERROR = 0.5
+_MIN_SPREAD = 5e-4  #: Minimum of the relative spread: a few batches without an error do not show that there is none.
+_MAX_RELATIVE_ERROR = 0.5  #: A coefficient is not identifiable if its standard error is over this share of it.
 
 
 @dataclass(frozen=True)
 class Determination:
-    """How well the observations determine the coefficients.
+    """How well the observations determine the coefficients."""
 
-    Attributes:
-        condition: Condition number of the design matrix, its columns scaled to equal length; 1 is best.
-        standard_errors: Bytes per unit, by coefficient name; None without spare observations.
-        undetermined: Coefficients that are not identifiable on this data: zero, or with a standard error over half
-            their value. Their sum with the others still holds for batches like the probes.
-    """
-
-    condition: float
+    condition: float  #: Condition number of the design matrix, its columns scaled to equal length; 1 is best.
+    #: Bytes per unit, by coefficient name; None without spare observations.
     standard_errors: Mapping[str, float | None]
+    #: Coefficients that are not identifiable on this data: zero, or with a standard error over half their value.
+    #: Their sum with the others still holds for batches like the probes.
     undetermined: tuple[str, ...]
 
     @classmethod
@@ -73,16 +66,11 @@ class PredictionBound:
     The relative errors on held-out batches are assumed normal with mean zero. The one-sided prediction interval of one
     further error is then t(quantile, n) × s × √(1 + 1/n) (Hahn and Meeker, Statistical Intervals, chapter 4). Beyond
     the largest measured step it widens in proportion to the bytes.
-
-    Attributes:
-        spread: Root mean square of the relative errors, s, a fraction of the predicted bytes.
-        n: Number of the errors.
-        max_measured: Bytes of the largest measured step.
     """
 
-    spread: float
-    n: int
-    max_measured: float
+    spread: float  #: Root mean square of the relative errors, s, a fraction of the predicted bytes.
+    n: int  #: Number of the errors.
+    max_measured: float  #: Bytes of the largest measured step.
 
     def margin(self, bytes_: npt.ArrayLike, quantile: float) -> Floats:
         """Return what to add to predicted bytes, as a fraction of them, of the shape of `bytes_`."""

@@ -13,8 +13,7 @@ from nodebudget.errors import InputError
 
 Indices = npt.NDArray[np.intp]
 
-#: Candidate batches among which the probes are chosen.
-_CANDIDATES = 600
+_CANDIDATES = 600  #: Candidate batches among which the probes are chosen.
 
 #: Minimum weight of a candidate, as a share of the heaviest: small steps peak in another phase (the optimizer, for
 #: example) and would bend the line of the large steps, which are those that run out of memory.

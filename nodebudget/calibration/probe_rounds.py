@@ -18,14 +18,12 @@ from nodebudget.errors import InputError
 
 Progress = Callable[[int, int], None]
 
-#: Steps to fit to and to check on in the first round, and in each further one.
-_FIRST, _NEXT = (7, 4), (3, 1)
+_FIRST, _NEXT = (7, 4), (3, 1)  #: Steps to fit to and to check on in the first round, and in each further one.
 
 #: A larger probe takes up to so many times the bytes of the largest before it: kinks of the memory model show in time.
 _GROWTH = 4.0
 
-#: Predictions hold for steps of up to so many times the largest that was measured.
-_BEYOND = 1.25
+_BEYOND = 1.25  #: Predictions hold for steps of up to so many times the largest that was measured.
 
 
 @dataclass(frozen=True)

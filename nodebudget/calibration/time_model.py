@@ -16,17 +16,11 @@ from nodebudget.errors import InputError
 
 @dataclass(frozen=True)
 class TimedStep:
-    """A training step.
+    """A training step."""
 
-    Attributes:
-        sizes: The batch: `graphs` and the sum of each size column.
-        seconds: Median of its repeats.
-        scatter: Half the range of its repeats, as a fraction of the median.
-    """
-
-    sizes: Mapping[str, float]
-    seconds: float
-    scatter: float = 0.0
+    sizes: Mapping[str, float]  #: The batch: `graphs` and the sum of each size column.
+    seconds: float  #: Median of its repeats.
+    scatter: float = 0.0  #: Half the range of its repeats, as a fraction of the median.
 
 
 @dataclass(frozen=True)

@@ -18,8 +18,7 @@ from nodebudget.datasets.size_table import SizeTable
 from nodebudget.errors import DoesNotFitError, first_line
 from nodebudget.monitor.batch_sizes import SizeOfBatch, needs_line_edges, predict, try_sizes_of
 from nodebudget.monitor.drift import WARM_UP, DriftWatch, LeakWatch, fragmentation
-from nodebudget.monitor.log import RunWriter
-from nodebudget.monitor.log_header import header_of, path_of_rank
+from nodebudget.monitor.log import RunWriter, header_of, path_of_rank
 from nodebudget.monitor.meters import CudaMeter, Meter, Reading, TraceMeter
 from nodebudget.monitor.oom import Split, oom_guard, run_with_split
 from nodebudget.monitor.refit import ObservationReservoir

@@ -131,9 +131,9 @@ class TestWriting:
         assert [event["mae"] for event in read_run(monitor.path).events] == [0.1]
 
     def test_each_rank_has_its_own_file(self, tmp_path, monkeypatch):
-        from nodebudget.monitor import log_header
+        from nodebudget.monitor import log
 
-        monkeypatch.setattr(log_header, "world_and_rank", lambda *_: (2, 1))
+        monkeypatch.setattr(log, "world_and_rank", lambda *_: (2, 1))
         path = tmp_path / "run.jsonl"
         log_of(path)
         assert [path.name for path in tmp_path.iterdir()] == ["run.rank1.jsonl"]
