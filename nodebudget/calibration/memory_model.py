@@ -55,7 +55,7 @@ def sum_per_graph(coefficients: Mapping[str, float], columns: Sequence[str], siz
 class Observation:
     """One measured training step."""
 
-    sizes: Mapping[str, float]  #: The batch: `graphs` and the sum of each size column.
+    sizes: Mapping[str, float]  #: The batch, `graphs` and the sum of each size column.
     peak: int  #: Peak bytes of live tensors during the step, resident ones included, as they were asked for.
     resident: int  #: Bytes of live tensors before the step.
     #: "fit", "holdout", "floor" (the lightest step), "repeat" (of a held-out one), or "out-of-memory" (`peak` is

@@ -18,7 +18,7 @@ from nodebudget.errors import InputError
 class TimedStep:
     """A training step."""
 
-    sizes: Mapping[str, float]  #: The batch: `graphs` and the sum of each size column.
+    sizes: Mapping[str, float]  #: The batch, `graphs` and the sum of each size column.
     seconds: float  #: Median of its repeats.
     scatter: float = 0.0  #: Half the range of its repeats, as a fraction of the median.
 
