@@ -24,8 +24,8 @@ class Determination:
     condition: float  #: Condition number of the design matrix, its columns scaled to equal length; 1 is best.
     #: Bytes per unit, by coefficient name; None without spare observations.
     standard_errors: Mapping[str, float | None]
-    #: Coefficients that are not identifiable on this data, which are zero, or with a standard error over half their value.
-    #: Their sum with the others still holds for batches like the probes.
+    #: Coefficients that are not identifiable on this data, which are zero, or with a standard error over half their
+    #: value. Their sum with the others still holds for batches like the probes.
     undetermined: tuple[str, ...]
 
     @classmethod
