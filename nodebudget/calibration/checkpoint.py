@@ -13,15 +13,10 @@ from nodebudget.utils.jsonl import JsonLines
 
 
 class ProbeCheckpoint:
-    """A file of JSON lines, one per observation, each on disk before the next probe starts.
+    """A file of JSON lines, made with the first observation: one per observation, on disk before the next probe starts.
 
-    Args:
-        path: The file. It is made with the first observation.
-        identity: What the observations depend on (data, model, device, number of probes): must be the same to resume.
-        resume: Continue with the observations in the file; otherwise start over.
-
-    Attributes:
-        observations: By the key of their batch; None for a batch that was not tried.
+    The identity is what they depend on (data, model, device, number of probes); without `resume` the file is started
+    over. `observations` are by the key of their batch, None for a batch that was not tried.
 
     Raises:
         RecordError: The file belongs to something else, or can't be read.

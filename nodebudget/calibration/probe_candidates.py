@@ -28,27 +28,14 @@ class Dataset(Protocol):
 
 
 class ProbeCandidates:
-    """Graphs by number: first those of the dataset, then those of each variant.
+    """Graphs by number: first those of the dataset, then those of each variant of the workload.
 
     Nearest-neighbor graphs have nearly the same ratios of edges to nodes and of line-graph edges to edges, so that the
     columns of one dataset are collinear: its coefficients are not identifiable, and fail on another dataset. Variants
     have other ratios.
 
-    Args:
-        workload: Makes samples of the items.
-        dataset: The items.
-        sizes: Their sizes, in the same order.
-        rng: Draws the items of the variants.
-        with_variants: Add the variants of the workload.
-
-    Attributes:
-        sizes: Sizes of all graphs.
-        original_sizes: Sizes of the dataset's graphs.
-        num_original: Number of the dataset's graphs.
-        fit_rows: Numbers of the graphs among which the batches to fit to are chosen.
-
-    Raises:
-        InputError: Dataset and sizes differ in length, or are empty.
+    `sizes` are those of all graphs, `original_sizes` and `num_original` those of the dataset's; the batches to fit to
+    are chosen among the graphs `fit_rows`. Raises an InputError if dataset and sizes differ in length, or are empty.
     """
 
     def __init__(

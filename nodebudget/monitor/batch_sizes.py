@@ -28,26 +28,17 @@ def sizes_of(
     indices: Any = None,
     line_edges: bool = False,
 ) -> dict[str, float]:
-    """Count a batch.
+    """Count `graphs`, `nodes`, `edges`, `line_edges` and further sizes of a batch, as far as they are known.
 
-    Args:
-        batch: A batched DGL graph, a PyG `Batch`, alignn's `TorchGraph`; a tuple, list or dict that contains one
-            (and its line graph), or an object with one among its attributes; a list of samples that are or start
-            with graphs; indices of the dataset, where `sizes` is a table; a dict with `input_ids`, shape
-            (graphs, tokens), whose padded tokens count too, or a tuple that contains one.
-        sizes: A table in which `indices`, or a batch of indices, are looked up; or a function of the batch, whose
-            sizes take precedence over those that are counted.
-        indices: Rows of the batch's graphs in the table.
-        line_edges: Count line-graph edges from the degrees where the batch has no line graph. On a GPU this waits
-            for the device.
+    A batch is a batched DGL graph, a PyG `Batch`, alignn's `TorchGraph`; a tuple, list or dict that contains one (and
+    its line graph), or an object with one among its attributes; a list of samples that are or start with graphs;
+    indices of the dataset, where `sizes` is a table; a dict with `input_ids`, shape (graphs, tokens), whose padded
+    tokens count too, or a tuple that contains one. A function `sizes` of the batch takes precedence over what is
+    counted. `line_edges` counts them from the degrees where the batch has no line graph: on a GPU this waits for the
+    device.
 
-    Returns:
-        `graphs`, `nodes`, `edges`, `line_edges` and further sizes, as far as they are known; empty where
-        none is.
-
-    Raises:
-        InputError: Indices without a table or outside it, or sizes that are not numbers from 0.
-        Exception: Whatever the batch or the function raises: use `try_sizes_of` where that must not stop the training.
+    Raises an InputError over indices without a table or outside it, and whatever the batch or the function raises: use
+    `try_sizes_of` where that must not stop the training.
     """
     if indices is not None or (isinstance(sizes, SizeTable) and _are_indices(batch)):
         return _look_up(sizes, batch if indices is None else indices)

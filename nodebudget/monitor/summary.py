@@ -15,18 +15,11 @@ _RECENT = 20  #: Number of newest steps that speed and the time left are estimat
 
 
 def summarize(run: Run, capacity: int | None = None) -> dict[str, Any]:
-    """Sum up a run.
+    """Sum up a run; the capacity of the device, bytes, is by default that in the header.
 
-    Args:
-        run: Its log.
-        capacity: Bytes of the device; by default those in the header.
-
-    Returns:
-        `status`, `batches`, `of` (batches of the whole run, or None), `epochs`, `restarts`, `damaged_lines`, `seconds`;
-        `measured`, `predicted`, `reserved`, `rss`, `step_seconds` and in `sizes` each size (`mean max min cv`, or
-        None); `drift` (median of measured / predicted - 1), `retries`, `graphs_per_second`, `waited_share` (share of
-        the time spent on waiting for batches), `slowest`, `warnings`, `out_of_memory`, `splits`, `capacity`,
-        `seconds_left`, `device`, `model`, `measured_by` and `note`.
+    Of `measured`, `predicted`, `reserved`, `rss`, `step_seconds` and in `sizes` of each size it returns `mean max min
+    cv`, or None. `of` is the number of batches of the whole run, `drift` the median of measured / predicted - 1, and
+    `waited_share` the share of the time spent on waiting for batches.
     """
     whole = [step for step in run.steps if step["status"] == "done"]
     seconds = _seconds(run.steps)

@@ -34,10 +34,8 @@ def asked_for(message: str) -> str:
 def run_step(run: Callable[[], T], doing: str, *, workload: Workload | None = None) -> T:
     """Run a training step, or another call of the user's code, and return its result.
 
-    Args:
-        run: The call.
-        doing: What it does, as the subject of the error message: "a training step on crystals 3, 8".
-        workload: If memory runs out, its gradients are freed.
+    `doing` is the subject of the error message: "a training step on crystals 3, 8". If memory runs out, the gradients
+    of the workload are freed.
 
     Raises:
         DoesNotFitError: Memory ran out. The error keeps none of the step's tensors alive.

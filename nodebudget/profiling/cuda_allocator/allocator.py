@@ -50,18 +50,10 @@ def has_expandable_segments(settings: str) -> bool:
 class CachingAllocator:
     """Serves requests as PyTorch's allocator would, with addresses instead of memory.
 
-    Args:
-        capacity: Maximum of the bytes held from the device; None for no limit.
-        expandable: Behave as with `expandable_segments:True`.
-
-    Attributes:
-        requested: Bytes that live tensors asked for ("requested_bytes" in `torch.cuda.memory_stats`).
-        allocated: Bytes in blocks with a live tensor, as `torch.cuda.memory_allocated` counts them.
-        reserved: Bytes held from the device, as `torch.cuda.memory_reserved` counts them.
-        peak_requested: Highest `requested` since the start or `reset_peaks`.
-        peak_allocated: Highest `allocated` since the start or `reset_peaks`.
-        peak_reserved: Highest `reserved`, likewise.
-        retries: How often the device was full and the cache was emptied (`num_alloc_retries`).
+    `capacity` limits the bytes held from the device; `expandable` is `expandable_segments:True`. It counts as
+    `torch.cuda.memory_stats`: `requested` are bytes that live tensors asked for, `allocated` those of blocks with a
+    live tensor, `reserved` those held from the device, each with its peak since the start or `reset_peaks`; `retries`
+    is how often the device was full and the cache was emptied (`num_alloc_retries`).
     """
 
     def __init__(self, capacity: int | None = None, *, expandable: bool = False) -> None:
