@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from nodebudget.analysis.run_diff.diff import Diagnosis, Difference
+from nodebudget.analysis.run_diff.measured import MAX_GRAPHS
 from nodebudget.report.formats import or_dash
 from nodebudget.report.report import Advice, Report, Table
 from nodebudget.utils.byte_units import format_bytes, format_change
@@ -34,7 +35,8 @@ def diagnosis_report(diagnosis: Diagnosis) -> Report:
         notes.append(f"A step on a mean batch, with the calibrated model: {first} in A, {second} in B.")
     if diagnosis.measured_bytes is not None:
         first, second = map(format_bytes, diagnosis.measured_bytes)
-        notes.append(f"A step on the same crystals, measured: {first} in A, {second} in B.")
+        graphs = f"up to {MAX_GRAPHS} in a batch of A"
+        notes.append(f"A step on the same crystals, {graphs}, measured: {first} in A, {second} in B.")
     cause = Advice("note", diagnosis.likely_cause)
     return Report("Diagnosis", f"A: {diagnosis.a}, B: {diagnosis.b}", tables=tables, notes=notes, advice=[cause])
 

@@ -326,7 +326,7 @@ def test_measured_bytes_of_all_settings_add_up(tmp_path):
     assert "page-locked" in shares["pin_memory"].reason
     assert steps == [(1, 4), (2, 4), (3, 4), (4, 4)]
     text = render(diagnosis_report(diagnosis), 80)
-    assert "A step on the same crystals, measured: " in text
+    assert "A step on the same crystals, up to 16 in a batch of A, measured: " in text
 
 
 @pytest.mark.parametrize(

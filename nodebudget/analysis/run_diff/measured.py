@@ -19,7 +19,7 @@ from nodebudget.workloads.protocol import resident_bytes
 from nodebudget.workloads.run_step import run_step
 
 #: Graphs of a measured batch of run A, if its batch size is larger: enough for the cost per graph to dominate.
-_MAX_GRAPHS = 16
+MAX_GRAPHS = 16
 
 _MAX_EXACT = 4  #: Number of settings up to which every combination is measured.
 
@@ -108,7 +108,7 @@ def _peak(a: RunConfig, b: RunConfig, names: Sequence[str], crystals: Any, devic
     for name in names:
         _set(settings, name.split("."), b.flat.get(name))
     full = int(a.flat["batch_size"])
-    graphs = max(1, round(min(full, _MAX_GRAPHS) * int(settings["batch_size"]) / full))
+    graphs = max(1, round(min(full, MAX_GRAPHS) * int(settings["batch_size"]) / full))
     probe = open_probe(device)
     with tempfile.TemporaryDirectory(prefix="nodebudget-") as folder:
         path = Path(folder) / "config.json"
