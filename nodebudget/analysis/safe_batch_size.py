@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from bisect import bisect_left
 from collections.abc import Callable
 from dataclasses import dataclass
 from statistics import NormalDist
@@ -193,8 +194,4 @@ def _upper(failures: int, epochs: int) -> float:
 
 def _last_true(holds: Callable[[int], bool], maximum: int) -> int:
     """Return the largest number in 1…maximum for which a decreasing condition holds; 1 if it holds for none."""
-    low, high = 1, maximum + 1
-    while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (middle, high) if holds(middle) else (low, middle)
-    return low
+    return max(1, bisect_left(range(1, maximum + 1), True, key=lambda number: not holds(number)))

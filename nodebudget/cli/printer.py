@@ -7,8 +7,7 @@ import math
 import sys
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, redirect_stdout
-from types import TracebackType
+from contextlib import ExitStack, contextmanager, redirect_stdout
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -72,40 +71,34 @@ class Printer:
                 self.note(text)
             raise
 
-    def steps(self) -> Steps:
-        """Return the progress of work in several steps."""
-        return Steps(self)
+    @contextmanager
+    def steps(self) -> Iterator[Steps]:
+        """Show the progress of work in several steps: on a terminal a progress bar per step.
+
+        Meanwhile, what the user's own code prints goes to stderr, so that it does not mix with the result.
+        """
+        with redirect_stdout(sys.stderr), ExitStack() as stack:
+            bars = None
+            if sys.stderr.isatty() and not self.quiet:
+                from rich.console import Console
+                from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+                columns = (
+                    TextColumn("{task.description:<24}"),
+                    BarColumn(),
+                    MofNCompleteColumn(),
+                    TimeRemainingColumn(),
+                )
+                bars = stack.enter_context(Progress(*columns, console=Console(stderr=True)))
+            yield Steps(self, bars)
 
 
 class Steps:
-    """On a terminal a progress bar per step; elsewhere one line per finished step.
+    """A progress bar per step; without a terminal one line per finished step."""
 
-    Meanwhile, what the user's own code prints goes to stderr, so that it does not mix with the result.
-    """
-
-    def __init__(self, printer: Printer) -> None:
-        self._printer = printer
-        self._bars: Any = None
+    def __init__(self, printer: Printer, bars: Any) -> None:
+        self._printer, self._bars = printer, bars
         self._tasks: dict[str, Any] = {}
-        self._stdout = redirect_stdout(sys.stderr)
-
-    def __enter__(self) -> Steps:
-        self._stdout.__enter__()
-        if sys.stderr.isatty() and not self._printer.quiet:
-            from rich.console import Console
-            from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-            columns = (TextColumn("{task.description:<24}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-            self._bars = Progress(*columns, console=Console(stderr=True))
-            self._bars.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if self._bars is not None:
-            self._bars.stop()
-        self._stdout.__exit__(kind, error, trace)
 
     def show(self, step: str, done: int, total: int | None) -> None:
         """Show the progress of a step; `total` is None while it is unknown."""

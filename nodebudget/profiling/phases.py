@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import torch
@@ -90,10 +91,9 @@ def _hooks(workload: Workload, mark: Callable[[str], None]) -> Iterator[None]:
         yield
 
 
-@contextmanager
-def _around(owner: Any, name: str, phase: str, mark: Callable[[str], None]) -> Iterator[None]:
+def _around(owner: Any, name: str, phase: str, mark: Callable[[str], None]) -> AbstractContextManager[Any]:
     """Mark before and after each call of an attribute."""
-    inner, is_own = getattr(owner, name), name in vars(owner)
+    inner = getattr(owner, name)
 
     def call(*arguments: Any, **options: Any) -> Any:
         mark(phase)
@@ -102,14 +102,7 @@ def _around(owner: Any, name: str, phase: str, mark: Callable[[str], None]) -> I
         finally:
             mark("between")
 
-    setattr(owner, name, call)
-    try:
-        yield
-    finally:
-        if is_own:
-            setattr(owner, name, inner)
-        else:
-            delattr(owner, name)
+    return patch.object(owner, name, call)
 
 
 class _CpuRecorder:
