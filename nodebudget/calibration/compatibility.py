@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 
 from nodebudget.calibration.memory_model import Calibration
 from nodebudget.datasets.graph_settings import GraphSettings
-from nodebudget.datasets.measure import measure
 from nodebudget.datasets.size_table import SizeTable
 from nodebudget.errors import InputError, RecordError
 from nodebudget.utils.optional_imports import installed
@@ -71,6 +70,8 @@ def measure_as_calibrated(data: Any, calibration: Calibration | None, **options:
     Raises:
         InputError: The data are crystals, and the calibration was made on graphs that a workload made of crystals.
     """
+    from nodebudget.datasets.measure import measure  # the readers take long to import
+
     if calibration is None or isinstance(data, SizeTable):
         return measure(data, **options)
     recorded = calibration.context.get("data")

@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 
+from nodebudget.analysis.device_budget import DeviceBudget
 from nodebudget.calibration.memory_model import CONFIDENCE, Calibration, Observation, coefficient_name
+from nodebudget.datasets.size_table import SizeTable
 from nodebudget.report.charts import Axis, Chart, Series
 from nodebudget.report.formats import counted, duration, number, or_dash, percent
 from nodebudget.report.provenance import facts_of, model_and_device
 from nodebudget.report.report import Advice, Report, Table
 from nodebudget.utils.byte_units import format_bytes
 from nodebudget.utils.size_labels import count_sizes, per_unit, size_label
-
-if TYPE_CHECKING:
-    from nodebudget.analysis.device_budget import DeviceBudget
-    from nodebudget.datasets.size_table import SizeTable
 
 #: Predictions within these errors on held-out steps, mean and maximum underprediction, can be relied on.
 _GOOD_MEAN, _GOOD_UNDER = 0.01, 0.02

@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
+from nodebudget.analysis.environment import Examination
 from nodebudget.report.report import Report, Table
-
-if TYPE_CHECKING:
-    from nodebudget.analysis.environment import Examination
 
 
 def examination_report(examination: Examination) -> Report:

@@ -3,23 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from nodebudget.calibration.memory_model import Calibration, ErrorSummary
+from nodebudget.datasets.size_table import SizeTable
 from nodebudget.errors import InputError
 from nodebudget.report.charts import Axis, Chart, Series, lines, thin
 from nodebudget.report.formats import counted, mean_std, number, percent
 from nodebudget.report.report import Advice, Report, Table
-from nodebudget.sampling.plan import FlatBatches
+from nodebudget.sampling.plan import FlatBatches, Plan
 from nodebudget.sampling.plan_io import SavedPlan
 from nodebudget.utils.byte_units import format_bytes
 from nodebudget.utils.size_labels import count_sizes, size_label
-
-if TYPE_CHECKING:
-    from nodebudget.datasets.size_table import SizeTable
-    from nodebudget.sampling.plan import Plan
 
 _FIXED = (
     "Fixed: one shuffled epoch of the same data; its last, incomplete batch is dropped, as loaders for training do."

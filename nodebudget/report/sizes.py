@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from nodebudget.datasets.size_table import SizeTable
 from nodebudget.report.formats import number
 from nodebudget.report.report import Report, Table
 from nodebudget.utils.size_labels import size_label
-
-if TYPE_CHECKING:
-    from nodebudget.datasets.size_table import SizeTable
 
 _STATISTICS = ("mean", "median", "min", "max", "std", "total")
 
