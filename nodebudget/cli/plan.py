@@ -28,8 +28,8 @@ if TYPE_CHECKING:
 @options.memory("--capacity", "Memory of the whole GPU, instead of --memory: subtracts what CUDA and PyTorch need.")
 @click.option(
     "--pack",
-    type=click.Choice(["balanced", "dense", "sequential"]),
-    help="Even batches for training (default), fewest for inference, or dataset order (default with --no-shuffle).",
+    type=click.Choice(["balanced", "dense", "sequential", "static"]),
+    help="Even batches (default), fewest for inference, dataset order (default with --no-shuffle), or of one shape.",
 )
 @click.option("--seed", type=int, default=0, show_default=True, help="Random seed.")
 @click.option("--epoch", type=int, default=0, show_default=True, help="Epoch to plan.")
@@ -68,6 +68,7 @@ def command(
     Example:
       nodebudget plan sizes.npz --calibration calibration.json --memory 40GiB -o plan.json
     """
+    from nodebudget.analysis.padding import padding_of_plan
     from nodebudget.report.plan import plan_report
     from nodebudget.sampling.budget import Budget
     from nodebudget.sampling.planner import make_plan
@@ -87,7 +88,8 @@ def command(
     if outputs.output is not None:
         plan.save(outputs.output, force=outputs.force)
         printer.note(f"{len(plan):,} batches in {outputs.output}")
-    printer.result(plan.statistics(), plan_report(plan))
+    padding = padding_of_plan(plan) if plan.config.pack == "static" else None
+    printer.result({**plan.statistics(), **(padding or {})}, plan_report(plan, padding))
 
 
 def _memory_of(capacity: int, memory: int | None, calibration: Calibration | None, printer: Printer) -> int:

@@ -27,8 +27,12 @@ _FULL = 0.9  #: Batches fuller than this need no sentence.
 _FAR = 2.0  #: A budget over so many times the largest measured step is an extrapolation.
 
 
-def plan_report(plan: Plan) -> Report:
-    """Report on a plan that was just made."""
+#: What the ways to pad are called.
+_WAYS = {"static": "static", "fixed": "fixed batches, padded to the largest", "jraph": "jraph's dynamic batches"}
+
+
+def plan_report(plan: Plan, padding: Mapping[str, Any] | None = None) -> Report:
+    """Report on a plan that was just made; with `nodebudget.analysis.padding.padding_of_plan` also on its padding."""
     values = plan.statistics()
     balance, graphs = values["balanced"], values["graphs_per_batch"]
     label = size_label(balance["column"])
@@ -42,12 +46,25 @@ def plan_report(plan: Plan) -> Report:
         [f"{label} per batch, CV", f"{balance['cv']:.2%}"],
         ["oversized graphs", f"{values['oversized']:,}"],
     ]
-    if values["pack"] == "balanced":
+    if values["pack"] in ("balanced", "static"):
         text = f"This replaces batch_size={graphs['mean']:.0f}: as many graphs per step, so keep the learning rate."
     else:
         text = "For inference and validation. For training, --pack balanced gives even batches."
     intro = f"{values['graphs']:,} graphs in batches of {plan.config.budget.describe()}"
-    return Report("Plan", intro, tables=[Table(["plan", ""], rows)], advice=_warnings(values) or [Advice("note", text)])
+    tables = [Table(["plan", ""], rows), *(_padding_tables(padding) if padding else ())]
+    return Report("Plan", intro, tables=tables, advice=_warnings(values) or [Advice("note", text)])
+
+
+def _padding_tables(padding: Mapping[str, Any]) -> list[Table]:
+    shapes, ways = padding["shapes"], padding["padding"]
+    names = list(ways["static"])
+    head = ["graphs", *map(size_label, names)]
+    rows = [[f"{shape['batches']:,} batches", *(f"{shape[name]:,}" for name in ("graphs", *names))] for shape in shapes]
+    lost = [[_WAYS[way], *(f"{parts[name]:.2%}" for name in names)] for way, parts in ways.items()]
+    return [
+        Table(["shape", *head], rows, "Shapes of the padded batches, padding graphs included"),
+        Table(["padding", *head[1:]], lost, "What is padded, as a part of all graphs"),
+    ]
 
 
 def saved_plan_report(

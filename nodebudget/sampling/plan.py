@@ -118,6 +118,15 @@ class Plan(FlatBatches):
             return self.predicted_bytes
         return self.loads(self.config.sizes[self.balanced])
 
+    @cached_property
+    def shapes(self) -> Ints:
+        """Which of `config.static.shapes` each batch is padded to, the smallest that holds it; shape (batches,).
+
+        Raises:
+            InputError: The plan was not made with `pack="static"`.
+        """
+        return self.config.static.shape_numbers(self.graphs, self.loads)
+
     @property
     def loss_weights(self) -> Floats:
         """Factor for the mean loss of each batch, its number of graphs divided by the mean; shape (batches,).

@@ -53,8 +53,10 @@ def make_plan(
             long as two sorts. "dense": best fit, largest first, for inference: large graphs share batches with few
             others, so that graph counts differ by a factor, and gradients with them; takes seconds per million graphs.
             "sequential": dataset order, each batch ends where the next graph would not fit, for validation
-            and test loops that pair predictions with ids; is never shuffled, fills less and is the fastest. By default
-            "balanced", and "sequential" without shuffling.
+            and test loops that pair predictions with ids; is never shuffled, fills less and is the fastest. "static":
+            all sizes of all batches are within one shape (or three, where a few graphs are huge), which is the same
+            in every epoch and with every seed: see `Plan.shapes`. By default "balanced", and "sequential" without
+            shuffling.
         shuffle: Reshuffle every epoch; otherwise every epoch is the same, in the dataset's order unless another `pack`
             is given.
         seed: Random seed, 0 or more; used with `epoch`.
@@ -102,6 +104,7 @@ class Planner:
         self._inside = among
         if len(self.oversized) and not self._in_order:
             self._inside = np.flatnonzero(~over) if among is None else among[~over[among]]
+        self._static = among is None and config.pack == "static"
         self.items = everything if self._inside is None else everything.take(self._inside)
         self._alone = len(self.oversized) if config.oversized == "alone" and not self._in_order else 0
         if not len(self.items) and not self._alone:
@@ -112,6 +115,8 @@ class Planner:
             )
         if len(self.items) + self._alone < config.num_replicas:
             raise self._too_few(config.num_replicas)
+        if config.pack == "static":
+            self.items = config.static.items(config.sizes, self._inside)
 
     def __len__(self) -> int:
         """Batches of every epoch, over all ranks."""
@@ -131,7 +136,9 @@ class Planner:
         config, ranks = self.config, self.config.num_replicas
         if not len(self.items):
             count = BatchCount(-self._alone % ranks)
-        elif config.pack == "balanced":
+        elif self._static and config.static.equal is not None:
+            count = BatchCount(config.static.equal.batches)
+        elif config.pack in ("balanced", "static"):
             count = count_batches(self.items, ranks, self._alone, self._seed if config.shuffle else None)
         else:
             graphs, offsets = (best_fit if config.pack == "dense" else next_fit)(self.items)
@@ -180,6 +187,8 @@ class Planner:
         count = self._count
         if self.config.pack == "dense":
             return exchange_packing(self.items, count, stream, balanced=False)
+        if self._static and self.config.static.equal is not None:
+            return self.config.static.equal.assign(None if stream is None else RandomStream(self._seed, epoch))
         # Kept beyond the first plan, it would double the memory.
         self.forget_first()
         if count.first is not None and epoch == 0:

@@ -21,6 +21,7 @@ from nodebudget.sampling.plan import Plan
 from nodebudget.sampling.plan_config import PlanConfig
 from nodebudget.sampling.rank_check import check_ranks
 from nodebudget.sampling.state import STATE_VERSION, check_consumed, check_state, fingerprints
+from nodebudget.sampling.static_plan import graphs_per_batch
 from nodebudget.utils.checks import check_count
 from nodebudget.utils.distributed import are_the_ranks, world_and_rank
 
@@ -47,12 +48,10 @@ class NodeBudgetSampler(Sampler[list[int]]):
     `use_ddp` stays False: this sampler assigns batches to ranks itself.
 
     To resume, save `state_dict` after a batch and call `load_state_dict` in the new process: the next iteration
-    continues with the batch after it. A loader with worker processes takes batches ahead of the training loop, so that
-    the sampler has given out more than were trained on: use torchdata's `StatefulDataLoader`, which counts them, or
-    pass the number of batches trained on: `sampler.state_dict(consumed=step)`. With another number of ranks, the rest
-    of the epoch is re-planned.
-
-    After an out-of-memory error, `set_budget` re-plans the rest of the epoch under another budget.
+    continues with the batch after it. A loader's workers take batches ahead of the training loop: use torchdata's
+    `StatefulDataLoader`, which counts them, or pass the number of batches trained on:
+    `sampler.state_dict(consumed=step)`. With another number of ranks, the rest of the epoch is re-planned; after an
+    out-of-memory error `set_budget` re-plans it under another budget.
 
     Attributes:
         epoch: As set by `set_epoch`.
@@ -79,6 +78,7 @@ class NodeBudgetSampler(Sampler[list[int]]):
         balance: str | None = None,
         time_model: TimeModel | None = None,
         share: str | os.PathLike[str] | None = None,
+        graphs_per_step: int | None = None,
     ) -> None:
         """Plan for a dataset.
 
@@ -91,29 +91,29 @@ class NodeBudgetSampler(Sampler[list[int]]):
             max_graphs: Maximum number of graphs.
             calibration: Predicts the bytes of a training step; goes with `memory`.
             memory: Maximum bytes of a step at its peak, all included, or a text such as "40GiB".
-            shuffle: Reshuffle every epoch; otherwise every epoch is the same, in the dataset's order. For balanced
-                batches that stay the same, in another order than the dataset's, pass `pack="balanced"` as well.
+            shuffle: Reshuffle every epoch; otherwise every epoch is the same: in the dataset's order, or as `pack` says.
             seed: Random seed; the same on every rank.
             oversized: What happens to a graph over the budget: "raise", "skip" (left out, counted in `plan` and
                 logged once), or "alone" (a batch of its own, logged once).
             num_replicas: Number of ranks; by default torch.distributed's where it is initialised, else 1.
             rank: This process's rank; by default torch.distributed's, else 0.
-            pack: "balanced" (default), "dense" or "sequential" (default without shuffling): see `nodebudget.make_plan`.
+            pack: "balanced" (default), "dense", "sequential" (default without shuffling) or "static": see `make_plan`.
             max_columns: Maximum per batch of further columns of the sizes, by name.
             balance: Column that is balanced between batches and ranks; by default predicted bytes, or the column that
-                needs the most batches. "time" balances what `time_model` predicts, so that ranks wait less for
-                each other, within the same budget.
+                needs the most batches. "time": what `time_model` predicts, so that ranks wait less for each other.
             time_model: Predicts the seconds of a step, as `nodebudget tune` fits it.
-            share: A folder in which the ranks of a machine share plans: one rank computes a plan, the others map it.
-                For many millions of graphs; by default each rank computes it.
+            share: A folder in which one rank of a machine computes plans that the others map; by default each does.
+            graphs_per_step: With `pack="static"`, the number of graphs of a step, of all ranks together.
 
         Raises:
             OversizedError: A graph is over the budget, and `oversized` is "raise".
             DoesNotFitError: No graph is left, or there are fewer graphs than ranks.
             InputError: An empty dataset, no budget, an invalid argument, or a folder where nothing can be shared.
         """
-        budget = Budget.make(max_nodes, max_edges, max_line_edges, max_graphs, calibration, memory, max_columns)
         self.num_replicas, self.rank = world_and_rank(num_replicas, rank)
+        if graphs_per_step is not None:
+            max_graphs = graphs_per_batch(graphs_per_step, self.num_replicas, pack, max_graphs)
+        budget = Budget.make(max_nodes, max_edges, max_line_edges, max_graphs, calibration, memory, max_columns)
         self._ranks_given = num_replicas is not None and rank is not None
         sizes = measure_as_calibrated(sizes_or_dataset, calibration)
         self._length = DatasetLength(sizes_or_dataset)
@@ -134,8 +134,7 @@ class NodeBudgetSampler(Sampler[list[int]]):
         self._report_oversized()
 
     def _report_oversized(self) -> None:
-        graphs = self._progress.oversized
-        if len(graphs) and self.rank == 0:
+        if len(graphs := self._progress.oversized) and self.rank == 0:
             _log.warning("oversized graphs: %s", describe_policy(graphs, self._provider.config))
 
     def __len__(self) -> int:
@@ -156,6 +155,16 @@ class NodeBudgetSampler(Sampler[list[int]]):
     def plan(self) -> Plan:
         """The batches of the current epoch, of all ranks; after a change in its middle, of what was left then."""
         return self._progress.plan
+
+    @property
+    def shapes(self) -> tuple[dict[str, int], ...]:
+        """With `pack="static"`: the shapes (column → size of a padded batch) of all epochs; see `plan.shapes`."""
+        return tuple(map(dict, self._provider.config.static.shapes))
+
+    @property
+    def shape(self) -> dict[str, int]:
+        """With `pack="static"`: the shape that holds every batch, the last of `shapes`."""
+        return self.shapes[-1]
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the epoch whose batches come next, on every rank alike.
@@ -185,10 +194,9 @@ class NodeBudgetSampler(Sampler[list[int]]):
     ) -> None:
         """Change the budget, on every rank alike: the rest of the epoch and all further epochs are re-planned.
 
-        The budgets are as in the constructor; what is not given stays as it is. In the middle of an epoch, after an
-        out-of-memory error for example, start a new loop over the loader then: it continues with the graphs that are
-        left, each of which comes once. `len` is then the number of batches of the whole epoch: those consumed and those
-        that are left.
+        The budgets are as in the constructor; what is not given stays as it is. In the middle of an epoch, start a new
+        loop over the loader then: it continues with the graphs that are left, each of which comes once. `len` counts
+        the batches consumed and those that are left.
 
         `consumed` is how many batches of this epoch were trained on. Give it once batches were given out, since only
         the training loop knows it; not before the first one after `load_state_dict`.
@@ -301,10 +309,9 @@ class NodeBudgetSampler(Sampler[list[int]]):
         progress = restore_progress(original, state)
         done = check_count("consumed", state["consumed"], 0)
         if not progress.began <= done <= len(progress):
+            hint = "load the state into the sampler that it was taken from"
             raise RecordError(
-                f"the state has {done} batches consumed",
-                limit=f"an epoch has {len(progress)}",
-                hint="load the state into the sampler that it was taken from",
+                f"the state has {done} batches consumed", limit=f"an epoch has {len(progress)}", hint=hint
             )
         if state["num_replicas"] != self.num_replicas:
             progress, done = progress.changed(progress.provider.changed(num_replicas=self.num_replicas), done)
@@ -313,7 +320,5 @@ class NodeBudgetSampler(Sampler[list[int]]):
         self._placed, self._completed = True, False
 
     def __repr__(self) -> str:
-        return (
-            f"NodeBudgetSampler({len(self.sizes)} graphs, {len(self)} batches, {self.budget.describe()}, "
-            f"rank {self.rank} of {self.num_replicas})"
-        )
+        what, of = f"{len(self.sizes)} graphs, {len(self)} batches, {self.budget.describe()}", self.num_replicas
+        return f"NodeBudgetSampler({what}, rank {self.rank} of {of})"

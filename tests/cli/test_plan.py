@@ -43,6 +43,18 @@ def test_by_calibration_and_memory(sizes: str, tmp_path: Path) -> None:
     assert found["max"] <= 30e6
 
 
+def test_static_batches_come_with_their_shape_and_what_is_padded(sizes: str) -> None:
+    done = run(sizes, "--pack", "static", "--max-graphs", "20")
+    assert done.exit_code == 0
+    assert "Shapes of the padded batches, padding graphs included" in done.stdout
+    assert "jraph's dynamic batches" in done.stdout
+    found = json.loads(run(sizes, "--pack", "static", "--max-graphs", "20", "--json").stdout)
+    assert [shape["batches"] for shape in found["shapes"]] == [found["batches"]]
+    assert found["shapes"][0]["graphs"] == 21
+    assert found["padding"].keys() == {"static", "fixed", "jraph"}
+    assert found["padding"]["static"]["edges"] < 0.01 < found["padding"]["fixed"]["edges"]
+
+
 def test_people_get_a_table_and_advice(sizes: str) -> None:
     done = run(sizes, "--max-nodes", "1e3")
     assert done.exit_code == 0

@@ -63,6 +63,19 @@ def test_packing_prints_a_table_of_every_way(run: Callable[..., str]) -> None:
     assert "All goals reached." in printed
 
 
+def test_static_shapes_pad_less_than_the_other_ways(run: Callable[..., str]) -> None:
+    found = json.loads(run("static_shapes.py", "--sets", "mpts_52_val", "core_mof", "--json"))
+    assert not [miss for miss in found["missed"] if "padded" in miss]
+    assert [len(row["shapes"]) for row in found["rows"]] == [1, 1, 1, 3]
+    for row in found["rows"]:
+        ways = row["padding"]
+        assert all(
+            ways["static"][column] < min(ways["fixed"][column], ways["jraph"][column]) for column in ways["static"]
+        )
+    table = run("static_shapes.py", "--sets", "mpts_52_val", "--batch", "64").splitlines()
+    assert table[2].startswith("| mpts_52_val | 64 | 0.04 | 1 | ")
+
+
 def test_balanced_batches_are_as_random_as_shuffled_ones_and_vary_less(run: Callable[..., str]) -> None:
     printed = run("randomness.py", "--sets", "mpts_52_val", "--batch", "64", "--epochs", "60", "--json")
     [found] = json.loads(printed)

@@ -45,15 +45,20 @@ class Target(NamedTuple):
     weight: float = 1.0
 
 
-def balance(grid: BatchGrid, targets: Sequence[Target], max_graphs: int | None = None) -> None:
+def balance(
+    grid: BatchGrid, targets: Sequence[Target], max_graphs: int | None = None, *, only_maxima: bool = False
+) -> None:
     """Exchange graphs until all batches have nearly the same load and none is over a maximum, as far as possible.
 
     Changes the grid; there is one target for each of its columns. `max_graphs` is the maximum per batch, or None.
+    With `only_maxima` it ends as soon as none is over a maximum or a round brought none within, and graphs are only
+    exchanged one for one.
     """
+    before = grid.batches + 1
     for round_ in range(_ROUNDS):
         for turn in range(8 * round_, 8 * round_ + 8):
             over, balanced = _over(grid, targets), is_balanced(grid.loads[0])
-            if balanced and not over.any():
+            if (balanced or only_maxima) and not over.any():
                 return
             # Once all are balanced but a few are over a maximum, or now and then while these are few, they alone count.
             share = 64 if len(targets) == 1 else 4
@@ -62,7 +67,11 @@ def balance(grid: BatchGrid, targets: Sequence[Target], max_graphs: int | None =
                 _best_swaps(grid, targets, turn, over)
             else:
                 _swap_pass(grid, targets, turn, over if balanced else None)
-        if not _move_pass(grid, targets, max_graphs) and not _over(grid, targets).any():
+        if only_maxima:
+            if np.count_nonzero(over) >= before:
+                return
+            before = np.count_nonzero(over)
+        elif not _move_pass(grid, targets, max_graphs) and not _over(grid, targets).any():
             return
 
 

@@ -44,7 +44,7 @@ class Items:
     def _compact(self, values: Column, maximum: int | None) -> tuple[Column, int | None]:
         total = _total(values)
         maximum = None if maximum is None else min(maximum, 2 * total)
-        unit, top = _unit(values), max(int(values.max(initial=0)), maximum or 0)
+        unit, top = common_unit(values), max(int(values.max(initial=0)), maximum or 0)
         if len(self) >= SMALL and top // unit >= 2**29:
             unit = -(-top // 2**28)
         elif total // unit >= 2**60:
@@ -95,7 +95,7 @@ def _total(values: Column) -> int:
     return int(values.sum(dtype=np.int64))
 
 
-def _unit(values: Column) -> int:
+def common_unit(values: Column) -> int:
     """Return what all values are multiples of."""
     # The first thousand values show nearly always that there is no such number.
     first = int(np.gcd.reduce(values[:1000])) if len(values) else 1
@@ -103,5 +103,5 @@ def _unit(values: Column) -> int:
 
 
 def _whole_units(values: Column, maximum: int) -> int:
-    unit = _unit(values)
+    unit = common_unit(values)
     return max(maximum - maximum % unit if maximum >= unit else maximum, 1)
