@@ -91,7 +91,7 @@ class NodeBudgetSampler(Sampler[list[int]]):
             max_graphs: Maximum number of graphs.
             calibration: Predicts the bytes of a training step; goes with `memory`.
             memory: Maximum bytes of a step at its peak, all included, or a text such as "40GiB".
-            shuffle: Reshuffle every epoch; otherwise every epoch is the same: in the dataset's order, or as `pack` says.
+            shuffle: Reshuffle every epoch; otherwise every epoch is the same, in the order of `pack`.
             seed: Random seed; the same on every rank.
             oversized: What happens to a graph over the budget: "raise", "skip" (left out, counted in `plan` and
                 logged once), or "alone" (a batch of its own, logged once).
@@ -247,11 +247,9 @@ class NodeBudgetSampler(Sampler[list[int]]):
         indices = self.sizes.settings.get("indices")
         for place, batch in enumerate(progress.plan.rank_batches(self.rank, start - progress.began), start):
             if self._changes != changes:
-                raise InputError(
-                    "the budget was changed in the middle of this loop",
-                    limit="its further batches would hold graphs that were re-planned",
-                    hint="start a new loop over the loader after set_budget",
-                )
+                why = "its further batches would hold graphs that were re-planned"
+                hint = "start a new loop over the loader after set_budget"
+                raise InputError("the budget was changed in the middle of this loop", limit=why, hint=hint)
             self._consumed = place + 1
             yield batch if indices is None else [indices[row] for row in batch]
 

@@ -70,7 +70,7 @@ def balance(
         if only_maxima:
             if np.count_nonzero(over) >= before:
                 return
-            before = np.count_nonzero(over)
+            before = int(np.count_nonzero(over))
         elif not _move_pass(grid, targets, max_graphs) and not _over(grid, targets).any():
             return
 
