@@ -211,7 +211,7 @@ class NodeBudgetSampler(Sampler[list[int]]):
         budget = self.budget.changed(
             **sizes, max_graphs=max_graphs, calibration=calibration, memory=memory, max_columns=max_columns
         )
-        if consumed is None and self._in_the_middle(self._consumed) and not self._resume:
+        if consumed is None and 0 < self._consumed < len(self) and not self._resume:
             raise InputError(
                 f"a budget is set in the middle of an epoch, {self._consumed} of {len(self)} batches given out",
                 limit="the sampler does not know how many of them were trained on",
@@ -219,13 +219,10 @@ class NodeBudgetSampler(Sampler[list[int]]):
             )
         done = self._count(consumed)
         progress, done = self._progress.changed(self._provider.changed(budget=budget), done)
-        pending = self._resume > 0 or self._in_the_middle(done)
+        pending = self._resume > 0 or 0 < done < len(self)
         self._progress, self._provider, self._changes = progress, progress.provider, self._changes + 1
         self._consumed, self._resume = done, done if pending else 0
         self._report_oversized()
-
-    def _in_the_middle(self, consumed: int) -> bool:
-        return 0 < consumed < len(self)
 
     def __iter__(self) -> Iterator[list[int]]:
         self._length.check()
