@@ -128,7 +128,7 @@ class StaticPlan:
         """Return the largest maxima within the budget that hold every graph, all columns in the data's proportions."""
         totals = [int(values.sum(dtype=np.int64)) for values in self._values]
         largest = [int(values.max(initial=0)) for values in self._values]
-        limits = [self._budget.maxima.get(name) for name in self.names]
+        maximums = [self._budget.maxima.get(name) for name in self.names]
         max_graphs = min(self._budget.max_graphs or self._graphs, self._graphs)
 
         def means(thousandths: int) -> list[int]:
@@ -139,11 +139,11 @@ class StaticPlan:
             wider = [mean * _WIDE // 1000 for mean in means(thousandths)]
             return tuple(
                 max(mean if limit is None else min(mean, int(limit)), top)
-                for mean, limit, top in zip(wider, limits, largest, strict=True)
+                for mean, limit, top in zip(wider, maximums, largest, strict=True)
             )
 
         def holds(thousandths: int) -> bool:
-            pairs = zip(means(thousandths), limits, strict=True)
+            pairs = zip(means(thousandths), maximums, strict=True)
             within = all(limit is None or mean <= limit for mean, limit in pairs)
             return within and self._fits(self._shape(wide(thousandths)))
 

@@ -85,7 +85,7 @@ class EqualBatches:
             grid.loads[place] += np.repeat(np.array(under, dtype=np.int64), self.numbers)
 
     def balanced(self, order: Ints) -> BatchGrid:
-        """Assign graphs in an order, shape (graphs,), and exchange them until all maxima are kept, if they can be."""
+        """Assign graphs in an order, shape (graphs,), and exchange them until all maxima are fitting, if they can be."""
         grid = BatchGrid.of_order(order, self.batches)
         self._use(grid)
         balance(grid, self._targets, only_maxima=True)
@@ -123,8 +123,8 @@ class EqualBatches:
             return None, first
         # In small sets luck plays a part: other shuffles must keep them as well.
         others = range(3 if graphs < SMALL else 0)
-        kept = sum(self.keeps(self.balanced(shuffled(graphs, RandomStream(other)))) for other in others)
-        if kept < len(others) - 1:
+        fitting = sum(self.keeps(self.balanced(shuffled(graphs, RandomStream(other)))) for other in others)
+        if fitting < len(others) - 1:
             return None, first
         packing = first.batches_in_order(np.arange(first.batches))
         return replace(self, packing=packing, shuffles=20 if graphs < SMALL else 2), first
