@@ -22,6 +22,9 @@ Shape = Mapping[str, int]
 #: More batches than the fewest that are tried before graphs per batch may differ, in thousandths.
 _MORE = (0, 3, 6, 12, 25)
 
+#: Each padding graph takes a node, and one of them two edges, so that its line graph has an angle that is not straight.
+_EDGES = 2
+
 #: Where large graphs fill batches others have up to so many times the mean number of graphs,
 _TIMES = 2
 #: and columns that do not fill the budget are so many thousandths of their mean.
@@ -32,7 +35,7 @@ class StaticPlan:
     """The shapes of a dataset's batches under a budget.
 
     With the padding graphs a shape has one graph more than a batch may have, a node more for each graph that a batch
-    lacks, and an edge more.
+    lacks, and two edges more.
 
     Args:
         sizes: One row per graph.
@@ -98,8 +101,7 @@ class StaticPlan:
         """
         larger = np.zeros(len(graphs), dtype=np.int64)
         for shape in self.shapes[:-1]:
-            # Each padding graph takes a node, and one of them an edge.
-            padding: dict[str, Ints | int] = {"nodes": shape["graphs"] - graphs, "edges": 1}
+            padding: dict[str, Ints | int] = {"nodes": shape["graphs"] - graphs, "edges": _EDGES}
             over = [loads(self._sizes[name]) > shape[name] - padding.get(name, 0) for name in self.names]
             larger += np.any(over, axis=0)
         return larger
@@ -108,13 +110,13 @@ class StaticPlan:
         """Return the shape of batches within some maxima, with their padding graphs."""
         graphs = self._max_graphs + 1
         sizes = dict(zip(self.names, maxima, strict=True))
-        padding = {"nodes": graphs, "edges": 1}
+        padding = {"nodes": graphs, "edges": _EDGES}
         return {"graphs": graphs, **{name: sizes[name] + padding.get(name, 0) for name in reversed(self.names)}}
 
     def _allowed(self, maxima: tuple[int, ...]) -> bool:
         """Return whether batches of equally many graphs may have these maxima."""
         shape = self._shape(maxima)
-        largest = {**shape, "nodes": shape["nodes"] - 1}
+        largest = {**shape, "nodes": shape["nodes"] - 1, "edges": shape.get("edges", 0) - _EDGES}
         return all(largest[name] <= maximum for name, maximum in self._budget.maxima.items()) and self._fits(shape)
 
     def _fits(self, shape: Shape) -> bool:

@@ -85,7 +85,7 @@ class EqualBatches:
             grid.loads[place] += np.repeat(np.array(under, dtype=np.int64), self.numbers)
 
     def balanced(self, order: Ints) -> BatchGrid:
-        """Assign graphs in an order, shape (graphs,), and exchange them until no batch is over its maxima, if possible."""
+        """Assign graphs in an order, shape (graphs,), and exchange them until none is over its maxima, if possible."""
         grid = BatchGrid.of_order(order, self.batches)
         self._use(grid)
         balance(grid, self._targets, only_maxima=True)
