@@ -39,7 +39,8 @@ EXTRAS = {
     "plot": [],
     "report": [],
     "lightning": ["tests/integrations/test_trainers.py"],
-    "transformers": ["tests/integrations/test_trainers.py"],
+    "accelerate": ["tests/integrations/test_accelerate.py"],
+    "transformers": ["tests/integrations/test_trainers.py", "tests/integrations/test_transformers.py"],
 }
 
 #: Tests of what another Python, PyTorch or numpy could change; they need no extra.

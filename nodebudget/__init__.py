@@ -115,6 +115,7 @@ if TYPE_CHECKING:
 
 #: Modules of frameworks whose loaders or loops would undo a batch sampler, and what keeps it as it is.
 _ADAPTERS = {
+    "accelerate.data_loader": ("nodebudget.integrations.accelerate", "keep_whole"),
     "torchdata.stateful_dataloader.stateful_dataloader": ("nodebudget.integrations.torchdata", "load_at_once"),
 }
 
