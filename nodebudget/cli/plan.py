@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     type=click.Choice(["balanced", "dense", "sequential", "static"]),
     help="Even batches (default), fewest for inference, dataset order (default with --no-shuffle), or of one shape.",
 )
+@click.option("--graphs-per-step", type=click.IntRange(1), help="Graphs per optimizer step, over all ranks.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Random seed.")
 @click.option("--epoch", type=int, default=0, show_default=True, help="Epoch to plan.")
 @click.option("--shuffle/--no-shuffle", default=True, show_default=True, help="Reshuffle every epoch.")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, SupportsFloat
 
@@ -185,13 +185,18 @@ class Budget:
                 hint="calibrate with larger probes (--max-graphs) or on other crystals, or give max_nodes or max_edges",
             )
         for name, maximum in self.maxima.items():
-            columns[name] = _whole_column(sizes[name], maximum)
+            columns[name] = whole_column(sizes[name], maximum)
         first = balance or _to_balance(sizes, columns)
         if first not in columns:
-            columns[first] = _whole_column(sizes[first], None)
+            columns[first] = whole_column(sizes[first], None)
         names = self.names(first)
         values, maxima = zip(*(columns[name] for name in names), strict=True)
         return names, Items(values, maxima, self.max_graphs)
+
+    def column_maxima(self, names: Sequence[str]) -> list[int | float | None]:
+        """Return the maxima of columns as `names` names them; of bytes what graphs may add. None for no maximum."""
+        headrooms = {_segment_name(place): headroom for place, headroom in enumerate(self._headrooms())}
+        return [headrooms.get(name, self.maxima.get(name)) for name in names]
 
     def names(self, balanced: str) -> tuple[str, ...]:
         """Return the names of the columns that are packed, the balanced one first."""
@@ -220,7 +225,8 @@ def _whole_bytes(needs: npt.NDArray[np.float64], headroom: int) -> npt.NDArray[n
     return whole
 
 
-def _whole_column(values: npt.NDArray[Any], maximum: float | None) -> tuple[Column, int | None]:
+def whole_column(values: npt.NDArray[Any], maximum: float | None) -> tuple[Column, int | None]:
+    """Return sizes and their maximum as whole numbers, fractions as parts of the maximum, rounded up."""
     if values.dtype.kind == "i":
         return values, None if maximum is None else math.floor(maximum)
     # By powers of two and single operations, whose results do not depend on the order in which a processor adds.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import cached_property
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -14,10 +14,14 @@ from nodebudget.sampling.budget import Budget
 from nodebudget.sampling.packing.batch_grid import Ints
 from nodebudget.sampling.packing.reproducible import index_type
 from nodebudget.sampling.plan import Plan
-from nodebudget.sampling.plan_config import PlanConfig
+from nodebudget.sampling.plan_config import PlanConfig, RankBudget, rank_budgets_of
 from nodebudget.sampling.planner import Planner
+from nodebudget.sampling.step_planner import RestOfSteps, StepPlanner
 from nodebudget.utils.checks import check_count
 from nodebudget.utils.shared_arrays import SharedArrays
+
+#: What an epoch's progress computes again where it is needed.
+_COMPUTED = ("plan", "_planner", "_among", "_steps_left")
 
 
 class PlanProvider:
@@ -32,9 +36,9 @@ class PlanProvider:
         self.config, self.share = config, share
 
     @cached_property
-    def planner(self) -> Planner:
+    def planner(self) -> Planner | StepPlanner:
         """What makes the plans; with sharing it is made only in the process that needs it."""
-        return Planner(self.config)
+        return Planner(self.config) if self.config.steps is None else StepPlanner(self.config)
 
     def forget_first(self) -> None:
         """Free the assignment that showed how many batches there are."""
@@ -46,11 +50,17 @@ class PlanProvider:
         """Where plans are shared, or None."""
         return None if self.share is None else SharedArrays(self.share, self.config.digest())
 
-    def changed(self, budget: Budget | None = None, num_replicas: int | None = None) -> PlanProvider:
+    def changed(
+        self,
+        budget: Budget | None = None,
+        num_replicas: int | None = None,
+        of_ranks: tuple[RankBudget, ...] = (),
+    ) -> PlanProvider:
         """Return plans under another budget, or for another number of ranks."""
         config = self.config
         budget, num_replicas = budget or config.budget, num_replicas or config.num_replicas
-        return PlanProvider(replace(config, budget=budget, num_replicas=num_replicas), self.share)
+        steps = None if config.steps is None else replace(config.steps, budgets=of_ranks)
+        return PlanProvider(replace(config, budget=budget, num_replicas=num_replicas, steps=steps), self.share)
 
     def __getstate__(self) -> dict[str, Any]:
         return {key: value for key, value in self.__dict__.items() if key != "store"}
@@ -79,6 +89,17 @@ class EpochProgress:
         """Steps of each rank in the whole epoch."""
         batches = len(self._planner) if self.provider.store is None else len(self.plan)
         return self.began + batches // self.provider.config.num_replicas
+
+    @property
+    def accumulate(self) -> int:
+        """Batches of each rank per optimizer step."""
+        if self.provider.config.steps is None:
+            return 1
+        if self.provider.store is None:
+            micro_batches = cast(StepPlanner, self.provider.planner).micro_batches
+        else:
+            micro_batches = int(np.diff(self.plan.steps[-2:])[0])
+        return micro_batches // self.provider.config.num_replicas
 
     @cached_property
     def plan(self) -> Plan:
@@ -133,12 +154,16 @@ class EpochProgress:
             return []
         config = self.before.provider.config
         entry = {"budget": config.budget.to_state(), "num_replicas": config.num_replicas, "steps": self.steps}
-        return [*self.before.history(), entry]
+        of_ranks = {} if config.steps is None else {"ranks": config.steps.to_state()}
+        return [*self.before.history(), {**entry, **of_ranks}]
 
     @cached_property
-    def _planner(self) -> Planner:
+    def _planner(self) -> Planner | StepPlanner | RestOfSteps:
+        planner = self.provider.planner
+        if isinstance(planner, StepPlanner):
+            return planner if self.before is None else RestOfSteps(planner, *self._steps_left)
         if self._among is None:
-            return self.provider.planner
+            return planner
         seed = np.random.SeedSequence([self.provider.config.seed, self.epoch, len(self.history())]).generate_state(1)
         return Planner(self.provider.config, self._among, int(seed[0]))
 
@@ -150,6 +175,23 @@ class EpochProgress:
         left = self.before.graphs_left(self.steps)
         self.before.forget()
         return left
+
+    @cached_property
+    def _steps_left(self) -> tuple[int, Ints | None]:
+        """The step that came next at the last change, and what was left of it, None for all of it."""
+        assert self.before is not None
+        left = self.before.steps_left(self.steps)
+        self.before.forget()
+        return left
+
+    def steps_left(self, taken: int) -> tuple[int, Ints | None]:
+        """Return the step that comes after `taken` batches of each rank, and what is left of it, None for all of it."""
+        plan, batches = self.plan, taken * self.provider.config.num_replicas
+        step = int(np.searchsorted(plan.steps, batches, side="right")) - 1
+        if plan.steps[step] == batches:
+            return plan.first_step + step, None
+        rest = slice(plan.offsets[batches], plan.offsets[plan.steps[step + 1]])
+        return plan.first_step + step, plan.indices[rest]
 
     def graphs_left(self, steps: int) -> Ints:
         """Return the graphs that were not in the first `steps` steps since the last change, ascending."""
@@ -167,7 +209,7 @@ class EpochProgress:
 
     def __getstate__(self) -> dict[str, Any]:
         # Plans are computed again where they are needed; they may be larger than all else.
-        return {key: value for key, value in self.__dict__.items() if key not in ("plan", "_planner", "_among")}
+        return {key: value for key, value in self.__dict__.items() if key not in _COMPUTED}
 
 
 def restore_progress(original: PlanProvider, state: Mapping[str, Any]) -> EpochProgress:
@@ -195,4 +237,5 @@ def _provider(original: PlanProvider, entry: Mapping[str, Any]) -> PlanProvider:
     ranks = check_count("num_replicas", entry["num_replicas"], 1)
     if entry["budget"] is None and ranks == original.config.num_replicas:
         return original
-    return original.changed(None if entry["budget"] is None else Budget.from_state(entry["budget"]), ranks)
+    budget = None if entry["budget"] is None else Budget.from_state(entry["budget"])
+    return original.changed(budget, ranks, rank_budgets_of(entry.get("ranks", ())))

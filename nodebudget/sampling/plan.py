@@ -66,6 +66,9 @@ class Plan(FlatBatches):
         balanced: Name of the column that is balanced.
         epoch: Number of the epoch.
         config: All else that it depends on.
+        step_offsets: With `graphs_per_step`: where each optimizer step starts among the batches, shape (steps + 1,).
+        first_step: Number of the first of these steps in the epoch.
+        repeats: Which of `indices` come a second time in the epoch, shape (graphs in batches,); None: none of them.
     """
 
     oversized: Ints
@@ -73,6 +76,16 @@ class Plan(FlatBatches):
     balanced: str
     epoch: int
     config: PlanConfig
+    step_offsets: Ints | None = None
+    first_step: int = 0
+    repeats: npt.NDArray[np.bool_] | None = None
+
+    @property
+    def steps(self) -> Ints:
+        """Where each optimizer step starts, shape (steps + 1,); a batch of each rank without `graphs_per_step`."""
+        if self.step_offsets is None:
+            return np.arange(0, len(self) + 1, self.config.num_replicas)
+        return self.step_offsets
 
     def batch(self, place: int) -> Ints:
         """Return the graphs of a batch, shape (graphs in it,).
@@ -174,6 +187,7 @@ class Plan(FlatBatches):
             "num_replicas": self.config.num_replicas,
             "seed": self.config.seed,
             "epoch": self.epoch,
+            **({} if self.step_offsets is None else {"steps": len(self.step_offsets) - 1}),
         }
 
     def fingerprint(self) -> str:
@@ -203,12 +217,14 @@ class Plan(FlatBatches):
 
     def to_arrays(self) -> dict[str, npt.NDArray[Any]]:
         """Return what was planned as arrays by name, for `from_arrays`."""
+        further = {"step_offsets": self.step_offsets, "repeats": self.repeats}
         return {
             "indices": self.indices,
             "offsets": self.offsets,
             "oversized": self.oversized,
-            "lower_bound": np.array([self.lower_bound]),
+            "lower_bound": np.array([self.lower_bound, self.first_step]),
             "balanced": np.frombuffer(self.balanced.encode(), dtype=np.uint8),
+            **{name: values for name, values in further.items() if values is not None},
         }
 
     @classmethod
@@ -219,8 +235,10 @@ class Plan(FlatBatches):
             KeyError: An array is missing.
         """
         balanced = arrays["balanced"].tobytes().decode()
-        bound = int(arrays["lower_bound"][0])
-        return cls(arrays["indices"], arrays["offsets"], arrays["oversized"], bound, balanced, epoch, config)
+        bound, first = arrays["lower_bound"].tolist()
+        flat = arrays["indices"], arrays["offsets"], arrays["oversized"]
+        further = arrays.get("step_offsets"), first, arrays.get("repeats")
+        return cls(*flat, bound, balanced, epoch, config, *further)
 
     def save(self, path: str | os.PathLike[str], *, force: bool = False) -> Path:
         """Write the plan as `.json`, or as `.npz` with `indices`, `offsets`, `oversized` and `about` (all else, JSON).

@@ -4,18 +4,67 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
 from nodebudget.datasets.size_table import SizeTable
-from nodebudget.errors import InputError
+from nodebudget.errors import InputError, RecordError
 from nodebudget.sampling.budget import Budget
 from nodebudget.sampling.static_plan import StaticPlan
 from nodebudget.utils.checks import check_choice, check_count
 
 PACKS = ("balanced", "dense", "sequential", "static")
 POLICIES = ("raise", "skip", "alone")
+
+
+@dataclass(frozen=True)
+class RankBudget:
+    """The budget of one of several unlike ranks, and the predicted seconds that it takes for the dataset, or None."""
+
+    budget: Budget
+    seconds: float | None = None
+
+
+@dataclass(frozen=True)
+class StepConfig:
+    """Optimizer steps as the unit of a plan.
+
+    Attributes:
+        graphs: Graphs per optimizer step, over all ranks: the effective batch size.
+        last: What becomes of a remainder that would make a step smaller: see `NodeBudgetSampler`.
+        budgets: Those of unlike ranks, by rank; empty where all have the same.
+    """
+
+    graphs: int
+    last: str = "keep"
+    budgets: tuple[RankBudget, ...] = ()
+
+    def __post_init__(self) -> None:
+        check_count("graphs_per_step", self.graphs, 1)
+        check_choice("last", self.last, ("keep", "drop", "fill"))
+
+    def to_state(self) -> list[dict[str, Any]]:
+        """Return the budgets of unlike ranks as plain values, for `rank_budgets_of`."""
+        return [{"budget": entry.budget.to_state(), "seconds": entry.seconds} for entry in self.budgets]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values for hashes."""
+        budgets = [[entry.budget.to_dict(), entry.seconds] for entry in self.budgets]
+        return {"graphs": self.graphs, "last": self.last, "budgets": budgets}
+
+
+def rank_budgets_of(entries: Iterable[Mapping[str, Any]]) -> tuple[RankBudget, ...]:
+    """Return the budgets of ranks from plain values.
+
+    Raises:
+        RecordError: They are something else.
+    """
+    try:
+        return tuple(RankBudget(Budget.from_state(entry["budget"]), entry["seconds"]) for entry in entries)
+    except (KeyError, TypeError) as error:
+        raise RecordError(f"not the budgets of ranks: {error}", hint="load what state_dict() returned") from error
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,6 +83,7 @@ class PlanConfig:
     oversized: str = "raise"
     num_replicas: int = 1
     balance: str | None = None
+    steps: StepConfig | None = None
 
     def __post_init__(self) -> None:
         if self.pack is None:
@@ -44,6 +94,9 @@ class PlanConfig:
         check_count("num_replicas", self.num_replicas, 1)
         if not len(self.sizes):
             raise InputError("the dataset has no graphs", hint="check how it was read or filtered")
+        if self.steps is not None and self.pack in ("dense", "static"):
+            what = f"graphs_per_step with pack={self.pack!r}"
+            raise InputError(what, limit="pack is balanced or sequential there", hint="leave pack out")
         if self.pack == "static" and self.oversized == "alone":
             raise InputError(
                 "pack='static' and oversized='alone'",
@@ -65,5 +118,7 @@ class PlanConfig:
     def digest(self, *further: Any) -> str:
         """Return a hash of all that its plans depend on, and of further plain values."""
         facts = [self.budget.to_dict(), self.pack, self.shuffle, self.seed, self.oversized, self.num_replicas]
+        if self.steps is not None:
+            facts.append(self.steps.to_dict())
         text = json.dumps([*facts, self.balance, self.sizes.fingerprint(), *further], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]

@@ -23,7 +23,8 @@ from nodebudget.sampling.packing.batch_grid import Batches, BatchGrid, Ints
 from nodebudget.sampling.packing.ordered import best_fit, next_fit, split
 from nodebudget.sampling.packing.reproducible import RandomStream, shuffled_rows
 from nodebudget.sampling.plan import Plan
-from nodebudget.sampling.plan_config import PlanConfig
+from nodebudget.sampling.plan_config import PlanConfig, StepConfig
+from nodebudget.sampling.step_planner import StepPlanner
 from nodebudget.utils.checks import check_count
 
 
@@ -38,6 +39,7 @@ def make_plan(
     oversized: str = "raise",
     num_replicas: int = 1,
     balance: str | None = None,
+    graphs_per_step: int | None = None,
 ) -> Plan:
     """Plan the batches of an epoch: the same arguments give the same plan, on any machine and with any numpy.
 
@@ -65,13 +67,16 @@ def make_plan(
             of its own each, over the budget).
         num_replicas: The number of batches is a multiple of this.
         balance: Column to balance; by default predicted bytes, or the column that needs the most batches.
+        graphs_per_step: Graphs per optimizer step, over all ranks: see `NodeBudgetSampler`.
 
     Raises:
         OversizedError: A graph is over the budget, and `oversized` is "raise".
         DoesNotFitError: No graph is left, or there are fewer graphs than ranks.
         InputError: No graphs, a column that the sizes lack, or an invalid argument.
     """
-    return Planner(PlanConfig(sizes, budget, pack, shuffle, seed, oversized, num_replicas, balance)).plan(epoch)
+    steps = None if graphs_per_step is None else StepConfig(graphs_per_step)
+    config = PlanConfig(sizes, budget, pack, shuffle, seed, oversized, num_replicas, balance, steps)
+    return (Planner(config) if steps is None else StepPlanner(config)).plan(epoch)
 
 
 class Planner:

@@ -2,37 +2,31 @@
 
 from __future__ import annotations
 
-import logging
 import os
-from collections.abc import Iterator, Mapping
-from functools import cached_property
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from torch.utils.data import Sampler
+import numpy as np
+import numpy.typing as npt
 
 from nodebudget.calibration.compatibility import measure_as_calibrated
-from nodebudget.datasets.size_table import SizeTable
-from nodebudget.errors import InputError, RecordError
+from nodebudget.errors import InputError
 from nodebudget.sampling.budget import Budget
-from nodebudget.sampling.dataset_length import DatasetLength
-from nodebudget.sampling.epoch import EpochProgress, PlanProvider, restore_progress
-from nodebudget.sampling.oversized import describe_policy
-from nodebudget.sampling.plan import Plan
-from nodebudget.sampling.plan_config import PlanConfig
-from nodebudget.sampling.rank_check import check_ranks
-from nodebudget.sampling.state import STATE_VERSION, check_consumed, check_state, fingerprints
+from nodebudget.sampling.epoch import PlanProvider
+from nodebudget.sampling.plan_config import PlanConfig, StepConfig
+from nodebudget.sampling.rank_budgets import gather_budgets, of_first_rank
+from nodebudget.sampling.resuming_sampler import ResumingSampler
 from nodebudget.sampling.static_plan import graphs_per_batch
+from nodebudget.sampling.step_weights import loss_weights, step_ends
 from nodebudget.utils.checks import check_count
-from nodebudget.utils.distributed import are_the_ranks, world_and_rank
+from nodebudget.utils.distributed import world_and_rank
 
 if TYPE_CHECKING:
     from nodebudget.calibration.memory_model import Calibration
     from nodebudget.calibration.time_model import TimeModel
 
-_log = logging.getLogger("nodebudget")
 
-
-class NodeBudgetSampler(Sampler[list[int]]):
+class NodeBudgetSampler(ResumingSampler):
     """Batches within a budget, each with nearly the same load and the same number of graphs.
 
     Every epoch holds every graph once, in as many batches as every other epoch. Iterating twice gives the
@@ -48,16 +42,18 @@ class NodeBudgetSampler(Sampler[list[int]]):
     `use_ddp` stays False: this sampler assigns batches to ranks itself.
 
     To resume, save `state_dict` after a batch and call `load_state_dict` in the new process: the next iteration
-    continues with the batch after it. A loader's workers take batches ahead of the training loop: use torchdata's
-    `StatefulDataLoader`, which counts them, or pass the number of batches trained on:
-    `sampler.state_dict(consumed=step)`. With another number of ranks, the rest of the epoch is re-planned; after an
-    out-of-memory error `set_budget` re-plans it under another budget.
+    continues with the batch after it. A loader with worker processes takes batches ahead of the training loop, so that
+    the sampler has given out more than were trained on: use torchdata's `StatefulDataLoader`, which counts them, or
+    pass the number of batches trained on: `sampler.state_dict(consumed=step)`. With another number of ranks, the rest
+    of the epoch is re-planned.
 
-    Attributes:
-        epoch: As set by `set_epoch`.
-        rank: This process's rank: which batch of each step this sampler yields.
-        num_replicas: Number of ranks, and of batches per step.
+    After an out-of-memory error, `set_budget` re-plans the rest of the epoch under another budget.
+
+    With `graphs_per_step` the unit is the optimizer step: sum the gradients of `accumulate` batches, each with its
+    factor of `loss_weights`, then step the optimizer.
     """
+
+    _cached_ends: tuple[Any, Any] = (None, None)
 
     def __init__(
         self,
@@ -79,6 +75,7 @@ class NodeBudgetSampler(Sampler[list[int]]):
         time_model: TimeModel | None = None,
         share: str | os.PathLike[str] | None = None,
         graphs_per_step: int | None = None,
+        last: str = "keep",
     ) -> None:
         """Plan for a dataset.
 
@@ -91,7 +88,8 @@ class NodeBudgetSampler(Sampler[list[int]]):
             max_graphs: Maximum number of graphs.
             calibration: Predicts the bytes of a training step; goes with `memory`.
             memory: Maximum bytes of a step at its peak, all included, or a text such as "40GiB".
-            shuffle: Reshuffle every epoch; otherwise every epoch is the same, in the order of `pack`.
+            shuffle: Reshuffle every epoch; otherwise every epoch is the same, in the dataset's order. For balanced
+                batches that stay the same, in another order than the dataset's, pass `pack="balanced"` as well.
             seed: Random seed; the same on every rank.
             oversized: What happens to a graph over the budget: "raise", "skip" (left out, counted in `plan` and
                 logged once), or "alone" (a batch of its own, logged once).
@@ -100,61 +98,99 @@ class NodeBudgetSampler(Sampler[list[int]]):
             pack: "balanced" (default), "dense", "sequential" (default without shuffling) or "static": see `make_plan`.
             max_columns: Maximum per batch of further columns of the sizes, by name.
             balance: Column that is balanced between batches and ranks; by default predicted bytes, or the column that
-                needs the most batches. "time": what `time_model` predicts, so that ranks wait less for each other.
+                needs the most batches. "time" balances what `time_model` predicts, so that ranks wait less for
+                each other, within the same budget.
             time_model: Predicts the seconds of a step, as `nodebudget tune` fits it.
-            share: A folder in which one rank of a machine computes plans that the others map; by default each does.
-            graphs_per_step: With `pack="static"`, the number of graphs of a step, of all ranks together.
+            share: A folder in which the ranks of a machine share plans: one rank computes a plan, the others map it.
+                For many millions of graphs; by default each rank computes it.
+            graphs_per_step: Graphs per optimizer step, over all ranks: the effective batch size. Each step is made of
+                the fewest micro-batches that fit the budget, if one is given, and divide among the ranks; the same
+                number in every step and epoch. The graphs of each step hang on `seed`, epoch and this number alone, so
+                that a run goes on with other ranks or another budget. Budgets may differ by rank: they are exchanged.
+                With `pack="static"` all ranks together have so many graphs in a batch each.
+            last: What happens to a remainder of fewer graphs: "keep" (one more step; all have nearly as many graphs),
+                "drop" (left out, others in each epoch) or "fill" (filled up with graphs that come twice).
 
         Raises:
             OversizedError: A graph is over the budget, and `oversized` is "raise".
             DoesNotFitError: No graph is left, or there are fewer graphs than ranks.
             InputError: An empty dataset, no budget, an invalid argument, or a folder where nothing can be shared.
         """
-        self.num_replicas, self.rank = world_and_rank(num_replicas, rank)
-        if graphs_per_step is not None:
-            max_graphs = graphs_per_batch(graphs_per_step, self.num_replicas, pack, max_graphs)
+        if graphs_per_step is not None and not (max_nodes or max_edges or max_line_edges or max_columns or calibration):
+            # Without a budget a step is one micro-batch of each rank.
+            max_graphs = max_graphs or check_count("graphs_per_step", graphs_per_step, 1)
+        if pack == "static" and graphs_per_step is not None:
+            ranks_of_step, _ = world_and_rank(num_replicas, rank)
+            max_graphs = graphs_per_batch(graphs_per_step, ranks_of_step, pack, max_graphs)
+            graphs_per_step = None
         budget = Budget.make(max_nodes, max_edges, max_line_edges, max_graphs, calibration, memory, max_columns)
-        self._ranks_given = num_replicas is not None and rank is not None
+        self.num_replicas, self.rank = world_and_rank(num_replicas, rank)
+        ranks = self.num_replicas, self.rank, num_replicas is not None and rank is not None
         sizes = measure_as_calibrated(sizes_or_dataset, calibration)
-        self._length = DatasetLength(sizes_or_dataset)
         if (balance == "time") != (time_model is not None):
             raise InputError("balance='time' and a time_model go together", hint="make one with 'nodebudget tune'")
+        steps, seconds = None, None
         if time_model is not None:
+            seconds = float(time_model.graph_seconds(sizes).sum())
+            if graphs_per_step is not None:
+                time_model = of_first_rank(time_model, ranks)
             sizes, balance = sizes.with_column("seconds", time_model.graph_seconds(sizes)), "seconds"
+        largest = budget
+        if graphs_per_step is not None:
+            largest, budgets = gather_budgets(budget, ranks, seconds)
+            steps = StepConfig(graphs_per_step, last, budgets)
         seed = check_count("seed", seed, 0)
-        config = PlanConfig(sizes, budget, pack, shuffle, seed, oversized, self.num_replicas, balance)
-        self._provider = PlanProvider(config, None if share is None else os.fspath(share))
-        self._original_budget, self.epoch = budget, 0
-        self._progress = EpochProgress(self._provider, 0)
-        self._consumed = self._resume = self._changes = 0
-        self._placed = self._completed = False
-        self._expected: dict[str, Any] | None = None
-        len(self)
-        self._balanced = self._progress.balanced
-        self._report_oversized()
-
-    def _report_oversized(self) -> None:
-        if len(graphs := self._progress.oversized) and self.rank == 0:
-            _log.warning("oversized graphs: %s", describe_policy(graphs, self._provider.config))
-
-    def __len__(self) -> int:
-        """Batches of this rank in the epoch, the same in every epoch under the same budget."""
-        return len(self._progress)
+        config = PlanConfig(sizes, largest, pack, shuffle, seed, oversized, self.num_replicas, balance, steps)
+        self._seconds, share = seconds, None if share is None else os.fspath(share)
+        self._start(PlanProvider(config, share), sizes_or_dataset, ranks_given=ranks[2])
 
     @property
-    def sizes(self) -> SizeTable:
-        """Sizes of the dataset."""
-        return self._provider.config.sizes
+    def steps(self) -> int:
+        """Optimizer steps of the epoch."""
+        return int(step_ends(self._progress).sum()) if self._provider.config.steps is not None else len(self)
 
     @property
-    def budget(self) -> Budget:
-        """What a batch may hold."""
-        return self._provider.config.budget
+    def micro_batches(self) -> int:
+        """Batches per optimizer step, over all ranks; another number in a step that was re-planned in its middle."""
+        return self.num_replicas * self.accumulate
 
     @property
-    def plan(self) -> Plan:
-        """The batches of the current epoch, of all ranks; after a change in its middle, of what was left then."""
-        return self._progress.plan
+    def accumulate(self) -> int:
+        """Batches of this rank per optimizer step: gradients of so many are summed; 1 without `graphs_per_step`."""
+        return self._progress.accumulate
+
+    def ends_step(self, batch: int) -> bool:
+        """Return whether a batch of this rank, by its place in the epoch, is the last one of its optimizer step.
+
+        Raises:
+            InputError: There is no such batch.
+        """
+        batch = check_count("batch", batch, 0)
+        if batch >= len(self):
+            raise InputError(f"batch {batch}", limit=f"an epoch has {len(self)}", hint="count from 0 in every epoch")
+        return bool(self._ends[batch])
+
+    @property
+    def _ends(self) -> Any:
+        if self._cached_ends[0] is not self._progress:
+            self._cached_ends = self._progress, step_ends(self._progress)
+        return self._cached_ends[1]
+
+    def loss_weights(self, by: str = "graphs") -> npt.NDArray[np.float64]:
+        """Return a factor for the loss of each batch of this rank in the epoch, shape (batches,).
+
+        Where each batch's loss is a mean and is multiplied by its factor, the sum over the micro-batches of a step and
+        the mean over ranks, which DistributedDataParallel takes, is the mean over the whole step, and so are gradients.
+
+        Args:
+            by: What the loss is a mean over: "graphs", or a column of the sizes, such as "nodes" for the mean over
+                atoms of a loss of forces.
+
+        Raises:
+            InputError: The sizes have no such column.
+        """
+        values = np.ones(len(self.sizes)) if by == "graphs" else self.sizes[by]
+        return loss_weights(self._progress, self.rank, values)
 
     @property
     def shapes(self) -> tuple[dict[str, int], ...]:
@@ -166,154 +202,8 @@ class NodeBudgetSampler(Sampler[list[int]]):
         """With `pack="static"`: the shape that holds every batch, the last of `shapes`."""
         return self.shapes[-1]
 
-    def set_epoch(self, epoch: int) -> None:
-        """Choose the epoch whose batches come next, on every rank alike.
-
-        Raises:
-            InputError: `epoch` is not a whole number, 0 or more.
-        """
-        epoch = check_count("epoch", epoch, 0)
-        if epoch != self.epoch:
-            # A resumed loop sets the epoch that it was in, and continues in its middle.
-            self._resume = self._consumed = 0
-            self._progress = EpochProgress(self._provider, epoch)
-        elif self._completed:
-            self._resume = len(self)
-        self.epoch, self._placed, self._completed = epoch, True, False
-
-    def set_budget(
-        self,
-        max_nodes: int | None = None,
-        max_edges: int | None = None,
-        max_line_edges: int | None = None,
-        max_graphs: int | None = None,
-        calibration: Calibration | None = None,
-        memory: int | str | None = None,
-        max_columns: Mapping[str, int | float] | None = None,
-        consumed: int | None = None,
-    ) -> None:
-        """Change the budget, on every rank alike: the rest of the epoch and all further epochs are re-planned.
-
-        The budgets are as in the constructor; what is not given stays as it is. In the middle of an epoch, start a new
-        loop over the loader then: it continues with the graphs that are left, each of which comes once. `len` counts
-        the batches consumed and those that are left.
-
-        `consumed` is how many batches of this epoch were trained on. Give it once batches were given out, since only
-        the training loop knows it; not before the first one after `load_state_dict`.
-
-        Raises:
-            InputError: No budget, an invalid argument, or `consumed` is missing or not a number of batches of this
-                epoch since the last change.
-            OversizedError: A graph that is left is over the budget, and `oversized` is "raise"; nothing has changed.
-            DoesNotFitError: What is left can't be assigned to the ranks; nothing has changed.
-        """
-        sizes = {"max_nodes": max_nodes, "max_edges": max_edges, "max_line_edges": max_line_edges}
-        budget = self.budget.changed(
-            **sizes, max_graphs=max_graphs, calibration=calibration, memory=memory, max_columns=max_columns
-        )
-        if consumed is None and 0 < self._consumed < len(self) and not self._resume:
-            raise InputError(
-                f"a budget is set in the middle of an epoch, {self._consumed} of {len(self)} batches given out",
-                limit="the sampler does not know how many of them were trained on",
-                hint="count them in the training loop and pass consumed=…",
-            )
-        done = self._count(consumed)
-        progress, done = self._progress.changed(self._provider.changed(budget=budget), done)
-        pending = self._resume > 0 or 0 < done < len(self)
-        self._progress, self._provider, self._changes = progress, progress.provider, self._changes + 1
-        self._consumed, self._resume = done, done if pending else 0
-        self._report_oversized()
-
-    def __iter__(self) -> Iterator[list[int]]:
-        self._length.check()
-        self._consumed = self._resume
-        return self._batches()
-
-    def _batches(self) -> Iterator[list[int]]:
-        # Only now, at the first batch: loaders with workers make iterators that they never use.
-        start, changes = self._resume, self._changes
-        if not start and self._progress.began:
-            # What was re-planned came to its end: the whole epoch once more.
-            self._progress = EpochProgress(self._provider, self.epoch)
-        self._consumed, self._resume, self._placed, self._completed = start, 0, False, False
-        progress = self._progress
-        if are_the_ranks(self.num_replicas, self.rank, self._ranks_given) and not progress.checked:
-            check_ranks(progress, start, self._fingerprints)
-            progress.checked = True
-        # Where crystals were left out of the sizes, the dataset still has them: its indices are others.
-        indices = self.sizes.settings.get("indices")
-        for place, batch in enumerate(progress.plan.rank_batches(self.rank, start - progress.began), start):
-            if self._changes != changes:
-                why = "its further batches would hold graphs that were re-planned"
-                hint = "start a new loop over the loader after set_budget"
-                raise InputError("the budget was changed in the middle of this loop", limit=why, hint=hint)
-            self._consumed = place + 1
-            yield batch if indices is None else [indices[row] for row in batch]
-
-    @cached_property
-    def _fingerprints(self) -> dict[str, str]:
-        # Loaders ask for the state at every step.
-        return fingerprints(self._provider.config, self._original_budget, self._balanced)
-
-    def state_dict(self, consumed: int | None = None) -> dict[str, Any]:
-        """Return where the iteration is: a few plain values, the same on every rank.
-
-        Args:
-            consumed: Batches of this epoch that were trained on; by default those that were given out, which is
-                more where a loader's workers take them ahead (see the class).
-
-        Raises:
-            InputError: `consumed` is not a whole number from 0 to the number of batches.
-        """
-        budget = self.budget
-        return {
-            "version": STATE_VERSION,
-            "epoch": self.epoch,
-            "consumed": self._count(consumed),
-            "seed": self._provider.config.seed,
-            "num_replicas": self.num_replicas,
-            "budget": None if budget is self._original_budget else budget.to_state(),
-            "stretches": self._progress.history(),
-            **self._fingerprints,
-        }
-
-    def _count(self, consumed: int | None) -> int:
-        """Return how many batches of the epoch were consumed, as given or as given out."""
-        return check_consumed(self._consumed if consumed is None else consumed, self._progress.began, len(self))
-
-    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
-        """Continue where `state_dict` was taken: the next iteration starts after the batches consumed.
-
-        With another number of ranks than the state's, the rest of its epoch is re-planned for them. A budget that
-        was set with `set_budget` comes with the state.
-
-        Raises:
-            RecordError: The state is of another version, dataset, budget or seed.
-            DoesNotFitError: What is left of the epoch can't be assigned to so many ranks. Nothing has changed then.
-        """
-        if state_dict is not self._expected:
-            self._load(state_dict)
-        elif self._expected is not None:
-            # Loaded before; the loader takes it for its own, so it follows a set_epoch that came since.
-            self._expected.update(self.state_dict(), consumed=self._resume)
-
-    def _load(self, state_dict: Mapping[str, Any]) -> None:
-        state = check_state(state_dict, self.state_dict())
-        unchanged = self.budget is self._original_budget
-        original = self._provider if unchanged else self._provider.changed(budget=self._original_budget)
-        progress = restore_progress(original, state)
-        done = check_count("consumed", state["consumed"], 0)
-        if not progress.began <= done <= len(progress):
-            hint = "load the state into the sampler that it was taken from"
-            raise RecordError(
-                f"the state has {done} batches consumed", limit=f"an epoch has {len(progress)}", hint=hint
-            )
-        if state["num_replicas"] != self.num_replicas:
-            progress, done = progress.changed(progress.provider.changed(num_replicas=self.num_replicas), done)
-        self._progress, self._provider, self.epoch = progress, progress.provider, progress.epoch
-        self._consumed = self._resume = done
-        self._placed, self._completed = True, False
-
     def __repr__(self) -> str:
-        what, of = f"{len(self.sizes)} graphs, {len(self)} batches, {self.budget.describe()}", self.num_replicas
-        return f"NodeBudgetSampler({what}, rank {self.rank} of {of})"
+        return (
+            f"NodeBudgetSampler({len(self.sizes)} graphs, {len(self)} batches, {self.budget.describe()}, "
+            f"rank {self.rank} of {self.num_replicas})"
+        )

@@ -7,6 +7,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from nodebudget.datasets.size_table import SizeTable
 from nodebudget.errors import InputError, RecordError
 from nodebudget.sampling.budget import Budget
 from nodebudget.sampling.plan_config import PlanConfig
@@ -15,14 +16,25 @@ from nodebudget.utils.checks import check_count
 STATE_VERSION = 2
 
 #: What states of the first version lack: then neither budgets nor ranks changed.
-_ADDED: Mapping[str, Any] = {"budget": None, "stretches": ()}
+_ADDED: Mapping[str, Any] = {"budget": None, "stretches": (), "ranks": (), "original": ""}
 
 
 def fingerprints(config: PlanConfig, original: Budget, balanced: str) -> dict[str, str]:
     """Return hashes of what a sampler was made with, beside seed and ranks: its sizes, and its settings and budget."""
-    facts = [original.to_dict(), config.pack, config.shuffle, config.oversized, original.names(balanced)]
-    settings = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
-    return {"data": config.sizes.fingerprint(), "settings": settings}
+    sizes, steps = config.sizes, config.steps
+    if steps is None:
+        facts = [original.to_dict(), config.pack, config.shuffle, config.oversized, original.names(balanced)]
+        return {"data": sizes.fingerprint(), "settings": hash_of(facts)}
+    # Steps hang on no budget, and on no time.
+    if config.balance == "seconds":
+        sizes = SizeTable({k: v for k, v in sizes.columns.items() if k != "seconds"}, sizes.ids, sizes.settings)
+    facts = [str(steps.graphs), steps.last, config.pack, config.shuffle, config.oversized]
+    return {"data": sizes.fingerprint(), "settings": hash_of(facts)}
+
+
+def hash_of(facts: Any) -> str:
+    """Return a hash of plain values."""
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
 
 def check_state(given: Any, current: Mapping[str, Any]) -> dict[str, Any]:
@@ -38,7 +50,7 @@ def check_state(given: Any, current: Mapping[str, Any]) -> dict[str, Any]:
     reasons = {
         "version": "was written by another version of nodebudget",
         "data": "belongs to another dataset",
-        "settings": "belongs to another budget, pack, shuffle, balance or oversized",
+        "settings": "belongs to another budget, pack, shuffle, balance, oversized, graphs_per_step or last",
         "seed": f"belongs to seed {state['seed']}, not {current['seed']}",
     }
     for key, reason in reasons.items():

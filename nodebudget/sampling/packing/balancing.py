@@ -35,12 +35,12 @@ class Target(NamedTuple):
     """What a column of the grid should reach.
 
     Attributes:
-        maximum: Largest load of a batch, or None.
+        maximum: Largest load of a batch, or of each batch (shape (batches,)), or None.
         scale: Load that counts as 1 when columns are compared.
         weight: How much differences in this column matter beside those in others.
     """
 
-    maximum: int | None
+    maximum: int | Ints | None
     scale: float = 1.0
     weight: float = 1.0
 
@@ -57,7 +57,7 @@ def balance(
     before = grid.batches + 1
     for round_ in range(_ROUNDS):
         for turn in range(8 * round_, 8 * round_ + 8):
-            over, balanced = _over(grid, targets), is_balanced(grid.loads[0])
+            over, balanced = _over(grid, targets), is_balanced(_centred(grid, grid.loads[0]))
             if (balanced or only_maxima) and not over.any():
                 return
             # Once all are balanced but a few are over a maximum, or now and then while these are few, they alone count.
@@ -71,7 +71,9 @@ def balance(
             if np.count_nonzero(over) >= before:
                 return
             before = int(np.count_nonzero(over))
-        elif not _move_pass(grid, targets, max_graphs) and not _over(grid, targets).any():
+            continue
+        moved = not grid.aligned and _move_pass(grid, targets, max_graphs)
+        if not moved and not _over(grid, targets).any():
             return
 
 
@@ -93,6 +95,15 @@ def is_balanced(load: Ints) -> bool:
     return batches * squares - rest * rest <= variance
 
 
+def _centred(grid: BatchGrid, load: Ints) -> Ints:
+    """Return loads whose groups have equal means, nearly, so that only what exchanges can change is left."""
+    if grid.groups == 1:
+        return load
+    by_group = load.reshape(-1, grid.groups)
+    means = by_group.sum(axis=0) // len(by_group)
+    return np.asarray((by_group - means + int(means.sum()) // grid.groups).ravel())
+
+
 def _over(grid: BatchGrid, targets: Sequence[Target]) -> Bools:
     over = np.zeros(grid.batches, dtype=bool)
     for load, target in zip(grid.loads, targets, strict=True):
@@ -109,21 +120,36 @@ def _part_of_mean(load: Ints, parts: int) -> int:
 def _pairs(grid: BatchGrid, turn: int, least: int) -> tuple[Ints, Ints]:
     """Pair the heaviest batch and the lightest, and so on inwards, by one column, while they differ by over `least`."""
     load = grid.loads[turn % len(grid.loads)]
-    order = stable_argsort(load)
+    heavy, light = _halves(grid, load)
+    apart = load[heavy] - load[light] > least
+    return heavy[apart], light[apart]
+
+
+def _halves(grid: BatchGrid, load: npt.NDArray[Any], turn: int = 0) -> tuple[Ints, Ints]:
+    """Return the heavier half of the batches, the heaviest first, and the lighter half; of each group by itself.
+
+    With another turn other light batches stand beside the heavy ones.
+    """
+    if grid.groups == 1:
+        order = stable_argsort(load)[:, None]
+    else:
+        order = np.argsort(load.reshape(-1, grid.groups), axis=0, kind="stable") * grid.groups
+        order += np.arange(grid.groups)
     half = len(order) // 2
-    light, heavy = order[:half], order[::-1][:half]
-    apart = int(np.count_nonzero(load[heavy] - load[light] > least))
-    return heavy[:apart], light[:apart]
+    light = np.roll(order[:half], turn, axis=0) if turn else order[:half]
+    return order[::-1][:half].ravel(), light.ravel()
 
 
 def _pairs_over(grid: BatchGrid, targets: Sequence[Target], turn: int, over: Bools) -> tuple[Ints, Ints]:
     """Pair the batches over a maximum with light ones, others at every turn."""
+    scaled = [load / target.scale for load, target in zip(grid.loads, targets, strict=True)]
+    if grid.groups > 1:
+        heavy, light = _halves(grid, grid.loads[0] if len(targets) == 1 else np.max(scaled, axis=0), turn)
+        chosen = over[heavy] & ~over[light]
+        return heavy[chosen], light[chosen]
     heavy = np.flatnonzero(over)
-    if len(targets) == 1:
-        light = stable_argsort(grid.loads[0])
-    else:
-        scaled = [load / target.scale for load, target in zip(grid.loads, targets, strict=True)]
-        light = np.argsort(np.max(scaled, axis=0), kind="stable")
+    single = len(targets) == 1
+    light = stable_argsort(grid.loads[0]) if single else np.argsort(np.max(scaled, axis=0), kind="stable")
     light = light[~over[light]][: max(64, 2 * len(heavy))]
     if len(light):
         light = np.roll(light, -(turn * len(heavy)) % len(light))
@@ -150,6 +176,8 @@ class _Gap:
         if keep_maxima and len(targets) > 1:
             for load, target in zip(grid.loads, targets, strict=True):
                 both, maximum = load[heavy] + load[light], target.maximum
+                if isinstance(maximum, np.ndarray):
+                    maximum = np.minimum(maximum[heavy], maximum[light])
                 self._free.append(None if maximum is None else np.maximum(2 * maximum - both, 0))
 
     def after(self, gain: Sequence[Ints]) -> list[Ints]:
@@ -201,7 +229,8 @@ def _swap_pass(grid: BatchGrid, targets: Sequence[Target], turn: int, over: Bool
     rows, full = int(grid.counts.max()), int(grid.counts.min())
     for step in range(rows):
         # Another turn compares other rows of the same two batches.
-        row, other = (step + 7 * turn) % rows, (step + 10 * turn) % rows
+        row = (step + 7 * turn) % rows
+        other = row if grid.aligned else (step + 10 * turn) % rows
         gain = [values[row].take(heavy) - values[other].take(light) for values in grid.values]
         after = gap.after(gain)
         wanted = gap.closer(after)
@@ -274,7 +303,9 @@ def _move_pass(grid: BatchGrid, targets: Sequence[Target], max_graphs: int | Non
     return moved
 
 
-def exchange_at_random(grid: BatchGrid, maxima: Sequence[int | None], stream: RandomStream, passes: int = 8) -> None:
+def exchange_at_random(
+    grid: BatchGrid, maxima: Sequence[int | Ints | None], stream: RandomStream, passes: int = 8
+) -> None:
     """Exchange graphs at random between batches wherever both stay within all maxima (None: no maximum).
 
     Changes the grid; every batch meets `passes` others.

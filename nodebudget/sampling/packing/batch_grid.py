@@ -30,10 +30,12 @@ class BatchGrid:
         values: For each balanced column its values in the slots, each of shape (rows, batches), 0 in free slots.
         counts: Graphs of each batch, shape (batches,).
         loads: Sums of `values` over the rows, each of shape (batches,).
+        groups: Graphs are exchanged only between batches whose places are equal modulo this; 1: between all.
+        aligned: Graphs are exchanged only within a row, and none is moved.
     """
 
-    def __init__(self, slots: Ints, counts: npt.NDArray[np.int64]) -> None:
-        self.slots, self.counts = slots, counts
+    def __init__(self, slots: Ints, counts: npt.NDArray[np.int64], *, groups: int = 1, aligned: bool = False) -> None:
+        self.slots, self.counts, self.groups, self.aligned = slots, counts, groups, aligned
         self.values: list[Ints] = []
         self.loads: list[npt.NDArray[np.int64]] = []
 
@@ -113,6 +115,13 @@ class BatchGrid:
             grid[last, batches] = 0
         self.counts[batches] -= 1
         self.counts[other_batches] += 1
+
+    def refill(self, batches: Ints, parts: Sequence[Ints]) -> None:
+        """Replace the graphs of some batches; `use` sums their values again."""
+        self._add_rows(max(map(len, parts)))
+        for place, graphs in zip(batches.tolist(), parts, strict=True):
+            self.slots[: len(graphs), place] = graphs
+            self.counts[place] = len(graphs)
 
     def _add_rows(self, rows: int) -> None:
         if rows <= self.rows:

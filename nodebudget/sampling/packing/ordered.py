@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from bisect import bisect_left, insort
+from bisect import bisect_left, bisect_right, insort
 from collections.abc import Iterable
 
 import numpy as np
@@ -56,19 +56,21 @@ def _place(rows: Iterable[tuple[int, ...]], needs: list[float], maxima: list[int
     return places
 
 
-def next_fit(items: Items) -> Batches:
+def next_fit(items: Items, bounds: npt.NDArray[np.int64] | None = None) -> Batches:
     """Cut the dataset, in its order, into batches: each ends where the next graph would go over a maximum.
 
-    A graph that is over a maximum on its own makes a batch of its own.
+    A graph that is over a maximum on its own makes a batch of its own. Batches also end at `bounds`, ascending.
     """
     sums = [(np.concatenate([[0], np.cumsum(values)]), maximum) for values, maximum in items.limited]
     starts, longest = [0], items.max_graphs or len(items)
+    stops = [len(items)] if bounds is None else bounds[1:].tolist()
     while starts[-1] < len(items):
         first = starts[-1]
+        stop = stops[bisect_right(stops, first)]
         # As Python's whole numbers, which do not overflow.
         tops = [min(int(total[first]) + maximum, int(total[-1])) for total, maximum in sums]
         ends = [int(np.searchsorted(total, top, side="right")) - 1 for (total, _), top in zip(sums, tops, strict=True)]
-        starts.append(max(min(first + longest, len(items), *ends), first + 1))
+        starts.append(max(min(first + longest, stop, *ends), first + 1))
     return np.arange(len(items)), np.asarray(starts, dtype=np.int64)
 
 

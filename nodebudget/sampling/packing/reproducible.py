@@ -101,6 +101,13 @@ def shuffled(graphs: int, stream: RandomStream) -> Ints:
     return keys.astype(index_type(graphs))
 
 
+def rotating(graphs: int, count: int, seed: int, epoch: int) -> Ints:
+    """Choose some of so many graphs, others in every epoch until each has had its turn; shape (count,)."""
+    # The key differs from those of epochs, which have two or three numbers.
+    order = shuffled(graphs, RandomStream(seed, 0, 0, 1))
+    return order[(epoch * count + np.arange(count)) % graphs]
+
+
 def shuffled_rows(rows: Ints, stream: RandomStream) -> Ints:
     """Return each row in a random order of its own, shape (rows, columns)."""
     order = np.argsort(stream.words(rows.size).reshape(rows.shape), axis=1, kind="stable")
