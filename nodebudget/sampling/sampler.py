@@ -116,15 +116,14 @@ class NodeBudgetSampler(ResumingSampler):
             DoesNotFitError: No graph is left, or there are fewer graphs than ranks.
             InputError: An empty dataset, no budget, an invalid argument, or a folder where nothing can be shared.
         """
-        if graphs_per_step is not None and not (max_nodes or max_edges or max_line_edges or max_columns or calibration):
+        self.num_replicas, self.rank = world_and_rank(num_replicas, rank)
+        if graphs_per_step is not None and pack == "static":
+            max_graphs = graphs_per_batch(graphs_per_step, self.num_replicas, pack, max_graphs)
+            graphs_per_step = None
+        elif graphs_per_step is not None and not (max_nodes or max_edges or max_line_edges or max_columns or memory):
             # Without a budget a step is one micro-batch of each rank.
             max_graphs = max_graphs or check_count("graphs_per_step", graphs_per_step, 1)
-        if pack == "static" and graphs_per_step is not None:
-            ranks_of_step, _ = world_and_rank(num_replicas, rank)
-            max_graphs = graphs_per_batch(graphs_per_step, ranks_of_step, pack, max_graphs)
-            graphs_per_step = None
         budget = Budget.make(max_nodes, max_edges, max_line_edges, max_graphs, calibration, memory, max_columns)
-        self.num_replicas, self.rank = world_and_rank(num_replicas, rank)
         ranks = self.num_replicas, self.rank, num_replicas is not None and rank is not None
         sizes = measure_as_calibrated(sizes_or_dataset, calibration)
         if (balance == "time") != (time_model is not None):
