@@ -1,4 +1,4 @@
-"""Balancing of batches by exchanging graphs between two of them, and random exchanges that keep all maxima.
+"""Balancing of batches by exchanging graphs between two of them.
 
 All decisions are made on whole numbers, or on single floating-point operations of them, and no order depends on how
 ties fall: the same exchanges are made on every machine.
@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from nodebudget.sampling.packing.batch_grid import BatchGrid
-from nodebudget.sampling.packing.reproducible import RandomStream, stable_argsort
+from nodebudget.sampling.packing.reproducible import stable_argsort
 
 Ints = npt.NDArray[np.integer[Any]]
 Bools = npt.NDArray[np.bool_]
@@ -301,27 +301,3 @@ def _move_pass(grid: BatchGrid, targets: Sequence[Target], max_graphs: int | Non
                 grid.shift_loads(heavy[chosen], light[chosen], [change[chosen] for change in gain])
                 gap.update(chosen, after)
     return moved
-
-
-def exchange_at_random(
-    grid: BatchGrid, maxima: Sequence[int | Ints | None], stream: RandomStream, passes: int = 8
-) -> None:
-    """Exchange graphs at random between batches wherever both stay within all maxima (None: no maximum).
-
-    Changes the grid; every batch meets `passes` others.
-    """
-    half = grid.batches // 2
-    for _ in range(passes):
-        order = stream.permutation(grid.batches)
-        ours, theirs = order[:half], order[half : 2 * half]
-        shift = stream.below(grid.rows)
-        for row in range(grid.rows):
-            other = (row + shift) % grid.rows
-            wanted = (row < grid.counts[ours]) & (other < grid.counts[theirs]) & stream.coins(half)
-            gain = [values[row, ours] - values[other, theirs] for values in grid.values]
-            for load, change, maximum in zip(grid.loads, gain, maxima, strict=True):
-                if maximum is not None:
-                    wanted &= (load[ours] - change <= maximum) & (load[theirs] + change <= maximum)
-            chosen = np.flatnonzero(wanted)
-            grid.swap(row, ours[chosen], other, theirs[chosen])
-            grid.shift_loads(ours[chosen], theirs[chosen], [change[chosen] for change in gain])

@@ -7,10 +7,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from nodebudget.sampling.packing.balancing import Target, balance, exchange_at_random
+from nodebudget.sampling.packing.balancing import Target, balance
 from nodebudget.sampling.packing.batch_grid import Batches, BatchGrid, Ints
 from nodebudget.sampling.packing.items import SMALL, Items
 from nodebudget.sampling.packing.ordered import best_fit, split
+from nodebudget.sampling.packing.random_exchanges import exchange_at_random
 from nodebudget.sampling.packing.reproducible import RandomStream, index_type, shuffled
 
 #: Best fit takes seconds per million graphs: beyond this many it is not tried where assigning at random fails.

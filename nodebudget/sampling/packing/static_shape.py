@@ -13,9 +13,10 @@ from functools import cached_property
 
 import numpy as np
 
-from nodebudget.sampling.packing.balancing import Target, balance, exchange_at_random
+from nodebudget.sampling.packing.balancing import Target, balance
 from nodebudget.sampling.packing.batch_grid import Batches, BatchGrid, Ints
 from nodebudget.sampling.packing.items import SMALL, Column, Items, common_unit
+from nodebudget.sampling.packing.random_exchanges import exchange_at_random
 from nodebudget.sampling.packing.reproducible import RandomStream, index_type, shuffled, stable_argsort
 
 #: How far over the mean maxima are that are tried: one set of maxima, and the sum of several.
