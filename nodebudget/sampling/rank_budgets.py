@@ -82,8 +82,8 @@ def rank_maxima(
         # Columns beyond the names have the same maximum everywhere; those of fractions are counted in parts of it.
         top = tops[place] or 0 if place < len(names) else maximum
         values = [maxima[place] or 0 if place < len(names) else maximum for maxima in of_ranks]
-        columns.append(tuple(int(own) if maximum == int(top) else int(maximum * (own / top)) for own in values))
-        shares = [min(share, _WHOLE * own // maximum) for share, own in zip(shares, columns[-1] or (), strict=True)]
+        columns.append(tuple(int(value) if maximum == int(top) else int(maximum * (value / top)) for value in values))
+        shares = [min(share, _WHOLE * value // maximum) for share, value in zip(shares, columns[-1] or (), strict=True)]
     seconds = [entry.seconds for entry in budgets if entry.seconds]
     if len(seconds) == len(budgets):
         # Load by speed, within what each rank can hold.
