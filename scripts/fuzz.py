@@ -35,7 +35,16 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "fixtures")]
 #: Seconds and MiB that an input may take.
 SLOW, MEMORY = 10, 3072
 #: Bytes of the largest input: databases and archives are never small.
-LENGTH = {"ase": 2**17, "tar": 2**14, "tar_files": 2**14, "calibration": 2**14}
+LENGTH = {
+    "ase": 2**17,
+    "aselmdb": 2**15,
+    "structures": 2**14,
+    "extxyz": 2**13,
+    "cif_csv": 2**13,
+    "tar": 2**14,
+    "tar_files": 2**14,
+    "calibration": 2**14,
+}
 #: Shares of the inputs: fast readers get many.
 SHARES: dict[str, float] = {
     **{
@@ -53,6 +62,7 @@ SHARES: dict[str, float] = {
     **{"sizes_npz": 30, "jsonl": 12, "json_zip": 12, "journal": 12, "config_toml": 12, "part": 8, "json": 8, "run": 8},
     **{"config_json": 8, "sizes_parquet": 6, "crystal": 4, "json_zipped": 4, "tar": 4, "tar_files": 3, "parquet": 3},
     **{"id_prop": 3, "xyz": 2, "cif": 2, "page": 2, "config_yaml": 2, "ase": 1, "cache": 1, "diagnose": 0.5},
+    **{"extxyz": 8, "structures": 4, "traj": 4, "cif_csv": 2, "unsupported": 8, "aselmdb": 0.3},
 }
 
 

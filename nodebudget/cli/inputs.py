@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from nodebudget.cli.options import CalibrationOptions, TrainingOptions
+from nodebudget.cli.options import CalibrationOptions, TrainingOptions, structures_key
 from nodebudget.cli.printer import Printer, Steps
 from nodebudget.errors import InputError
 
@@ -52,7 +52,7 @@ def open_calibration(options: CalibrationOptions) -> OpenedCalibration:
 
 def measure_sizes(path: str, opened: OpenedCalibration, printer: Printer, **options: Any) -> SizeTable:
     """Measure a dataset as the graphs of the calibration; note where measured sizes are of other graphs."""
-    if path.endswith((".npz", ".csv")) and Path(path).is_file():
+    if _holds_sizes(path):
         from nodebudget.datasets.size_table import SizeTable
 
         sizes = SizeTable.load(path)  # without importing the readers of crystals
@@ -85,11 +85,30 @@ def _measure(path: str, opened: OpenedCalibration, **options: Any) -> SizeTable:
     if opened.workload is not None:
         from nodebudget.workloads.sample_sizes import measure_samples
 
-        return measure_samples(opened.workload, path, **options)
+        return measure_samples(opened.workload, path, **_reading(), **options)
     from nodebudget.calibration.compatibility import measure_as_calibrated
 
     graphs = {} if opened.graphs is None else {"graphs": opened.graphs}
-    return measure_as_calibrated(path, opened.calibration, **graphs, **options)
+    return measure_as_calibrated(path, opened.calibration, **graphs, **_reading(), **options)
+
+
+def _holds_sizes(path: str) -> bool:
+    """Return whether a file holds measured sizes by its first bytes; a .csv may have crystals."""
+    if not path.endswith((".npz", ".csv")) or not Path(path).is_file():
+        return False
+    with Path(path).open("rb") as file:
+        return path.endswith(".npz") or b"nodes" in file.readline(2**16)
+
+
+def _reading() -> dict[str, Any]:
+    """Return how `--structures` says to read the data, as arguments of `nodebudget.measure`."""
+    key = structures_key()
+    if key is None:
+        return {}
+    from nodebudget.datasets.measure import MeasureOptions
+    from nodebudget.datasets.read_limits import ReadLimits
+
+    return {"options": MeasureOptions(read_limits=ReadLimits(structures=key))}
 
 
 def open_samples(workload: Workload, training: TrainingOptions, steps: Steps, **options: Any) -> tuple[Any, SizeTable]:
@@ -100,7 +119,9 @@ def open_samples(workload: Workload, training: TrainingOptions, steps: Steps, **
     records = getattr(workload, "records", None)
     if records is not None:  # of an alignn run, as alignn read them
         return records, measure_samples(workload, records, progress=steps.of("measuring sizes"))
-    samples = open_data(training.data, allow_pickle=training.allow_pickle)
+    reading = _reading()
+    read_limits = reading["options"].read_limits if reading else None
+    samples = open_data(training.data, allow_pickle=training.allow_pickle, read_limits=read_limits)
     if samples.kind == "sizes":
         raise InputError(
             f"{training.data!r} holds sizes, not crystals",
@@ -108,6 +129,7 @@ def open_samples(workload: Workload, training: TrainingOptions, steps: Steps, **
         )
     options |= {"allow_pickle": training.allow_pickle, "progress": steps.of("measuring sizes")}
     # A path can be read from the cache; further sizes need the samples.
+    options |= reading
     sizes = measure_samples(workload, samples if hasattr(workload, "size_of") else training.data, **options)
     measured = sizes.settings.get("indices")  # without those that were skipped
     if measured is None:

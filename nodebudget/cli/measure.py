@@ -89,7 +89,7 @@ def command(
         fingerprint=further["fingerprint"],
         force=outputs.force,
         resume=not further["no_resume"],
-        read_limits=ReadLimits(**_given(further, "max_record", "max_expansion")),
+        read_limits=ReadLimits(structures=options.structures_key(), **_given(further, "max_record", "max_expansion")),
         crystals_only=graphs is not None,
         note=lambda text: printer.note(printable(text)),
     )

@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 
 F = TypeVar("F", bound=Callable[..., Any])
 
+#: Where the value of `--structures` is kept while a command runs.
+_STRUCTURES = "nodebudget.structures"
+
 
 def memory(name: str, help_text: str) -> Callable[[F], F]:
     """Add an option that takes an amount of memory, such as 40GiB; pass bytes."""
@@ -156,11 +159,30 @@ def seed(help_text: str) -> Callable[[F], F]:
     return click.option("--seed", default=0, show_default=True, type=click.IntRange(0), help=help_text)
 
 
-allow_pickle = click.option(
+_allow_pickle = click.option(
     "--allow-pickle",
     is_flag=True,
     help="Read an LMDB of pickled graphs. Unpickling can run code: use it only for files that you trust.",
 )
+_structures = click.option(
+    "--structures",
+    metavar="KEY",
+    expose_value=False,
+    callback=lambda ctx, option, value: ctx.meta.__setitem__(_STRUCTURES, value),
+    help="Key or column of the structures in DATA.  [default: atoms, structure, cif, or the only one]",
+)
+
+
+def allow_pickle(function: F) -> F:
+    """Add `--allow-pickle`, and `--structures`, which `structures_key` returns."""
+    return _structures(_allow_pickle(function))
+
+
+def structures_key() -> str | None:
+    """Return what the command in progress was given as `--structures`."""
+    context = click.get_current_context(silent=True)
+    return None if context is None else context.meta.get(_STRUCTURES)
+
 
 on_error = click.option(
     "--on-error",
@@ -193,7 +215,8 @@ def _grouped(name: str, make: Callable[..., Any], *options: Callable[[Any], Any]
 
     for option in options:
         option(none)
-    names = [parameter.name for parameter in none.__click_params__]  # type: ignore[attr-defined]
+    parameters: list[click.Option] = none.__click_params__  # type: ignore[attr-defined]
+    names = [parameter.name for parameter in parameters if parameter.expose_value]
 
     def add(function: F) -> F:
         @functools.wraps(function)

@@ -22,7 +22,7 @@ STRATEGIES = FAST + BUILT
 UNLIMITED = ("radius_graph", "radius_graph_jarvis")
 
 #: Version of the counting: a new one, where the same crystal would get other counts, invalidates cached sizes.
-COUNTING = 1
+COUNTING = 2
 
 #: alignn's name of each setting in its config.json, and the default of its TrainingConfig.
 _ALIGNN = {

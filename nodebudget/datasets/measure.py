@@ -212,6 +212,7 @@ class _Measurement:
         return {
             "graphs": self.graphs.to_dict() if crystals else None,
             "bounds": {"record": read_limits.max_record, "expansion": read_limits.max_expansion},
+            "structures": read_limits.structures,
             "counting": COUNTING,
             "packages": {name: installed(name) for name in packages},
         }

@@ -25,11 +25,12 @@ MAX_NAME = 256  #: Characters of a crystal's name. A table stores all names as w
 
 @dataclass(frozen=True)
 class ReadLimits:
-    """Sizes above which a file or a record is refused; raise them where a real dataset is over them.
+    """Sizes above which a file or a record is refused; raise them where a real dataset is over them. And what is read.
 
     Attributes:
         max_record: Bytes of one crystal.
         max_expansion: How many times its own size a compressed file may unpack to, beyond the first 256 MiB.
+        structures: Key or column of the structures; None: "atoms", "structure", "cif", or the only one that there is.
 
     Raises:
         InputError: A limit is not a number over 0.
@@ -37,6 +38,7 @@ class ReadLimits:
 
     max_record: int = MAX_RECORD
     max_expansion: float = MAX_EXPANSION
+    structures: str | None = None
 
     def __post_init__(self) -> None:
         for name, value in (("max_record", self.max_record), ("max_expansion", self.max_expansion)):

@@ -32,6 +32,8 @@ SETTINGS, VERSION = "_settings", "_version"
 _BLOCK = 2**16  #: Rows that are parsed at once: as a Python object a number takes ten times what it takes in an array.
 #: Column of a `.csv` or `.parquet` with each row's place in the dataset, where crystals were skipped.
 INDEX = "_index"
+#: Arrays of the metadata.npz beside fairchem's datasets, and what they are here.
+_FAIRCHEM = {"natoms": "nodes", "neighbors": "edges"}
 
 
 class Stored(NamedTuple):
@@ -73,6 +75,9 @@ def read_npz(path: Path) -> Stored:
     with path.open("rb") as file:
         check_archive(file)
         archive = np.load(file, allow_pickle=False)
+        if "natoms" in archive.files and "nodes" not in archive.files:
+            # fairchem's metadata.npz, of which further arrays may be of another length.
+            return _stored({ours: archive[name] for name, ours in _FAIRCHEM.items() if name in archive.files})
         arrays = {name: archive[name] for name in archive.files}
     return _stored(arrays)
 

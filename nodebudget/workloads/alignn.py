@@ -11,6 +11,7 @@ from typing import Any, Protocol
 import torch
 
 from nodebudget.datasets.counting.alignn_builder import dgl_graphs, pure_graphs
+from nodebudget.datasets.counting.crystal import to_atoms
 from nodebudget.datasets.graph_settings import GraphSettings
 from nodebudget.datasets.measure import measure
 from nodebudget.datasets.size_table import SizeTable
@@ -42,7 +43,7 @@ class _CrystalWorkload(ABC):
 
     def from_crystal(self, item: Mapping[str, Any], graphs: GraphSettings) -> Sample:
         """Turn a JARVIS dict into a sample, with these graph settings."""
-        atoms = require("jarvis.core.atoms").Atoms.from_dict(item["atoms"])
+        atoms = to_atoms(item)
         graph, line_graph = self._build(atoms, graphs)
         value = item.get(self.target, 0.0)
         label = torch.tensor(float(value) if isinstance(value, (int, float)) else 0.0)

@@ -57,11 +57,10 @@ def measure_samples(
         named = {"on_error": on_error, "progress": progress, **options}
         return measure(data, graphs=graphs, size_of=size_of, **named)
     check_choice("on_error", on_error, ("raise", "skip"))
-    opened = (
-        open_data(data, allow_pickle=options.get("allow_pickle", False))
-        if isinstance(data, (str, os.PathLike))
-        else data
-    )
+    opened = data
+    if isinstance(data, (str, os.PathLike)):
+        reading = options["options"].read_limits if options.get("options") is not None else None
+        opened = open_data(data, allow_pickle=options.get("allow_pickle", False), read_limits=reading)
     if isinstance(opened, Data) and isinstance(opened.items, SizeTable):
         return opened.items
     if not len(opened):

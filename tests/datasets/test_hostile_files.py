@@ -187,7 +187,7 @@ def test_a_lone_surrogate_does_not_keep_sizes_from_being_written(tmp_path):
     st.lists(st.one_of(st.none(), st.integers(), st.floats(), st.text(max_size=20), st.just([[]]))), st.integers(1, 9)
 )
 def test_elements_of_lists_are_those_of_json(values, block):
-    from nodebudget.datasets.readers import json_files as jsontext
+    from nodebudget.datasets.readers import json_stream as jsontext
 
     text = json.dumps(values, ensure_ascii=False, indent=block % 3).encode("utf-8", "surrogatepass")
     with pytest.MonkeyPatch.context() as patch:

@@ -11,7 +11,9 @@ import numpy as np
 
 from nodebudget.datasets.counting.alignn_builder import count_built
 from nodebudget.datasets.counting.neighbors import Counts, count_k_nearest
+from nodebudget.datasets.counting.open_boundaries import count_open
 from nodebudget.datasets.counting.radius_graph import count_radius
+from nodebudget.datasets.counting.structures import boxed, jarvis_entry
 from nodebudget.datasets.graph_settings import FAST, GraphSettings
 from nodebudget.datasets.sample_error import SampleError
 from nodebudget.errors import NodeBudgetError, first_line
@@ -24,20 +26,42 @@ _KEYS = ("lattice_mat", "coords", "elements", "cartesian", "props")
 def to_atoms(sample: Any) -> Any:
     """Convert a sample to jarvis Atoms, the way alignn does, or raise a SampleError.
 
-    The sample is a JARVIS dict with `atoms`, those atoms themselves, or Atoms of jarvis, ase or pymatgen.
+    The sample is a JARVIS dict with `atoms`, those atoms themselves, an entry or a structure as a dict
+    (`nodebudget.datasets.counting.structures.jarvis_entry`), or Atoms of jarvis, ase or pymatgen.
     """
+    atoms, periodic = _atoms_in_boundaries(sample)
+    if not all(periodic):
+        along = [axis for axis, is_periodic in zip("abc", periodic, strict=True) if is_periodic]
+        raise SampleError(
+            f"it is periodic along {' and '.join(along) or 'no vector'} only, and alignn's graphs are periodic along "
+            "all three: put it into a cell with vacuum and set pbc to true to train alignn on it"
+        )
+    return atoms
+
+
+def _atoms_in_boundaries(sample: Any) -> tuple[Any, tuple[bool, ...]]:
+    """Return jarvis Atoms, and whether the sample is periodic along each of the three vectors."""
+    pbc = getattr(sample, "pbc", None)  # of ase
     if isinstance(sample, Mapping):
+        sample = jarvis_entry(sample)
         values = sample.get("atoms", sample)
         if not isinstance(values, Mapping):
             raise SampleError(f"its 'atoms' is a {type(values).__name__}, not a dict")
         if missing := [key for key in _KEYS if key not in values]:
             raise SampleError(f"its atoms have no {', '.join(map(repr, missing))}")
+        pbc = values.get("pbc")
+    elif hasattr(sample, "get_scaled_positions") and not np.all(pbc):
+        return _atoms_in_boundaries(
+            boxed(sample.get_chemical_symbols(), sample.positions, np.asarray(sample.cell), pbc)
+        )
+    elif hasattr(sample, "as_dict") and hasattr(sample, "sites") and not all(getattr(sample, "pbc", (False,))):
+        return _atoms_in_boundaries(sample.as_dict())  # a slab or a molecule of pymatgen
     elif not any(hasattr(sample, name) for name in ("lattice_mat", "get_scaled_positions", "frac_coords")):
         raise SampleError(f"it is a {type(sample).__name__}, not a dict with 'atoms' or Atoms")
     try:
         # Infinities are refused afterwards; until then numpy need not warn of them.
         with np.errstate(all="ignore"):
-            return _checked(_converted(sample))
+            return _checked(_converted(sample)), (True, True, True) if pbc is None else tuple(map(bool, pbc))
     except NodeBudgetError:
         raise
     except (ValueError, TypeError, IndexError, KeyError, AttributeError, ArithmeticError) as error:
@@ -64,8 +88,13 @@ def _converted(sample: Any) -> Any:
 
 
 def count_crystal(sample: Any, settings: GraphSettings) -> Counts:
-    """Return the nodes, edges and line-graph edges of alignn's graph of a crystal, or raise a SampleError."""
-    atoms = to_atoms(sample)
+    """Return the nodes, edges and line-graph edges of alignn's graph of a crystal, or raise a SampleError.
+
+    Where the sample is not periodic along all three vectors, they are those of the same graph within its boundaries.
+    """
+    atoms, periodic = _atoms_in_boundaries(sample)
+    if not all(periodic):
+        return count_open(atoms, periodic, settings)
     if settings.strategy == "k-nearest":
         return count_k_nearest(atoms, settings)
     return count_radius(atoms, settings) if settings.strategy in FAST else count_built(atoms, settings)

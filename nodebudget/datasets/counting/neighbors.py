@@ -154,17 +154,21 @@ def count_k_nearest(atoms: Any, settings: GraphSettings) -> Counts:
     """Return the nodes, edges and line-graph edges of alignn's "k-nearest" graph of a crystal."""
     around, neighbors = Neighborhood(atoms), settings.neighbors
     assert neighbors is not None, "GraphSettings refuses k-nearest graphs without a number of neighbors"
-    pairs = _enough(around, settings, neighbors)
-    shell = _shells(pairs[0], pairs[3], around.count, neighbors)
+    return count_shells(_enough(around, settings, neighbors), around.count, neighbors, canonize=settings.canonize)
+
+
+def count_shells(pairs: Pairs, nodes: int, neighbors: int, *, canonize: bool) -> Counts:
+    """Return the sizes of the graph of each atom's `neighbors` nearest pairs, or all where an atom has fewer."""
+    shell = _shells(pairs[0], pairs[3], nodes, neighbors)
     site, other, images, _ = _select(pairs, pairs[3] <= shell[pairs[0]])
-    return _edges(around.count, site, other, images, settings.canonize)
+    return _edges(nodes, site, other, images, canonize)
 
 
 def _shells(site: Integers, distances: Floats, count: int, neighbors: int) -> Floats:
     """Return each atom's distance to its k-th neighbour, shape (count,), Å."""
     order = np.argsort(site, kind="stable")
     counts = np.bincount(site, minlength=count)
-    table = np.full((count, int(counts.max())), np.inf)
+    table = np.full((count, max(int(counts.max()), neighbors)), np.inf)
     # The places in use, row by row, line up with the pairs sorted by atom.
     table[np.arange(table.shape[1]) < counts[:, None]] = distances[order]
     shells: Floats = np.partition(table, neighbors - 1, axis=1)[:, neighbors - 1]

@@ -15,21 +15,21 @@ from typing import Any
 
 import numpy as np
 
+from nodebudget.datasets.counting.structures import atomic_symbols, boxed
 from nodebudget.datasets.read_limits import ReadLimits
 from nodebudget.datasets.readers.json_files import parse_json
 from nodebudget.datasets.readers.source import Chunk, LazyItems, NamedSample, RecordSource, chunked, refusing
 from nodebudget.datasets.sample_error import SampleError
 from nodebudget.errors import InputError, first_line
-from nodebudget.utils.optional_imports import require
 
-_COLUMNS = "id, numbers, positions, cell"
+_COLUMNS = "id, numbers, positions, cell, pbc"
 #: The version of the format since which these columns have had their present form.
 _OLDEST = 5
 #: Suffixes of files beside a database that hold what has not been moved into it yet.
 _SIDE_FILES = ("-wal", "-journal")
 
-#: id, atomic numbers (int32), positions (float64), cell (float64)
-_Row = tuple[Any, Any, Any, Any]
+#: id, atomic numbers (int32), positions (float64), cell (float64), boundary conditions (a bit for each vector)
+_Row = tuple[Any, Any, Any, Any, Any]
 
 
 class AseDatabase(RecordSource):
@@ -61,7 +61,7 @@ class AseDatabase(RecordSource):
         for row in rows:
             size = sum(len(value) for value in row[1:] if isinstance(value, (bytes, str)))
             if size > self.read_limits.max_record:
-                yield (row[0], None, None, SampleError(self.read_limits.too_large(size))), 0
+                yield (row[0], None, None, None, SampleError(self.read_limits.too_large(size))), 0
             else:
                 yield row, size
 
@@ -80,19 +80,19 @@ class AseDatabase(RecordSource):
 
 
 def _decode_row(row: _Row) -> NamedSample:
-    number, numbers, positions, cell = row
+    number, numbers, positions, cell, pbc = row
     name = str(number)
-    if isinstance(cell, SampleError):
-        return name, cell
+    if isinstance(pbc, SampleError):
+        return name, pbc
     try:
-        atoms = require("ase").Atoms(
-            numbers=np.frombuffer(numbers, "<i4"),
-            positions=np.frombuffer(positions, "<f8").reshape(-1, 3),
-            cell=np.frombuffer(cell, "<f8").reshape(3, 3),
-            pbc=True,
-        )
-        return name, {"jid": name, "atoms": require("jarvis.core.atoms").ase_to_atoms(atoms).to_dict()}
-    except (ValueError, TypeError, IndexError) as error:
+        symbols = atomic_symbols(np.frombuffer(numbers, "<i4"))
+        coords = np.frombuffer(positions, "<f8").reshape(len(symbols), 3)
+        vectors = None if cell is None else np.frombuffer(cell, "<f8")
+        return name, {
+            "jid": name,
+            "atoms": boxed(symbols, coords, vectors, [bool(int(pbc or 0) & 2**i) for i in range(3)]),
+        }
+    except (ValueError, TypeError, IndexError, OverflowError) as error:
         return name, SampleError(f"its row is not a structure: {first_line(error)}")
 
 

@@ -14,21 +14,26 @@ from nodebudget.utils.optional_imports import choose_backend, load_dgl, require
 
 
 class Lmdb(RecordSource):
-    """The records of an LMDB, named "0", "1", …: pickled tuples (g, line graph, lattice, target)."""
+    """The records of an LMDB, named "0", "1", …: pickled tuples (g, line graph, lattice, target), or PyG `Data`.
+
+    It is a folder, as alignn writes it, or a file, as OC20 has it.
+    """
 
     kind = "graphs"
 
     def __init__(self, path: Path) -> None:
         super().__init__(path)
-        self.files = [path / "data.mdb"]
+        is_folder = path.is_dir()
+        self.files = [path / "data.mdb" if is_folder else path]
         lmdb = self._lmdb = require("lmdb")
         try:
-            self._environment = lmdb.open(str(path), readonly=True, lock=False)
+            self._environment = lmdb.open(str(path), readonly=True, lock=False, subdir=is_folder)
             with self._environment.begin() as transaction:
                 statistics = transaction.stat()
+                # OC20 keeps their number beside them.
+                self._count = int(statistics["entries"]) - (transaction.get(b"length") is not None)
         except lmdb.Error as error:
             raise InputError(f"{str(path)!r} is not an LMDB: {error}", hint="check that it is complete") from error
-        self._count = int(statistics["entries"])
         # LMDB maps the file into memory: reading a page that is cut off would end the process.
         needed = (int(self._environment.info()["last_pgno"]) + 1) * int(statistics["psize"])
         if (size := self.files[0].stat().st_size) < needed:

@@ -1,4 +1,4 @@
-"""Parquet with structures: a column `atoms` (JSON text, or a struct with the keys of JARVIS's dicts), or `cif`."""
+"""Parquet with structures: a column `atoms` or `structure` (JSON text, or a struct), or `cif`."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 
 from nodebudget.datasets.counting.rows import ID_KEYS, entry_id
+from nodebudget.datasets.counting.structures import STRUCTURE_KEYS
 from nodebudget.datasets.read_limits import ReadLimits
-from nodebudget.datasets.readers.json_files import parse_json
+from nodebudget.datasets.readers.csv_files import decode_row, structure_column
 from nodebudget.datasets.readers.source import CHUNK_RECORDS, Chunk, LazyItems, NamedSample, RecordSource, refusing
-from nodebudget.datasets.readers.structure_files import parse_structure
 from nodebudget.datasets.readers.subprocess_check import run_check
 from nodebudget.datasets.sample_error import SampleError
 from nodebudget.utils.optional_imports import require
@@ -28,17 +28,15 @@ with pyarrow.parquet.ParquetFile(sys.argv[1], memory_map=False) as file:
 """
 #: Bytes of texts that are read at once.
 _TEXT_BYTES = 64 * 2**20
-#: Columns that hold a crystal, in order of preference.
-_COLUMNS = ("atoms", "cif")
 
 #: The column of the crystals, the limits, and an Arrow stream of one batch of rows.
 _Payload = tuple[str, ReadLimits, bytes]
 
 
-def holds_structures(path: Path) -> bool:
+def holds_structures(path: Path, read_limits: ReadLimits) -> bool:
     """Return whether a Parquet file holds crystals; otherwise it is a size table."""
     with _opened(path) as file:
-        return any(name in file.schema_arrow.names for name in _COLUMNS)
+        return structure_column(file.schema_arrow.names, read_limits) is not None
 
 
 class Parquet(RecordSource):
@@ -48,7 +46,7 @@ class Parquet(RecordSource):
         super().__init__(path, read_limits)
         with _opened(path) as file:
             names = file.schema_arrow.names
-            self._column = next(name for name in _COLUMNS if name in names)
+            self._column = structure_column(names, read_limits) or STRUCTURE_KEYS[0]
             self._read_columns = [self._column, *(name for name in ID_KEYS if name in names)]
             groups = [file.metadata.row_group(index) for index in range(file.num_row_groups)]
             self._is_text = not require("pyarrow").types.is_nested(file.schema_arrow.field(self._column).type)
@@ -124,8 +122,7 @@ def _decode_rows(payload: _Payload) -> Iterator[NamedSample]:
         if isinstance(row, SampleError):
             yield None, row
             continue
-        atoms = _atoms(column, row.pop(column), read_limits)
-        yield entry_id(row), atoms if isinstance(atoms, SampleError) else {**row, "atoms": atoms}
+        yield entry_id(row), decode_row(row, column, read_limits)
 
 
 def _python_rows(batch: Any) -> Iterator[dict[str, Any] | SampleError]:
@@ -138,16 +135,6 @@ def _python_rows(batch: Any) -> Iterator[dict[str, Any] | SampleError]:
                 yield batch.slice(place, 1).to_pylist()[0]
             except UnicodeDecodeError as error:
                 yield SampleError(f"a text in its row is not UTF-8: {error.reason}")
-
-
-def _atoms(column: str, value: Any, read_limits: ReadLimits) -> Any:
-    if value is None:
-        return SampleError(f"its {column!r} is empty")
-    if isinstance(value, (str, bytes)) and len(value) > read_limits.max_record:
-        return SampleError(read_limits.too_large(len(value)))
-    if column == "cif":
-        return parse_structure("row.cif", value.encode() if isinstance(value, str) else bytes(value), read_limits)
-    return parse_json(value) if isinstance(value, (str, bytes)) else value
 
 
 @contextmanager

@@ -1,41 +1,32 @@
-"""Structure files, read as alignn reads them, within limits that keep broken and crafted ones from taking forever.
-
-A folder of them may have an id_prop.csv that lists them, as alignn's training script takes it.
-"""
+"""Structure files in a folder: all of them, or those that an id_prop.csv lists, as alignn and CGCNN take it."""
 
 from __future__ import annotations
 
 import csv
-import re
-import shutil
-import tempfile
-import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from nodebudget.datasets.read_limits import ReadLimits
-from nodebudget.datasets.readers.cif_symmetry import bounded_symmetry
 from nodebudget.datasets.readers.source import Chunk, LazyItems, NamedSample, RecordSource, chunked
+from nodebudget.datasets.readers.structure_text import parse_structure
+from nodebudget.datasets.readers.xyz import decode_frame
 from nodebudget.datasets.sample_error import SampleError
-from nodebudget.errors import InputError, first_line
-from nodebudget.utils.optional_imports import require
+from nodebudget.errors import InputError
 
-#: Suffixes of structure files in a folder; any other file that is named as one is a POSCAR.
-SUFFIXES = (".cif", ".vasp", ".poscar", ".contcar", ".xyz")
+#: Suffixes of files with one structure; any other file that is named as one is a POSCAR.
+SUFFIXES = (".cif", ".vasp", ".poscar", ".contcar")
+#: Endings that an id_prop.csv may leave out, as CGCNN's do.
+_ENDINGS = (*SUFFIXES, ".xyz")
 
-#: Å; the cell that alignn's training script puts a molecule of an .xyz file into.
-_XYZ_BOX = 500
-#: Atoms of a CIF. jarvis searches its primitive cell with spglib, whose time grows with the square: 40 s here. The
-#: largest MOFs have some 4,000; larger cells can be given as POSCAR or JSON, which are not reduced.
-_MAX_SITES = 10_000
-#: Consecutive digits. The time of jarvis's regular expression for symmetry operations grows with their cube.
-_DIGITS = re.compile(r"[\d.]{40}")
+#: Name of a crystal, its file, the content of it or why it can't be read.
+_Record = tuple[str, str, "bytes | SampleError", ReadLimits]
 
-#: Name and content of a file, or why it can't be read.
-_Record = tuple[str, "bytes | SampleError", ReadLimits]
+
+def is_structure_file(name: str) -> bool:
+    """Return whether a file of this name holds one structure."""
+    base = Path(name).name.lower()
+    return base.endswith(SUFFIXES) or base.startswith(("poscar", "contcar"))
 
 
 class Folder(RecordSource):
@@ -44,8 +35,8 @@ class Folder(RecordSource):
     def __init__(self, path: Path, names: list[str] | None, read_limits: ReadLimits) -> None:
         super().__init__(path, read_limits)
         lists = [path / "id_prop.csv"] if names is None else []
-        self._names = _listed(lists[0]) if names is None else names
-        self.files = [*lists, *(path / name for name in self._names)]
+        self._names, self._files = _listed(lists[0]) if names is None else (names, names)
+        self.files = [*lists, *(path / name for name in self._files)]
 
     def count(self) -> int:
         return len(self._names)
@@ -63,13 +54,17 @@ class Folder(RecordSource):
         return _decode_file(self._record(index))
 
     def _record(self, index: int) -> _Record:
-        name = self._names[index]
-        return name, _content(self.path / name, self.read_limits), self.read_limits
+        name, file = self._names[index], self._files[index]
+        content = _content(self.path / file, self.read_limits)
+        return name, file, content, self.read_limits
 
 
 def _decode_file(record: _Record) -> NamedSample:
-    name, content, read_limits = record
-    atoms = parse_structure(name, content, read_limits)
+    name, file, content, read_limits = record
+    if file.lower().endswith(".xyz") and isinstance(content, bytes) and (name != file or b"Lattice=" in content):
+        return name, decode_frame((name, content))[1]
+    # Those whose ids have no endings were made for CGCNN, which does not search for the primitive cell.
+    atoms = parse_structure(file, content, read_limits, full=name != file)
     return name, atoms if isinstance(atoms, SampleError) else {"jid": name, "atoms": atoms}
 
 
@@ -77,7 +72,9 @@ def _content(path: Path, read_limits: ReadLimits) -> bytes | SampleError:
     try:
         # A named pipe or a device in a dataset would be read forever.
         if not path.is_file():
-            return SampleError(f"{str(path)!r} does not exist, or is not a regular file")
+            return SampleError(
+                f"{str(path)!r} does not exist, or is not a regular file (nor with an ending such as .cif)"
+            )
         if (size := path.stat().st_size) > read_limits.max_record:
             return SampleError(read_limits.too_large(size))
         with path.open("rb") as file:
@@ -86,78 +83,33 @@ def _content(path: Path, read_limits: ReadLimits) -> bytes | SampleError:
         return SampleError(f"{str(path)!r} can't be read: {error.strerror}")
 
 
-def _listed(path: Path) -> list[str]:
+def _listed(path: Path) -> tuple[list[str], list[str]]:
+    """Return the first column of an id_prop.csv, and the files that it names, with or without their endings."""
     try:
-        with path.open(encoding="utf-8", newline="") as text:
-            return [row[0].strip() for row in csv.reader(text) if row and row[0].strip()]
+        with path.open(encoding="utf-8-sig", newline="") as text:
+            rows = [[cell.strip() for cell in row] for row in csv.reader(text, skipinitialspace=True)]
     except (OSError, ValueError, csv.Error) as error:
         raise InputError(
             f"{str(path)!r} can't be read: {error}", hint="write one line per crystal: file,target"
         ) from error
+    rows = [row for row in rows if row and row[0]]
+    present = {file.name for file in path.parent.iterdir()}
+    files = [_file_of(row[0], present) for row in rows]
+    is_header = len(rows) > 1 and files[0] is None and not _has_number(rows[0]) and _has_number(rows[1])
+    return (
+        [row[0] for row in rows[is_header:]],
+        [file or row[0] for row, file in zip(rows[is_header:], files[is_header:], strict=True)],
+    )
 
 
-def parse_structure(name: str, content: bytes | SampleError, read_limits: ReadLimits) -> dict[str, Any] | SampleError:
-    """Return the `atoms` of a JARVIS entry from a CIF (.cif), an .xyz or, with any other name, a POSCAR.
+def _file_of(name: str, present: Collection[str]) -> str | None:
+    """Return the file of an id; None where the folder has none, or the id is a path to another folder."""
+    names = (name, *(f"{name}{ending}" for ending in _ENDINGS), f"POSCAR-{name}", f"POSCAR-{name}.vasp")
+    return next((file for file in names if file in present), None)
 
-    `content` is that of the file, or why it can't be read. Where there are no atoms, the reason is returned.
-    """
-    require("jarvis.core.atoms")
-    if isinstance(content, SampleError):
-        return content
-    if len(content) > read_limits.max_record:
-        return SampleError(f"{name!r}: {read_limits.too_large(len(content))}")
+
+def _has_number(row: Sequence[str]) -> bool:
     try:
-        with warnings.catch_warnings():
-            # jarvis uses spglib in a way that spglib is about to drop, and numpy warns of infinities.
-            warnings.simplefilter("ignore")
-            return dict(_parse(name.lower(), content.decode()).to_dict())
-    except SampleError as error:
-        return SampleError(f"{name!r}: {error}")
-    except Exception as error:
-        # jarvis's parsers index into whatever they read, so a damaged file can raise anything.
-        return SampleError(f"{name!r} is not a crystal structure ({type(error).__name__}: {first_line(error)})")
-
-
-def _parse(name: str, text: str) -> Any:
-    if not text.strip():
-        raise SampleError("it is empty")
-    if name.endswith(".cif"):
-        return _parse_cif(text)
-    if name.endswith(".xyz"):
-        return _from_file(text, ".xyz", lambda atoms, path: atoms.from_xyz(path, box_size=_XYZ_BOX))
-    rows = text.splitlines()
-    # As jarvis reads them, signs and all.
-    counts = [int(word) for word in rows[6].split()]
-    if min(counts, default=0) < 0 or sum(counts) > len(rows):
-        raise SampleError(f"it declares {sum(counts):.3g} atoms, which is negative or more than it has lines")
-    return require("jarvis.io.vasp.inputs").Poscar.from_string(text).atoms
-
-
-def _parse_cif(text: str) -> Any:
-    if _DIGITS.search(text):
-        raise SampleError("it has a number of over 40 digits")
-    # jarvis hands CIFs to the program cif2cell where that is installed. Asked for it where it is not, it prints the
-    # shell's complaint and then reads them itself.
-    if shutil.which("cif2cell"):
-        return _from_file(text, ".cif", lambda atoms, path: atoms.from_cif(path, use_cif2cell=True))
-    with bounded_symmetry():
-        cell = require("jarvis.core.atoms").Atoms.from_cif(
-            from_string=text, use_cif2cell=False, get_primitive_atoms=False
-        )
-    # spglib ends the process over values that are not numbers.
-    if not (np.isfinite(cell.lattice_mat).all() and np.isfinite(np.asarray(cell.frac_coords, dtype=float)).all()):
-        raise SampleError("its lattice or its coordinates are not all finite numbers")
-    if cell.num_atoms > _MAX_SITES:
-        raise SampleError(
-            f"it has {cell.num_atoms} atoms, over the limit of {_MAX_SITES} for a CIF, whose primitive cell is "
-            "searched; a POSCAR may have more"
-        )
-    return cell.get_primitive_atoms
-
-
-def _from_file(text: str, suffix: str, read: Any) -> Any:
-    """Let jarvis read a text that it takes from a file only."""
-    with tempfile.NamedTemporaryFile("w", suffix=suffix, encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        return read(require("jarvis.core.atoms").Atoms, file.name)
+        return len(row) > 1 and float(row[1]) is not None
+    except ValueError:
+        return False

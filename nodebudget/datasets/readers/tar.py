@@ -1,7 +1,8 @@
 """Tar archives of structure files or JARVIS entries, webdataset shards among them. Nothing is ever extracted to disk.
 
 A sample is defined as in webdataset: consecutive members that share the name up to the first dot of its last part.
-Of these the structure file is read, or else the .json; pickles and other members never are.
+Of these the structure file is read, all frames of an .xyz among them, or else the .json; pickles and other members
+never are.
 """
 
 from __future__ import annotations
@@ -19,13 +20,16 @@ from typing import Any, BinaryIO
 
 from nodebudget.datasets.counting.rows import entry_id
 from nodebudget.datasets.read_limits import ReadLimits, unpacked
-from nodebudget.datasets.readers.json_files import parse_json
+from nodebudget.datasets.readers.json_files import decode_json
 from nodebudget.datasets.readers.source import Chunk, LazyItems, NamedSample, RecordSource, chunked, refusing
-from nodebudget.datasets.readers.structure_files import SUFFIXES as STRUCTURES
-from nodebudget.datasets.readers.structure_files import parse_structure
+from nodebudget.datasets.readers.structure_files import is_structure_file
+from nodebudget.datasets.readers.structure_text import parse_structure
+from nodebudget.datasets.readers.xyz import decode_frame, frame_name, frames
 from nodebudget.datasets.sample_error import SampleError
 
 SUFFIXES = (".tar", ".tar.gz", ".tgz")
+#: Members of which each frame is a sample.
+_XYZ = (".xyz", ".extxyz")
 
 #: Bytes of a header, with the names and attributes of a member. tarfile reads a header whole, however long it claims
 #: to be, and some versions search it in time that grows with the square.
@@ -36,12 +40,16 @@ _DAMAGE = (tarfile.TarError, OSError, EOFError, zlib.error, ValueError, Overflow
 
 @dataclass(frozen=True)
 class _Member:
-    """A member that may be a crystal: its name, and where its bytes are; once they are read, its content."""
+    """A member that may be a crystal: its name, and where its bytes are; once they are read, its content.
+
+    Of an .xyz, the name has the number of the frame, and the bytes are those of the frame.
+    """
 
     name: str
     start: int
     size: int
     content: bytes | SampleError = b""
+    is_frame: bool = False
 
 
 class Tar(RecordSource):
@@ -66,6 +74,8 @@ class Tar(RecordSource):
 
     def _read(self, index: int) -> NamedSample:
         member = self._members[index]
+        if isinstance(member.content, SampleError):
+            return member.name, member.content
         with self.path.open("rb") as file:
             file.seek(member.start)
             content = file.read(min(member.size, self.read_limits.max_record + 1))
@@ -76,8 +86,10 @@ def _decode_member(record: tuple[_Member, ReadLimits]) -> NamedSample:
     """Make a JARVIS-style dict; without an id of its own, it is named as webdataset would name it."""
     member, read_limits = record
     key = _key(member.name)
+    if member.is_frame:
+        return decode_frame((member.name, member.content))
     if member.name.lower().endswith(".json"):
-        sample = parse_json(member.content)
+        sample = decode_json((None, member.content), read_limits.structures)[1]
         if isinstance(sample, dict) and "atoms" not in sample:
             sample = {"atoms": sample}
     else:
@@ -101,11 +113,17 @@ def _samples(file: _BoundedHeaders, read_limits: ReadLimits | None) -> Iterator[
         same = best is not None and _key(best.name) == _key(member.name)
         if best is not None and same and (_is_structure(best.name) or not _is_structure(member.name)):
             continue
-        if best is not None and not same:
+        if best is not None and not same and not best.is_frame:
             yield best
+        if member.name.lower().endswith(_XYZ):
+            label, best = _key(member.name), replace(member, is_frame=True)
+            for number, (frame, size, start) in enumerate(frames(file.lines(member), read_limits or ReadLimits())):
+                content = frame if read_limits is not None or isinstance(frame, SampleError) else b""
+                yield _Member(frame_name(label, number), member.start + start, size, content, is_frame=True)
+            continue
         # Read before the next header: to go back in a packed file means to unpack it again from its start.
         best = member if read_limits is None else replace(member, content=file.content(member, read_limits))
-    if best is not None:
+    if best is not None and not best.is_frame:
         yield best
 
 
@@ -130,8 +148,7 @@ def _members(file: _BoundedHeaders) -> Iterator[_Member]:
 
 
 def _is_structure(name: str) -> bool:
-    base = posixpath.basename(name).lower()
-    return base.endswith(STRUCTURES) or base.startswith(("poscar", "contcar"))
+    return is_structure_file(name) or name.lower().endswith(_XYZ)
 
 
 class _BoundedHeaders:
@@ -146,6 +163,10 @@ class _BoundedHeaders:
             raise ValueError(f"a header of {size} bytes")
         return self._file.read(size)
 
+    def lines(self, member: _Member) -> _Lines:
+        self.seek(member.start)
+        return _Lines(self._file, member.size)
+
     def content(self, member: _Member, read_limits: ReadLimits) -> bytes | SampleError:
         if member.size > read_limits.max_record:
             return SampleError(read_limits.too_large(member.size))
@@ -154,6 +175,20 @@ class _BoundedHeaders:
         if len(content) < member.size:
             raise ValueError("it ends in the middle of a file")
         return content
+
+
+class _Lines:
+    """The lines of the member at which a file stands."""
+
+    def __init__(self, file: BinaryIO, size: int) -> None:
+        self._file, self._left = file, size
+
+    def readline(self, size: int) -> bytes:
+        line = self._file.readline(min(size, self._left))
+        if self._left and not line:
+            raise EOFError("it ends in the middle of a file")
+        self._left -= len(line)
+        return line
 
 
 @contextmanager
