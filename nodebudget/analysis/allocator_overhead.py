@@ -1,120 +1,168 @@
-"""Bytes that PyTorch's CUDA allocator reserves above those that tensors ask for, measured or replayed."""
+"""Bytes that PyTorch's CUDA allocator reserves above those that tensors ask for, replayed from traced steps."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
-from nodebudget.analysis.device_budget import SETTINGS, current_setting
+from nodebudget.analysis.device_budget import SETTINGS
 from nodebudget.calibration.memory_model import Calibration
 from nodebudget.calibration.probe_candidates import Dataset, ProbeCandidates
 from nodebudget.calibration.probe_design import Indices
 from nodebudget.datasets.size_table import SizeTable
-from nodebudget.profiling.cuda import counters
-from nodebudget.profiling.cuda_allocator.allocator import CachingAllocator
-from nodebudget.profiling.cuda_allocator.replay import replay, trace_resident, trace_steps
+from nodebudget.profiling.cpu_trace import BlockTrace
+from nodebudget.profiling.cuda_allocator.device_trace import live_blocks, trace_on_device
+from nodebudget.profiling.cuda_allocator.replay import trace_resident, trace_steps
+from nodebudget.profiling.cuda_allocator.step_model import StepModel
 from nodebudget.sampling.budget import Budget
 from nodebudget.sampling.planner import make_plan
 from nodebudget.workloads.protocol import Workload
 
-_BATCHES = 6  #: Batches of a planned epoch that are run, so that the reserved memory grows as in training.
+#: First steps that are traced, and further ones.
+_FIRST, _FURTHER = 2, 4
+
+#: Requests and releases of all replayed runs together; each takes some microseconds.
+_EVENTS = 150_000
+
+#: Steps of a replayed run, and batches of an epoch that they are chosen among.
+_LENGTH, _PLANNED = 5, 200
+
+Floats = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)
 class Overhead:
-    """Memory of the allocator over some batches of a planned epoch, the largest first."""
+    """Memory of the allocator over batches of planned epochs, in adverse orders.
 
-    requested: int  #: Peak bytes that live tensors asked for, which a calibration predicts.
-    allocated: int  #: Peak bytes in blocks of live tensors, including rounding and unsplit rests.
-    reserved: int  #: Peak bytes held from the device.
-    retries: int  #: How often the allocator emptied its cache because the device was full.
-    how: str  #: "measured" on the device, or "replayed" from a trace on the CPU.
+    Attributes:
+        requested: Peak bytes that live tensors asked for: what a calibration predicts.
+        allocated: Peak bytes in blocks of live tensors, including rounding and unsplit rests.
+        reserved: Peak bytes held from a device without a limit.
+        least: The smallest memory on which the batches fit, bytes. The allocator may empty its cache there.
+        how: "replayed" from traced steps.
+    """
+
+    requested: int
+    allocated: int
+    reserved: int
+    least: int
+    how: str = "replayed"
 
 
 def with_overheads(
-    calibration: Calibration, workload: Workload, dataset: Dataset, sizes: SizeTable, device: str
+    calibration: Calibration,
+    workload: Workload,
+    dataset: Dataset,
+    sizes: SizeTable,
+    device: str,
+    *,
+    memory: int | None = None,
+    max_graphs: int | None = None,
 ) -> Calibration:
-    """Add the overhead of the allocator to a calibration, over planned batches as large as its largest probe.
+    """Add the overhead of the allocator, with either of its settings, to the record of a calibration.
 
-    On "cpu" a GPU's allocator is modelled, from a new workload that has run no step; on "cuda:N" it is measured.
+    Runs six steps and clears the optimizer's state. The record stays as it is where steps on batches of one size make
+    other requests each time.
+
+    Args:
+        calibration: Its largest probe determines the memory of the batches that are run.
+        workload: On the device; for the CPU a new one that has run no step.
+        dataset: The samples.
+        sizes: Their sizes.
+        device: "cpu", where the requests are those that a GPU would get, or "cuda:N".
+        memory: Bytes of the steps that are replayed; by default those of the largest probe.
+        max_graphs: Maximum number of graphs in their batches.
     """
     candidates = ProbeCandidates(workload, dataset, sizes, np.random.default_rng(0))
-    batches = planned_batches(candidates, calibration)
-    if device == "cpu":
-        overheads = replayed_overheads(workload, candidates, batches)
-    else:
-        overheads = measured_overheads(workload, candidates, batches, device)
-    allocator = {setting: asdict(overhead) for setting, overhead in overheads.items()}
+    largest = int(calibration.bound.max_measured)
+    batches = planned_batches(candidates, calibration, min(memory or largest, largest), max_graphs)
+    try:
+        model = step_model(workload, candidates, batches, device)
+    except ValueError:
+        return calibration
+    runs = adverse_runs(sizes, calibration, memory or largest, max_graphs, _EVENTS // max(model.events, 1))
+    allocator = {setting: asdict(_overhead(model, runs, setting)) for setting in SETTINGS}
     return replace(calibration, context={**calibration.context, "allocator": allocator})
 
 
-def planned_batches(candidates: ProbeCandidates, calibration: Calibration, seed: int = 0) -> list[Indices]:
-    """Return batches of an epoch planned for the bytes of the largest probe, the largest batch first."""
+def planned_batches(
+    candidates: ProbeCandidates, calibration: Calibration, memory: int, max_graphs: int | None = None
+) -> list[Indices]:
+    """Return batches of an epoch planned for so many bytes, the largest first."""
     sizes = candidates.original_sizes
-    budget = Budget.make(calibration=calibration, memory=int(calibration.bound.max_measured))
-    plan = make_plan(sizes, budget, seed=seed, oversized="skip")
+    budget = Budget.make(calibration=calibration, memory=memory, max_graphs=max_graphs)
+    plan = make_plan(sizes, budget, oversized="skip")
     cost = calibration.graph_bytes(sizes)
-    batches = [plan.batch(index).astype(np.intp) for index in range(min(len(plan), _BATCHES))]
+    batches = [plan.batch(index % len(plan)).astype(np.intp) for index in range(_FIRST + _FURTHER)]
     return sorted(batches, key=lambda batch: -float(cost[batch].sum()))
 
 
-def replayed_overheads(
-    workload: Workload, candidates: ProbeCandidates, batches: Sequence[Indices]
-) -> dict[str, Overhead]:
-    """Predict what a GPU's allocator would reserve, with each setting, from a workload on the CPU without any step."""
-    resident = trace_resident(workload)
-    steps = list(trace_steps(workload, [[candidates.sample(int(index)) for index in batch] for batch in batches]))
-    overheads = {}
-    for setting in SETTINGS:
-        allocator = CachingAllocator(expandable=setting == "expandable")
-        for trace in (resident, *steps):
-            replay(trace, allocator)
-        peaks = allocator.peak_requested, allocator.peak_allocated, allocator.peak_reserved
-        overheads[setting] = Overhead(*peaks, allocator.retries, "replayed")
-    return overheads
+def step_model(workload: Workload, candidates: ProbeCandidates, batches: Sequence[Indices], device: str) -> StepModel:
+    """Trace steps on these batches, and return what they ask of the allocator of a GPU.
 
-
-def measured_overheads(
-    workload: Workload, candidates: ProbeCandidates, batches: Sequence[Indices], device: str
-) -> dict[str, Overhead]:
-    """Measure what the allocator of a CUDA device reserves over the batches, with each setting.
-
-    If this version of PyTorch can't change the setting, only the one of this process is measured.
+    Raises:
+        ValueError: Other requests each time.
     """
-    current, overheads = current_setting(), {}
-    try:
-        for setting in SETTINGS:
-            if _apply(setting) or setting == current:
-                overheads[setting] = _measure(workload, candidates, batches, torch.device(device).index or 0)
-    finally:
-        _apply(current)
-    return overheads
+    samples = ([candidates.sample(int(index)) for index in batch] for batch in batches)
+    first = [next(samples) for _ in range(_FIRST)]
+    trace: Any = trace_steps if device == "cpu" else _traced_on_device
+    for_first = []
+    for batch in first[:-1]:
+        _forget(workload, device)
+        for_first += trace(workload, [batch])
+    _forget(workload, device)
+    resident = trace_resident(workload) if device == "cpu" else live_blocks(torch.device(device))
+    last, *further = trace(workload, [first[-1], *samples])
+    sizes = [[*candidates.original_sizes.totals(batch).values()] for batch in batches]
+    return StepModel(resident, [*for_first, last], further, np.array(sizes, dtype=np.float64))
 
 
-def _measure(workload: Workload, candidates: ProbeCandidates, batches: Sequence[Indices], index: int) -> Overhead:
-    torch.cuda.empty_cache()
-    torch.cuda.reset_peak_memory_stats(index)
-    retries = counters(index).retries
-    for batch in batches:
-        workload.step(workload.batch([candidates.sample(int(sample)) for sample in batch]))
-    torch.cuda.synchronize(index)
-    peak = counters(index)
-    overhead = Overhead(
-        peak.requested_peak, peak.allocated_peak, peak.reserved_peak, peak.retries - retries, "measured"
-    )
+def _traced_on_device(workload: Workload, batches: Iterable[Sequence[Any]]) -> list[BlockTrace]:
+    device = next(workload.model.parameters()).device
+    return [trace_on_device(lambda batch=batch: workload.step(workload.batch(batch)), device) for batch in batches]  # type: ignore[misc]
+
+
+def _forget(workload: Workload, device: str) -> None:
+    """Free what the first step of a run allocates for good."""
     workload.optimizer.zero_grad(set_to_none=True)
-    torch.cuda.empty_cache()
-    return overhead
+    workload.optimizer.state.clear()
+    if device != "cpu" and hasattr(torch._C, "_cuda_clearCublasWorkspaces"):
+        torch._C._cuda_clearCublasWorkspaces()
 
 
-def _apply(setting: str) -> bool:
-    """Change the allocator's setting for new segments; return whether this version of PyTorch can."""
-    # PyTorch reads the environment variable only once; its own tests change the setting this way.
-    change = getattr(torch._C, "_accelerator_setAllocatorSettings", None)
-    if change is None:
-        return False
-    change(f"expandable_segments:{setting == 'expandable'}")
-    return True
+def adverse_runs(
+    sizes: SizeTable, calibration: Calibration, memory: int, max_graphs: int | None, steps: int
+) -> list[Floats]:
+    """Return sizes of the batches that runs begin with, each of shape (batches, sizes), of planned batches.
+
+    For bytes and for each size: the largest first, the smallest first, and alternating; then shuffled ones.
+
+    Args:
+        sizes: The dataset.
+        calibration: Predicts bytes.
+        memory: Bytes of a step.
+        max_graphs: Maximum number of graphs per batch.
+        steps: About how many steps they have together.
+    """
+    budget = Budget.make(calibration=calibration, memory=memory, max_graphs=max_graphs)
+    plan = make_plan(sizes, budget, oversized="skip")
+    rng = np.random.default_rng(0)
+    chosen = [plan.batch(int(i)) for i in rng.choice(len(plan), min(len(plan), _PLANNED), replace=False)]
+    rows = np.array([[*sizes.totals(batch).values()] for batch in chosen], dtype=np.float64)
+    cost = calibration.graph_bytes(sizes)
+    orders: list[Indices] = []
+    for key in [np.array([cost[batch].sum() for batch in chosen]), *rows[:, 1:].T]:
+        up = np.argsort(key, kind="stable")
+        orders += [up[::-1], up, np.column_stack([up, up[::-1]]).ravel()]
+    orders += [rng.permutation(len(rows)) for _ in range(max(steps // _LENGTH - len(orders), 2))]
+    return [rows[order[:_LENGTH]] for order in orders]
+
+
+def _overhead(model: StepModel, runs: Sequence[Floats], setting: str) -> Overhead:
+    least, unlimited = model.least_memory(runs, expandable=setting == "expandable")
+    return Overhead(unlimited.peak_requested, unlimited.peak_allocated, unlimited.peak_reserved, least)

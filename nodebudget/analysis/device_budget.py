@@ -17,10 +17,13 @@ from nodebudget.utils.byte_units import format_bytes
 
 SETTINGS = ("default", "expandable")  #: Settings of PyTorch's allocator: its default, and `expandable_segments:True`.
 
-#: Minimum overhead of the allocator: a fraction of the bytes of a step, and bytes (the last segments or pages of both
-#: pools). The smallest values with which planned epochs ran on a full stand-in device in any order:
-#: `scripts/benchmarks/survival.py`.
+#: Overhead of the allocator where no steps were replayed: a fraction of the bytes of a step, and bytes (the last
+#: segments or pages of both pools). The smallest values with which planned epochs ran on a full stand-in device in any
+#: order: `scripts/benchmarks/survival.py`.
 MIN_OVERHEAD = {"default": (0.10, 24 * 2**20), "expandable": (0.01, 44 * 2**20)}
+
+#: What is added to a replayed overhead, a fraction of the bytes of a step: other epochs have other batches.
+_OTHER_BATCHES = {"default": 0.02, "expandable": 0.005}
 
 #: Assumed bytes of a CUDA process outside PyTorch (context, libraries) if they were not measured: a tenth more than the
 #: 751 to 753 MiB measured on an NVIDIA H200 with CUDA 13.0 and torch 2.11.
@@ -92,14 +95,18 @@ def device_budget(
 
 
 def _overhead(calibration: Calibration, setting: str) -> float:
-    """Return the bytes that the allocator reserves above those that tensors ask for, as a fraction of the latter."""
+    """Return the bytes that the allocator needs above those that tensors ask for, as a fraction of the latter."""
     overheads: Mapping[str, Any] = calibration.context.get("allocator") or {}
     minimum, segments = MIN_OVERHEAD[setting]
     if (overhead := overheads.get(setting)) is None:
         return minimum
-    # Records of schema version 1 predict allocated bytes and have no requested ones.
-    predicted = float(overhead.get("requested", overhead["allocated"]))
     # The last segments do not grow with the batches, and are deducted separately.
+    if (least := overhead.get("least")) is not None:
+        return (
+            max((float(least) - segments) / max(float(overhead["requested"]), 1.0) - 1, 0.0) + _OTHER_BATCHES[setting]
+        )
+    # Earlier records have what was reserved without a limit; those of schema version 1 have no requested bytes.
+    predicted = float(overhead.get("requested", overhead["allocated"]))
     return max(minimum, float(overhead["reserved"] - segments) / max(predicted, 1) - 1)
 
 

@@ -258,7 +258,10 @@ class _Run:
                 hint="pass optimizer=…, whose state is put back after calibrating",
             )
         if self.device.type == "cuda":
-            calibration = with_overheads(calibration, self.workload, dataset, sizes, str(self.device))
+            bytes_, _ = step_memory(memory, calibration, self.device)
+            calibration = with_overheads(
+                *(calibration, self.workload, dataset, sizes, str(self.device)), memory=bytes_, max_graphs=max_graphs
+            )
             torch.cuda.empty_cache()
         return calibration
 

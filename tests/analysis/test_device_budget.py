@@ -11,7 +11,7 @@ from crystals import entries
 from paths import FIXTURES
 
 from nodebudget import Calibration
-from nodebudget.analysis.allocator_overhead import planned_batches, replayed_overheads
+from nodebudget.analysis.allocator_overhead import planned_batches, step_model, with_overheads
 from nodebudget.analysis.device_budget import ASSUMED_CONTEXT, MIN_OVERHEAD, SETTINGS, device_budget
 from nodebudget.calibration.calibrate import CalibrationConfig, calibrate
 from nodebudget.calibration.probe_candidates import ProbeCandidates
@@ -72,13 +72,26 @@ def test_a_planned_stretch_of_real_alignn_is_replayed():
     workload = load_workload("alignn", **settings)
     calibration = calibrate(workload, crystals, sizes, open_probe("cpu"), config=CalibrationConfig(12, 8))
     pool = ProbeCandidates(workload, crystals, sizes, np.random.default_rng(0))
-    batches = planned_batches(pool, calibration)
+    largest = int(calibration.bound.max_measured)
+    batches = planned_batches(pool, calibration, largest)
     loads = [calibration.graph_bytes(sizes)[batch].sum() for batch in batches]
     assert loads == sorted(loads, reverse=True)
-    found = replayed_overheads(load_workload("alignn", **settings), pool, batches)
-    for overhead in found.values():
-        assert 0 < overhead.allocated <= overhead.reserved
-        assert overhead.how == "replayed"
+    assert step_model(load_workload("alignn", **settings), pool, batches, "cpu").events > 100
+    record = with_overheads(calibration, load_workload("alignn", **settings), crystals, sizes, "cpu")
+    for setting, overhead in record.context["allocator"].items():
+        assert 0 < overhead["requested"] < overhead["allocated"] <= overhead["reserved"]
+        assert overhead["requested"] < overhead["least"] < 1.5 * overhead["reserved"]
+        memory = [device_budget(GIB, each, setting=setting, outside=0).memory for each in (record, calibration)]
+        assert memory[0] > memory[1]  # nothing was replayed for the other
+
+
+def test_a_replayed_overhead_goes_before_what_is_assumed():
+    replayed = {"requested": 10 * GIB, "allocated": 10 * GIB, "reserved": 15 * GIB, "how": "replayed"}
+    for setting, share in (("default", 1.04), ("expandable", 1.02)):
+        calibration = known(**{setting: {**replayed, "least": int(share * 10 * GIB)}})
+        memory = device_budget(int(share * 10 * GIB), calibration, setting=setting, outside=0).memory
+        # A little less than the steps that were replayed on that memory: other epochs have other batches.
+        assert 0.97 * 10 * GIB < memory < 10 * GIB
 
 
 def test_the_command_plans_for_a_gpu_that_is_not_there(tmp_path, monkeypatch):
