@@ -41,6 +41,7 @@ _HOMES = {
     "break_down": "nodebudget.analysis.breakdown",
     "calibrate": "nodebudget.calibration.calibrate",
     "check_applicable": "nodebudget.calibration.compatibility",
+    "check_padding": "nodebudget.workloads.padding.model_check",
     "choose_batches": "nodebudget.analysis.breakdown",
     "compare": "nodebudget.analysis.dataset_comparison",
     "device_budget": "nodebudget.analysis.device_budget",
@@ -54,9 +55,11 @@ _HOMES = {
     "oom_guard": "nodebudget.monitor.oom",
     "open_data": "nodebudget.datasets.readers.open_dataset",
     "open_probe": "nodebudget.profiling.open",
+    "pad_batch": "nodebudget.workloads.padding.pad_batch",
     "read_run": "nodebudget.monitor.log_reader",
     "read_run_config": "nodebudget.analysis.run_diff.runs",
     "run_with_split": "nodebudget.monitor.oom",
+    "static_collate": "nodebudget.workloads.padding.pad_batch",
     "suggest_batch_size": "nodebudget.analysis.equivalent_batch_size",
     "tune": "nodebudget.analysis.tune",
 }
@@ -108,6 +111,9 @@ if TYPE_CHECKING:
     from nodebudget.sampling.planner import make_plan as make_plan
     from nodebudget.sampling.sampler import NodeBudgetSampler as NodeBudgetSampler
     from nodebudget.sampling.stream_batcher import NodeBudgetBatcher as NodeBudgetBatcher
+    from nodebudget.workloads.padding.model_check import check_padding as check_padding
+    from nodebudget.workloads.padding.pad_batch import pad_batch as pad_batch
+    from nodebudget.workloads.padding.pad_batch import static_collate as static_collate
     from nodebudget.workloads.protocol import Variant as Variant
     from nodebudget.workloads.protocol import Workload as Workload
     from nodebudget.workloads.registry import load_workload as load_workload

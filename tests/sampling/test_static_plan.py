@@ -127,6 +127,8 @@ def test_padding_is_small(name: str, graphs: int, goal: float) -> None:
     padding = padding_of_plan(sampler.plan)["padding"]
     mean = sampler.plan.loads(sizes["nodes"]).mean()
     for column in ("nodes", "edges", "line_edges"):
+        # Where a graph fills nearly a whole batch a little more is padded.
+        goal = goal if sizes["nodes"].max() < 0.5 * mean else 0.04
         # A mean in whole numbers, and the node of each padding graph.
         whole = 3 / mean if column == "nodes" else 0
         assert padding["static"][column] <= max(goal, whole)
@@ -189,7 +191,7 @@ def test_packing_of_a_few_huge_graphs_keeps_each_set_of_maxima() -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"graphs_per_step": 64}, "graphs_per_step with pack='balanced'"),
+        ({"graphs_per_step": 64}, "graphs_per_step with pack=None"),
         ({"graphs_per_step": 0, "pack": "static"}, "graphs_per_step is 0"),
         ({"graphs_per_step": 9, "pack": "static", "num_replicas": 2, "rank": 0}, "2 ranks share a step"),
         ({"graphs_per_step": 9, "max_graphs": 9, "pack": "static"}, "graphs_per_step and max_graphs"),
