@@ -46,7 +46,7 @@ def extra_of(sizes: Mapping[str, int], shape: Mapping[str, int]) -> Extra:
 
     Raises:
         InputError: The batch is empty, larger than the shape, or without one of its columns; or the shape has no
-            room for a padding graph.
+            place for a padding graph.
     """
     if not sizes["graphs"]:
         raise InputError("a batch of no graphs", limit="one graph or more", hint="leave empty batches out")
