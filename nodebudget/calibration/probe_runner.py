@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from typing import Any
 
 from nodebudget.calibration.memory_model import Observation
@@ -25,6 +26,7 @@ class ProbeRunner:
         self._weights = weights(candidates.sizes)
         self._measured: list[tuple[float, float]] = []  # weight, and bytes above the resident ones
         self._too_heavy = float("inf")
+        self._validation: float | None = None  # largest share of a validation step in the training step's bytes
 
     def weight(self, batch: Indices) -> float:
         """Return a number that grows with the bytes of the batch."""
@@ -95,7 +97,9 @@ class ProbeRunner:
     def describe(self) -> dict[str, Any]:
         """Return device, model and dataset, for the record."""
         workload = self._workload
+        validation = {} if self._validation is None else {"validation": {"largest_share": self._validation}}
         return {
+            **validation,
             "device": self._probe.describe(),
             "model": {
                 "name": getattr(workload, "name", type(workload.model).__qualname__),
@@ -139,12 +143,18 @@ class ProbeRunner:
         return run_step(lambda: [self._candidates.sample(int(index)) for index in batch], doing)
 
     def _measure(self, samples: list[Any], batch: Indices) -> Peak:
+        """Return the peak of a training step, or of a validation step on the same batch where that takes more."""
+        training = self._peak(self._workload.step, samples, f"a training step on {self._names(batch)}")
+        validate = getattr(self._workload, "validate", None)
+        if validate is None:
+            return training
+        validation = self._peak(validate, samples, f"a validation step on {self._names(batch)}")
+        self._validation = max(self._validation or 0.0, validation.requested / max(training.requested, 1))
+        return max(training, validation, key=lambda peak: peak.requested)
+
+    def _peak(self, step: Callable[[Any], Any], samples: list[Any], doing: str) -> Peak:
         workload = self._workload
-        return run_step(
-            lambda: self._probe.measure(lambda: workload.step(workload.batch(samples))),
-            f"a training step on {self._names(batch)}",
-            workload=workload,
-        )
+        return run_step(lambda: self._probe.measure(lambda: step(workload.batch(samples))), doing, workload=workload)
 
     def _names(self, batch: Indices) -> str:
         shown = [self._candidates.name(int(index)) for index in batch[:5]]

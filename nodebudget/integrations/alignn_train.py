@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import random
 from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field
@@ -14,7 +12,6 @@ from typing import Any
 from unittest.mock import patch
 
 import torch
-from torch.multiprocessing.spawn import spawn
 
 from nodebudget.analysis.allocator_overhead import with_overheads
 from nodebudget.analysis.device_budget import DeviceBudget, device_budget
@@ -24,6 +21,14 @@ from nodebudget.datasets.measure import measure
 from nodebudget.datasets.size_table import SizeTable
 from nodebudget.errors import DoesNotFitError, InputError, RecordError
 from nodebudget.integrations.alignn import with_budget
+from nodebudget.integrations.alignn_ranks import (
+    from_first,
+    is_first,
+    launched,
+    one_writer,
+    smallest,
+    start_processes,
+)
 from nodebudget.profiling.cpu import CpuProbe
 from nodebudget.sampling.plan import Plan
 from nodebudget.utils.byte_units import format_bytes, parse_bytes
@@ -99,25 +104,13 @@ def train_alignn(training: AlignnTraining, announce: Callable[[TrainingBudget], 
         MissingError: alignn is not installed.
     """
     check_inputs(training.root_dir, training.config_name, training.alignn)
-    rank, world_size = _launched()
-    if world_size is None:
-        devices = torch.cuda.device_count()
-        if devices > 1:
-            port = str(random.SystemRandom().randint(20_000, 60_000))
-            os.environ.setdefault("MASTER_PORT", port)
-            spawn(_train, args=(devices, training, announce), nprocs=devices)  # type: ignore[no-untyped-call]
-            return
-        world_size = devices
-    _train(rank, world_size, training, announce)
-
-
-def _launched() -> tuple[int, int | None]:
-    """Return rank and number of processes as torchrun or Slurm set them; (0, None) where this is the only process."""
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1 and "RANK" in os.environ:
-        return int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
-    if int(os.environ.get("SLURM_NTASKS", "1")) > 1 and "SLURM_PROCID" in os.environ:
-        return int(os.environ["SLURM_PROCID"]), int(os.environ["SLURM_NTASKS"])
-    return 0, None
+    rank, world_size = launched()
+    if world_size is not None:
+        _train(rank, world_size, training, announce)
+    elif torch.cuda.device_count() > 1:
+        start_processes(_train, torch.cuda.device_count(), training, announce)
+    else:
+        _train(0, torch.cuda.device_count(), training, announce)
 
 
 def _train(rank: int, world_size: int, training: AlignnTraining, announce: Callable[[TrainingBudget], object]) -> None:
@@ -137,6 +130,7 @@ def _train(rank: int, world_size: int, training: AlignnTraining, announce: Calla
     with (
         patch.object(module, "train_dgl", budgeted),
         patch.object(module.dist, "init_process_group", init_process_group),
+        one_writer(rank, world_size),
     ):
         module.train_for_folder(
             rank, world_size, root_dir=training.root_dir, config_name=training.config_name, **training.alignn
@@ -151,9 +145,12 @@ def _with_budget(
     device = torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else torch.device("cpu")
     sizes = measure(train.dataset)
     calibration, origin = _calibration(config, model, train, sizes, training, device)
-    buckets = _gradient_bytes(config, calibration) if world_size > 1 else 0
+    buckets = 0
+    if world_size > 1:
+        buckets = _gradient_bytes(config, calibration)
+        _check_gradients(config, model, train, device)
     memory, lines = _memory(training.memory, calibration, device, config.gpu_memory_fraction)
-    memory = _smallest(memory - buckets, world_size)
+    memory = smallest(memory - buckets)
     made = with_budget(
         loaders, calibration=calibration, memory=memory, max_graphs=training.graphs_per_step, train_sizes=sizes
     )
@@ -170,8 +167,8 @@ def _calibration(
     """Return the calibration, and how it was come by; rank 0 measures, the others take its result."""
     if training.calibration is not None:
         return Calibration.load(training.calibration), "given"
-    if not _is_first():
-        return _shared(None), "measured"
+    if not is_first():
+        return from_first(None)
     path = Path(training.cache) / f"alignn-{_key(config, sizes, device)}.json"
     origin = "cached"
     try:
@@ -181,7 +178,7 @@ def _calibration(
         calibration = _measured(config, model, train, sizes, training, device)
         path.parent.mkdir(parents=True, exist_ok=True)
         calibration.save(path, force=True)
-    return _shared(calibration), origin
+    return from_first((calibration, origin))
 
 
 def _measured(
@@ -243,6 +240,24 @@ def _share(text: str) -> float:
     return share
 
 
+def _check_gradients(config: Any, model: Any, train: Any, device: torch.device) -> None:
+    """Refuse what DistributedDataParallel stops at in the second step: parameters that get no gradient."""
+    if config.ddp_find_unused_parameters:
+        return
+    step = AlignnStep(config, deepcopy(model), device, train.collate_fn)
+    try:
+        step.step(step.batch([train.dataset[index] for index in range(min(2, len(train.dataset)))]))
+        unused = [name for name, value in step.model.named_parameters() if value.requires_grad and value.grad is None]
+    finally:
+        step.close()
+    if unused:
+        raise InputError(
+            f"{len(unused)} parameters of the model get no gradient, such as {unused[0]}",
+            limit="DistributedDataParallel expects one for each",
+            hint='set "ddp_find_unused_parameters": true in the config',
+        )
+
+
 def _gradient_bytes(config: Any, calibration: Calibration) -> int:
     """Bytes of the buckets in which DDP sums gradients: as many as the parameters."""
     parameters = int(calibration.context.get("model", {}).get("parameters", 0))
@@ -271,26 +286,3 @@ def _check_predictions(config: Any, sampler: Any) -> None:
             limit=f"a step may take {format_bytes(plan.config.budget.memory)}",
             hint="give more memory, or set write_predictions to false in the config",
         )
-
-
-def _is_first() -> bool:
-    return not torch.distributed.is_initialized() or torch.distributed.get_rank() == 0
-
-
-def _shared(calibration: Calibration | None) -> Calibration:
-    """Hand rank 0's calibration to all ranks."""
-    if torch.distributed.is_available() and torch.distributed.is_initialized():
-        box = [calibration]
-        torch.distributed.broadcast_object_list(box)
-        calibration = box[0]
-    assert calibration is not None
-    return calibration
-
-
-def _smallest(memory: int, world_size: int) -> int:
-    """Return the smallest memory of all ranks: they share one plan."""
-    if world_size > 1:
-        memories: list[Any] = [None] * world_size
-        torch.distributed.all_gather_object(memories, memory)
-        memory = min(memories)
-    return memory

@@ -62,13 +62,21 @@ CONFIGS: dict[str, dict[str, Any]] = {
 }
 
 
-def write_run(folder: Path, changes: dict[str, Any], count: int) -> tuple[Path, dict[str, str]]:
-    """Write id_prop.json of real crystals with random targets, and config.json; return its path and options."""
+def write_run(
+    folder: Path, changes: dict[str, Any], count: int, most: float = float("inf")
+) -> tuple[Path, dict[str, str]]:
+    """Write id_prop.json of real crystals of up to `most` atoms with random targets, and config.json.
+
+    Returns:
+        The path of the config, and options of train_alignn.py.
+    """
     rng = np.random.default_rng(0)
     crystals = [crystal for crystals in example_datasets(count // 2).values() for crystal in crystals]
     records = []
     for number, crystal in enumerate(crystals):
         atoms = len(crystal["atoms"]["elements"])
+        if atoms > most:
+            continue
         records.append(
             {
                 "jid": f"c{number}",
