@@ -7,7 +7,7 @@ import os
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -146,7 +146,11 @@ def calibrate(
         if config.reach is not None:
             reach_memory(run, candidates, columns, config.reach, config.reach_graphs, rng)
     record = {**runner.describe(), "noise": _noise(run.observations), **provenance(), **(context or {})}
-    return fit_calibration(run.observations, columns, context=record)
+    calibration = fit_calibration(run.observations, columns, context=record)
+    validated = [replace(step, peak=step.validation) for step in run.observations if step.validation is not None]
+    if not validated:
+        return calibration
+    return replace(calibration, validation=replace(fit_calibration(validated, columns), observations=()))
 
 
 def _rounds(candidates: ProbeCandidates, config: CalibrationConfig, rng: np.random.Generator) -> list[list[Job]]:

@@ -6,7 +6,7 @@ import math
 import os
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -68,6 +68,8 @@ class Observation:
     outside: int | None = None  #: Bytes of the device that PyTorch did not hold.
     retries: int | None = None  #: How often the allocator emptied its cache.
     seconds: float | None = None  #: Wall-clock time of the step while it was measured.
+    #: Peak bytes of a validation step on the same batch; None if the workload has no `validate`.
+    validation: int | None = None
 
 
 @dataclass(frozen=True)
@@ -100,6 +102,7 @@ class Calibration:
         determination: Whether the coefficients are identifiable.
         observations: The raw measurements.
         context: Device, versions, model, data: for the record.
+        validation: Predicts the peak bytes of a validation step; None if it was not measured.
 
     Raises:
         InputError: A number of bytes is negative or not finite, or `fixed` is missing.
@@ -116,6 +119,7 @@ class Calibration:
     determination: Determination | None = None
     observations: tuple[Observation, ...] = ()
     context: Mapping[str, Any] = field(default_factory=dict)
+    validation: Calibration | None = None
 
     def __post_init__(self) -> None:
         values = [item for segment in self.segments for item in {"fixed": None, **segment}.items()]
@@ -244,9 +248,10 @@ class Calibration:
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values for JSON."""
-        values = asdict(self)
-        context = values.pop("context")
-        return {**values, "bound": self.bound.to_dict(), **context}
+        values = asdict(replace(self, validation=None))
+        context, _ = values.pop("context"), values.pop("validation")
+        validation = {} if self.validation is None else {"validation": self.validation.to_dict()}
+        return {**values, "bound": self.bound.to_dict(), **validation, **context}
 
     @classmethod
     def from_dict(cls, record: Mapping[str, Any]) -> Calibration:
@@ -254,6 +259,7 @@ class Calibration:
         rest = {key: value for key, value in record.items() if key not in ("kind", "schema_version")}
         further = rest.pop("pieces") if "pieces" in rest else rest.pop("further_segments")  # on disk
         columns, determination = rest.pop("columns"), rest.pop("determination")
+        validation = rest.pop("validation", None)
         if not isinstance(columns, (list, tuple)):
             raise ValueError("columns must be a list")
         return cls(
@@ -268,6 +274,7 @@ class Calibration:
             determination=determination and Determination.from_dict(determination),
             observations=tuple(Observation(**entry) for entry in rest.pop("observations")),
             context=rest,
+            validation=validation and cls.from_dict(validation),
         )
 
 

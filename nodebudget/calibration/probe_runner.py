@@ -26,7 +26,6 @@ class ProbeRunner:
         self._weights = weights(candidates.sizes)
         self._measured: list[tuple[float, float]] = []  # weight, and bytes above the resident ones
         self._too_heavy = float("inf")
-        self._validation: float | None = None  # largest share of a validation step in the training step's bytes
 
     def weight(self, batch: Indices) -> float:
         """Return a number that grows with the bytes of the batch."""
@@ -68,17 +67,18 @@ class ProbeRunner:
         sizes = self._count(samples, batch)
         started = time.perf_counter()
         try:
-            peak = self._measure(samples, batch)
+            peak, total = self._measure(samples, batch)
+            seconds = time.perf_counter() - started
+            resident = resident_bytes(self._workload) if peak.resident is None else peak.resident
+            validation = self._validation_peak(samples, batch)
         except DoesNotFitError:
             self._too_heavy = weight
             self._probe.release()
             return Observation(sizes, peak=free, resident=0, role="out-of-memory")
-        seconds = time.perf_counter() - started
-        resident = resident_bytes(self._workload) if peak.resident is None else peak.resident
         self._probe.release()
         observation = Observation(
             sizes,
-            resident + peak.requested,
+            total,
             resident,
             role,
             allocated=peak.allocated,
@@ -86,6 +86,7 @@ class ProbeRunner:
             outside=peak.outside,
             retries=peak.retries,
             seconds=round(seconds, 4),
+            validation=validation,
         )
         self._remember(observation, weight)
         return observation
@@ -97,9 +98,7 @@ class ProbeRunner:
     def describe(self) -> dict[str, Any]:
         """Return device, model and dataset, for the record."""
         workload = self._workload
-        validation = {} if self._validation is None else {"validation": {"largest_share": self._validation}}
         return {
-            **validation,
             "device": self._probe.describe(),
             "model": {
                 "name": getattr(workload, "name", type(workload.model).__qualname__),
@@ -142,19 +141,24 @@ class ProbeRunner:
         doing = f"making samples of {self._names(batch)}"
         return run_step(lambda: [self._candidates.sample(int(index)) for index in batch], doing)
 
-    def _measure(self, samples: list[Any], batch: Indices) -> Peak:
-        """Return the peak of a training step, or of a validation step on the same batch where that takes more."""
-        training = self._peak(self._workload.step, samples, f"a training step on {self._names(batch)}")
+    def _measure(self, samples: list[Any], batch: Indices) -> tuple[Peak, int]:
+        """Return what the probe saw of a training step, and its peak bytes, resident ones included."""
+        return self._peak(self._workload.step, samples, f"a training step on {self._names(batch)}")
+
+    def _validation_peak(self, samples: list[Any], batch: Indices) -> int | None:
+        """Return the peak bytes of a validation step likewise; None if the workload has none."""
         validate = getattr(self._workload, "validate", None)
         if validate is None:
-            return training
-        validation = self._peak(validate, samples, f"a validation step on {self._names(batch)}")
-        self._validation = max(self._validation or 0.0, validation.requested / max(training.requested, 1))
-        return max(training, validation, key=lambda peak: peak.requested)
+            return None
+        self._probe.release()
+        return self._peak(validate, samples, f"a validation step on {self._names(batch)}")[1]
 
-    def _peak(self, step: Callable[[Any], Any], samples: list[Any], doing: str) -> Peak:
+    def _peak(self, step: Callable[[Any], Any], samples: list[Any], doing: str) -> tuple[Peak, int]:
         workload = self._workload
-        return run_step(lambda: self._probe.measure(lambda: step(workload.batch(samples))), doing, workload=workload)
+        # Where the device does not tell. Before the step: a validation step may release gradients.
+        before = resident_bytes(workload)
+        peak = run_step(lambda: self._probe.measure(lambda: step(workload.batch(samples))), doing, workload=workload)
+        return peak, (before if peak.resident is None else peak.resident) + peak.requested
 
     def _names(self, batch: Indices) -> str:
         shown = [self._candidates.name(int(index)) for index in batch[:5]]

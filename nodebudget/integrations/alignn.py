@@ -117,6 +117,8 @@ def budget_loaders(
         _check_ids(name, dataset)
     training = AdvancingSampler(_sizes_with_ids(train, train_sizes, "train"), **budget)
     in_order = {**budget, "pack": "sequential", "shuffle": False}
+    if getattr(budget.get("calibration"), "validation", None) is not None:
+        in_order["calibration"] = budget["calibration"].validation
     validation = NodeBudgetSampler(_sizes_with_ids(val, val_sizes, "val"), **in_order)
     _warn_of_single_graphs(training)
     common: dict[str, Any] = {

@@ -24,8 +24,7 @@ class Workload(Protocol):
     - `size_of(item)`: further sizes of an item, such as {"tokens": 312}.
     - `variants(item)`: a list of `Variant`, other ways to make samples of such items, with other ratios of sizes, which
       make the coefficients identifiable. Without it, edges of DGL and PyTorch Geometric graphs are subsampled.
-    - `validate(batch)`: one validation step. A calibration then takes the larger peak of both for each batch, since
-      validation batches have the budget of training batches.
+    - `validate(batch)`: one validation step, whose peak a calibration then measures as well.
     """
 
     model: torch.nn.Module

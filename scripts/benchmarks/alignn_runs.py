@@ -32,7 +32,6 @@ from nodebudget.utils.optional_imports import require
 from nodebudget.workloads.alignn_loop import quiet
 from nodebudget.workloads.alignn_run import read_alignn_run
 from nodebudget.workloads.alignn_step import AlignnRunWorkload
-from nodebudget.workloads.protocol import resident_bytes
 
 WIDTH = {"alignn_layers": 2, "gcn_layers": 2, "hidden_features": 64}
 NO_FORCES = {"calculate_gradient": False, "gradwise_weight": 0.0}
@@ -53,6 +52,31 @@ CONFIGS: dict[str, dict[str, Any]] = {
     "atomwise, classes": {
         "classification_threshold": 0.0,
         "model": {"name": "alignn_atomwise", "classification": True, "energy_mult_natoms": False, **NO_FORCES},
+    },
+    "atomwise, three targets in a CSV": {
+        "csv": True,
+        "model": {"name": "alignn_atomwise", "energy_mult_natoms": False, **NO_FORCES},
+    },
+    "atomwise, a target per atom": {
+        "model": {
+            "name": "alignn_atomwise",
+            "atomwise_output_features": 3,
+            "atomwise_weight": 1.0,
+            "energy_mult_natoms": False,
+            **NO_FORCES,
+        },
+    },
+    "atomwise, additional output": {
+        "model": {
+            "name": "alignn_atomwise",
+            "additional_output_features": 4,
+            "additional_output_weight": 1.0,
+            "energy_mult_natoms": False,
+            **NO_FORCES,
+        },
+    },
+    "atomwise, extra features": {
+        "model": {"name": "alignn_atomwise", "extra_features": 5, "energy_mult_natoms": False, **NO_FORCES},
     },
     "atomwise, forces, SGD": {"optimizer": "sgd", "model": {"name": "alignn_atomwise"}},
     "pure, forces": {"neighbor_strategy": "pure_torch", "model": {"name": "alignn_atomwise_pure"}},
@@ -85,15 +109,31 @@ def write_run(
                 "many": rng.normal(size=3).tolist(),
                 "forces": rng.normal(size=(atoms, 3)).tolist(),
                 "stresses": rng.normal(size=(3, 3)).tolist(),
+                "additional_output": rng.normal(size=4).tolist(),
+                "extra_features": rng.normal(size=5).tolist(),
             }
         )
-    (folder / "id_prop.json").write_text(json.dumps(records))
     changes = dict(changes)
     target = changes.pop("target", "total_energy")
+    if changes.pop("csv", False):
+        write_csv(folder, records)
+    else:
+        if not changes["model"].get("extra_features"):
+            records = [{key: value for key, value in record.items() if key != "extra_features"} for record in records]
+        (folder / "id_prop.json").write_text(json.dumps(records))
     model = {"atom_input_features": 92, **WIDTH, **changes.pop("model")}
     config = {"cutoff": 8.0, "num_workers": 0, "batch_size": 4, "learning_rate": 0.001, **changes, "model": model}
     (folder / "config.json").write_text(json.dumps(config))
     return folder / "config.json", {"target_key": target}
+
+
+def write_csv(folder: Path, records: list[dict[str, Any]]) -> None:
+    """Write id_prop.csv with three targets per crystal, and its POSCAR files."""
+    poscar, atoms = require("jarvis.io.vasp.inputs").Poscar, require("jarvis.core.atoms").Atoms
+    for record in records:
+        poscar(atoms.from_dict(record["atoms"])).write_file(str(folder / f"{record['jid']}.vasp"))
+    rows = [",".join([f"{record['jid']}.vasp", *map(str, record["many"])]) for record in records]
+    (folder / "id_prop.csv").write_text("\n".join(rows) + "\n")
 
 
 class Watched:
@@ -137,7 +177,7 @@ def compare(name: str, probes: int, count: int) -> dict[str, Any]:
         records = run.records["train"]
         sizes = measure(records, graphs=run.graphs)
         calibration = calibrate(workload, records, sizes, config=CalibrationConfig(probes=probes, max_graphs=12))
-        resident = resident_bytes(workload)
+        resident = calibration.resident
         workload.close()
         rng = np.random.default_rng(7)
         batches = [rng.choice(len(records), size=size, replace=False).tolist() for size in (3, 5, 6, 8, 8, 10, 10, 12)]
