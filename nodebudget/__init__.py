@@ -20,6 +20,7 @@ _HOMES = {
     "GraphSettings": "nodebudget.datasets.graph_settings",
     "InputError": "nodebudget.errors",
     "MeasureOptions": "nodebudget.datasets.measure",
+    "Mixture": "nodebudget.sampling.mixture",
     "MemoryMonitor": "nodebudget.monitor.monitor",
     "MissingError": "nodebudget.errors",
     "NodeBudgetBatcher": "nodebudget.sampling.stream_batcher",
@@ -52,6 +53,7 @@ _HOMES = {
     "make_plan": "nodebudget.sampling.planner",
     "measure": "nodebudget.datasets.measure",
     "measure_samples": "nodebudget.workloads.sample_sizes",
+    "mix": "nodebudget.sampling.mixture",
     "oom_guard": "nodebudget.monitor.oom",
     "open_data": "nodebudget.datasets.readers.open_dataset",
     "open_probe": "nodebudget.profiling.open",
@@ -108,6 +110,8 @@ if TYPE_CHECKING:
     from nodebudget.profiling.open import open_probe as open_probe
     from nodebudget.sampling.budget import Budget as Budget
     from nodebudget.sampling.plan import Plan as Plan
+    from nodebudget.sampling.mixture import Mixture as Mixture
+    from nodebudget.sampling.mixture import mix as mix
     from nodebudget.sampling.planner import make_plan as make_plan
     from nodebudget.sampling.sampler import NodeBudgetSampler as NodeBudgetSampler
     from nodebudget.sampling.stream_batcher import NodeBudgetBatcher as NodeBudgetBatcher

@@ -38,7 +38,19 @@ class PlanProvider:
     @cached_property
     def planner(self) -> Planner | StepPlanner:
         """What makes the plans; with sharing it is made only in the process that needs it."""
-        return Planner(self.config) if self.config.steps is None else StepPlanner(self.config)
+        config = self.config
+        if config.steps is not None or config.draw is not None:
+            return StepPlanner(config)
+        try:
+            planner = Planner(config)
+            len(planner)
+        except OversizedError:
+            raise
+        except DoesNotFitError:
+            if config.even == "raise":
+                raise
+            return StepPlanner(config)
+        return planner
 
     def forget_first(self) -> None:
         """Free the assignment that showed how many batches there are."""
@@ -121,6 +133,11 @@ class EpochProgress:
         """Name of the column that is balanced."""
         return self._planner.names[0] if self.provider.store is None else self.plan.balanced
 
+    def changed_graphs(self) -> tuple[str, Ints]:
+        """Return what becomes of graphs that can't be shared out equally, and which: see `EpochContent`."""
+        planner = self.provider.planner if self.provider.store is None else None
+        return planner.content.changed(self.epoch) if isinstance(planner, StepPlanner) else ("", np.arange(0))
+
     def changed(self, provider: PlanProvider, steps: int) -> tuple[EpochProgress, int]:
         """Re-plan what is left after `steps` steps of the epoch.
 
@@ -188,6 +205,8 @@ class EpochProgress:
         """Return the step that comes after `taken` batches of each rank, and what is left of it, None for all of it."""
         plan, batches = self.plan, taken * self.provider.config.num_replicas
         step = int(np.searchsorted(plan.steps, batches, side="right")) - 1
+        if plan.step_offsets is None:
+            return 0, plan.indices[plan.offsets[batches] :]
         if plan.steps[step] == batches:
             return plan.first_step + step, None
         rest = slice(plan.offsets[batches], plan.offsets[plan.steps[step + 1]])

@@ -19,8 +19,19 @@ def describe_oversized(graphs: Ints, sizes: SizeTable, budget: Budget) -> str:
     return f"{shown}; and {len(graphs) - _SHOWN:,} more" if len(graphs) > _SHOWN else shown
 
 
+def place_of(graph: int, sizes: SizeTable) -> int:
+    """Return a graph's place in the dataset, of which the sizes may be a part."""
+    return int(sizes.settings["indices"][graph]) if "indices" in sizes.settings else graph
+
+
+def name_of(graph: int, sizes: SizeTable) -> str:
+    """Name a graph by its place in the dataset and its id."""
+    place = place_of(graph, sizes)
+    return f"graph {place}" if sizes.ids is None else f"graph {place} ({sizes.ids[graph]})"
+
+
 def _describe(graph: int, sizes: SizeTable, budget: Budget) -> str:
-    name = f"graph {graph}" if sizes.ids is None else f"graph {graph} ({sizes.ids[graph]})"
+    name = name_of(graph, sizes)
     counts = {column: values[graph].item() for column, values in sizes.columns.items()}
     parts = [
         f"{counts[column]:,} {column}, {counts[column] - maximum:,} over the maximum of {maximum:,}"
@@ -32,6 +43,13 @@ def _describe(graph: int, sizes: SizeTable, budget: Budget) -> str:
         needed = budget.calibration.predict_bytes(graphs=1, **counts)
         parts.append(f"a step with it alone needs {format_bytes(needed)}")
     return f"{name}: {', '.join(parts)}"
+
+
+def describe_changed(what: str, graphs: Ints, config: PlanConfig) -> str:
+    """Say how many graphs are left out or come twice, and which."""
+    names = ", ".join(name_of(int(graph), config.sizes) for graph in graphs[:_SHOWN])
+    more = f" and {len(graphs) - _SHOWN:,} more" if len(graphs) > _SHOWN else ""
+    return f"{len(graphs)} of {len(config.sizes)} graphs {what}, others in other epochs: {names}{more}"
 
 
 def describe_policy(graphs: Ints, config: PlanConfig) -> str:
@@ -46,7 +64,7 @@ def oversized_error(graphs: Ints, sizes: SizeTable, budget: Budget) -> Oversized
     count = "1 graph is" if len(graphs) == 1 else f"{len(graphs):,} graphs are"
     return OversizedError(
         f"{count} larger than a batch may be: {describe_oversized(graphs, sizes, budget)}",
-        indices=graphs.tolist(),
+        indices=[place_of(graph, sizes) for graph in graphs.tolist()],
         limit=budget.describe(),
         hint="raise the budget, or pass oversized='skip' to leave them out or 'alone' to give each its own batch",
     )

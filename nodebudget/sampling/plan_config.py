@@ -12,11 +12,13 @@ from typing import Any
 from nodebudget.datasets.size_table import SizeTable
 from nodebudget.errors import InputError, RecordError
 from nodebudget.sampling.budget import Budget
+from nodebudget.sampling.epoch_draw import EpochDraw
 from nodebudget.sampling.static_plan import StaticPlan
 from nodebudget.utils.checks import check_choice, check_count
 
 PACKS = ("balanced", "dense", "sequential", "static")
 POLICIES = ("raise", "skip", "alone")
+EVEN = ("raise", "drop", "repeat")
 
 
 @dataclass(frozen=True)
@@ -84,18 +86,24 @@ class PlanConfig:
     num_replicas: int = 1
     balance: str | None = None
     steps: StepConfig | None = None
+    draw: EpochDraw | None = None
+    even: str = "raise"
 
     def __post_init__(self) -> None:
         if self.pack is None:
             object.__setattr__(self, "pack", "balanced" if self.shuffle else "sequential")
         check_choice("pack", str(self.pack), PACKS)
         check_choice("oversized", self.oversized, POLICIES)
+        check_choice("even", self.even, EVEN)
         check_count("seed", self.seed, 0)
         check_count("num_replicas", self.num_replicas, 1)
         if not len(self.sizes):
             raise InputError("the dataset has no graphs", hint="check how it was read or filtered")
         if self.steps is not None and self.pack in ("dense", "static"):
             what = f"graphs_per_step with pack={self.pack!r}"
+            raise InputError(what, limit="pack is balanced or sequential there", hint="leave pack out")
+        if self.pack in ("dense", "static") and self.draw is not None:
+            what = f"weights with pack={self.pack!r}"
             raise InputError(what, limit="pack is balanced or sequential there", hint="leave pack out")
         if self.pack == "static" and self.oversized == "alone":
             raise InputError(
@@ -115,9 +123,14 @@ class PlanConfig:
             raise InputError(f"batches of pack={self.pack!r} have no static shape", hint="pass pack='static'")
         return StaticPlan(self.sizes, self.budget, self.num_replicas)
 
+    def content(self) -> list[Any]:
+        """Return plain values for hashes of what an epoch holds; empty where it is every graph once."""
+        return [] if self.draw is None and self.even == "raise" else [self.draw and self.draw.to_dict(), self.even]
+
     def digest(self, *further: Any) -> str:
         """Return a hash of all that its plans depend on, and of further plain values."""
-        facts = [self.budget.to_dict(), self.pack, self.shuffle, self.seed, self.oversized, self.num_replicas]
+        facts: list[Any] = [self.budget.to_dict(), self.pack, self.shuffle, self.seed, self.oversized]
+        facts += [self.num_replicas, *self.content()]
         if self.steps is not None:
             facts.append(self.steps.to_dict())
         text = json.dumps([*facts, self.balance, self.sizes.fingerprint(), *further], sort_keys=True)

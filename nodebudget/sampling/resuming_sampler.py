@@ -13,7 +13,7 @@ from nodebudget.errors import InputError, RecordError
 from nodebudget.sampling.budget import Budget
 from nodebudget.sampling.dataset_length import DatasetLength
 from nodebudget.sampling.epoch import EpochProgress, PlanProvider, restore_progress
-from nodebudget.sampling.oversized import describe_policy
+from nodebudget.sampling.oversized import describe_changed, describe_policy
 from nodebudget.sampling.plan import Plan
 from nodebudget.sampling.plan_config import RankBudget
 from nodebudget.sampling.rank_budgets import gather_budgets
@@ -42,6 +42,7 @@ class ResumingSampler(Sampler[list[int]]):
     rank: int
     num_replicas: int
     _seconds: float | None = None
+    _announced: tuple[int, int] | None = None
 
     def _start(self, provider: PlanProvider, dataset: Any, *, ranks_given: bool) -> None:
         """Begin with epoch 0.
@@ -170,6 +171,12 @@ class ResumingSampler(Sampler[list[int]]):
         if are_the_ranks(self.num_replicas, self.rank, self._ranks_given) and not progress.checked:
             check_ranks(progress, start, self._fingerprints)
             progress.checked = True
+        if self.rank == 0 and self._announced != (self.epoch, changes):
+            level = logging.INFO if self._announced else logging.WARNING
+            self._announced = self.epoch, changes
+            what, graphs = progress.changed_graphs()
+            if len(graphs):
+                _log.log(level, "epoch %d: %s", self.epoch, describe_changed(what, graphs, self._provider.config))
         # Where crystals were left out of the sizes, the dataset still has them: its indices are others.
         indices = self.sizes.settings.get("indices")
         for place, batch in enumerate(progress.plan.rank_batches(self.rank, start - progress.began), start):

@@ -13,6 +13,8 @@ from nodebudget.calibration.compatibility import measure_as_calibrated
 from nodebudget.errors import InputError
 from nodebudget.sampling.budget import Budget
 from nodebudget.sampling.epoch import PlanProvider
+from nodebudget.sampling.epoch_draw import make_draw, subset
+from nodebudget.sampling.mixture import Mixture
 from nodebudget.sampling.plan_config import PlanConfig, StepConfig
 from nodebudget.sampling.rank_budgets import gather_budgets, of_first_rank
 from nodebudget.sampling.resuming_sampler import ResumingSampler
@@ -76,12 +78,17 @@ class NodeBudgetSampler(ResumingSampler):
         share: str | os.PathLike[str] | None = None,
         graphs_per_step: int | None = None,
         last: str = "keep",
+        indices: npt.ArrayLike | None = None,
+        weights: npt.ArrayLike | None = None,
+        replacement: bool = True,
+        epoch_size: int | None = None,
+        even: str = "raise",
     ) -> None:
         """Plan for a dataset.
 
         Args:
             sizes_or_dataset: A `SizeTable`, or a dataset that `nodebudget.measure` counts; crystals as the
-                graphs that the calibration was made on, if there is one.
+                graphs that the calibration was made on, if there is one. Or several datasets: `nodebudget.mix`.
             max_nodes: Maximum number of nodes per batch; likewise the other maxima. At least one budget must be given.
             max_edges: Maximum number of edges.
             max_line_edges: Maximum number of line-graph edges.
@@ -111,6 +118,14 @@ class NodeBudgetSampler(ResumingSampler):
             last: What happens to a remainder of fewer graphs: "keep" (one more step; all have nearly as many graphs),
                 "drop" (left out, others in each epoch) or "fill" (filled up with graphs that come twice).
 
+            indices: The graphs to train on, by their places in the dataset; by default all.
+            weights: Relative probability of each graph (of `indices`, where these are given), by which the graphs of an
+                epoch are drawn: first drawn, the same on every rank, then planned.
+            replacement: Whether a graph may be drawn several times in an epoch.
+            epoch_size: Graphs that are drawn per epoch; by default as many as there are.
+            even: What happens where the graphs can't be shared out equally among the ranks: "raise", "drop" (a few are
+                left out) or "repeat" (a few come twice, see `real`). They are logged, and are others in every epoch.
+
         Raises:
             OversizedError: A graph is over the budget, and `oversized` is "raise".
             DoesNotFitError: No graph is left, or there are fewer graphs than ranks.
@@ -125,7 +140,13 @@ class NodeBudgetSampler(ResumingSampler):
             max_graphs = max_graphs or check_count("graphs_per_step", graphs_per_step, 1)
         budget = Budget.make(max_nodes, max_edges, max_line_edges, max_graphs, calibration, memory, max_columns)
         ranks = self.num_replicas, self.rank, num_replicas is not None and rank is not None
+        if isinstance(sizes_or_dataset, Mixture):
+            weights = sizes_or_dataset.weights if weights is None else weights
+            sizes_or_dataset = sizes_or_dataset.sizes
         sizes = measure_as_calibrated(sizes_or_dataset, calibration)
+        if indices is not None:
+            sizes = subset(sizes, indices)
+        draw = make_draw(len(sizes), weights, epoch_size, replacement=replacement)
         if (balance == "time") != (time_model is not None):
             raise InputError("balance='time' and a time_model go together", hint="make one with 'nodebudget tune'")
         steps, seconds = None, None
@@ -139,7 +160,9 @@ class NodeBudgetSampler(ResumingSampler):
             largest, budgets = gather_budgets(budget, ranks, seconds)
             steps = StepConfig(graphs_per_step, last, budgets)
         seed = check_count("seed", seed, 0)
-        config = PlanConfig(sizes, largest, pack, shuffle, seed, oversized, self.num_replicas, balance, steps)
+        config = PlanConfig(
+            sizes, largest, pack, shuffle, seed, oversized, self.num_replicas, balance, steps, draw, even
+        )
         self._seconds, share = seconds, None if share is None else os.fspath(share)
         self._start(PlanProvider(config, share), sizes_or_dataset, ranks_given=ranks[2])
 
@@ -190,6 +213,17 @@ class NodeBudgetSampler(ResumingSampler):
         """
         values = np.ones(len(self.sizes)) if by == "graphs" else self.sizes[by]
         return loss_weights(self._progress, self.rank, values)
+
+    def real(self) -> npt.NDArray[np.bool_]:
+        """Return which of the graphs that this rank's batches hold are no repetition, shape (graphs of its batches,).
+
+        In the order of the batches. With `even="repeat"` or `last="fill"` leave the others out of a metric, so that
+        each graph counts once over all ranks.
+        """
+        plan = self.plan
+        repeats = np.zeros(len(plan.indices), dtype=bool) if plan.repeats is None else plan.repeats
+        ranks = np.repeat(np.arange(len(plan)) % self.num_replicas, plan.graphs)
+        return np.asarray(~repeats[ranks == self.rank])
 
     @property
     def shapes(self) -> tuple[dict[str, int], ...]:

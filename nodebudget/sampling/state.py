@@ -23,12 +23,13 @@ def fingerprints(config: PlanConfig, original: Budget, balanced: str) -> dict[st
     """Return hashes of what a sampler was made with, beside seed and ranks: its sizes, and its settings and budget."""
     sizes, steps = config.sizes, config.steps
     if steps is None:
-        facts = [original.to_dict(), config.pack, config.shuffle, config.oversized, original.names(balanced)]
+        facts: list[Any] = [original.to_dict(), config.pack, config.shuffle, config.oversized]
+        facts += [original.names(balanced), *config.content()]
         return {"data": sizes.fingerprint(), "settings": hash_of(facts)}
     # Steps hang on no budget, and on no time.
     if config.balance == "seconds":
         sizes = SizeTable({k: v for k, v in sizes.columns.items() if k != "seconds"}, sizes.ids, sizes.settings)
-    facts = [str(steps.graphs), steps.last, config.pack, config.shuffle, config.oversized]
+    facts = [steps.graphs, steps.last, config.pack, config.shuffle, config.oversized, *config.content()]
     return {"data": sizes.fingerprint(), "settings": hash_of(facts)}
 
 
@@ -50,7 +51,7 @@ def check_state(given: Any, current: Mapping[str, Any]) -> dict[str, Any]:
     reasons = {
         "version": "was written by another version of nodebudget",
         "data": "belongs to another dataset",
-        "settings": "belongs to another budget, pack, shuffle, balance, oversized, graphs_per_step or last",
+        "settings": "belongs to another budget, pack, shuffle, balance, oversized, graphs_per_step, last, draw or even",
         "seed": f"belongs to seed {state['seed']}, not {current['seed']}",
     }
     for key, reason in reasons.items():

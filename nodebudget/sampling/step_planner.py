@@ -12,11 +12,12 @@ import numpy.typing as npt
 from nodebudget.datasets.size_table import STANDARD
 from nodebudget.errors import DoesNotFitError
 from nodebudget.sampling.budget import whole_column
+from nodebudget.sampling.epoch_content import EpochContent
 from nodebudget.sampling.oversized import oversized_error
 from nodebudget.sampling.packing.batch_grid import Batches, BatchGrid, Ints
 from nodebudget.sampling.packing.items import Items
 from nodebudget.sampling.packing.ordered import next_fit, split
-from nodebudget.sampling.packing.reproducible import RandomStream, rotating, shuffled_rows
+from nodebudget.sampling.packing.reproducible import RandomStream, shuffled_rows
 from nodebudget.sampling.packing.step_assignment import MicroBatchAssignment, assign_steps, largest_first
 from nodebudget.sampling.plan import Plan
 from nodebudget.sampling.plan_config import PlanConfig
@@ -48,24 +49,17 @@ class StepPlanner:
     """
 
     def __init__(self, config: PlanConfig) -> None:
-        assert config.steps is not None
-        self.config, self._last = config, config.steps.last
+        self.config = config
         self.names, self._everything = config.budget.columns(config.sizes, config.balance)
         over = self._everything.oversized()
         self.oversized = np.flatnonzero(over)
         if len(self.oversized) and config.oversized == "raise":
             raise oversized_error(self.oversized, config.sizes, config.budget)
-        self._graphs = np.flatnonzero(~over) if config.oversized == "skip" else np.arange(len(over))
+        graphs = np.flatnonzero(~over) if config.oversized == "skip" else np.arange(len(over))
         if config.oversized == "alone" and len(self.oversized):
             self._everything = _alone(self._everything, over)
-        whole, rest = divmod(len(self._graphs), config.steps.graphs)
-        self.steps = whole + (rest > 0 and self._last != "drop")
-        if not self.steps:
-            raise DoesNotFitError(
-                f"{len(self._graphs):,} graphs make no step",
-                limit=f"graphs_per_step is {config.steps.graphs:,}, and smaller steps are dropped",
-                hint="give fewer graphs_per_step, or last='keep' or 'fill'",
-            )
+        self.content = EpochContent(config, graphs)
+        self.steps = self.content.steps
         self._first: BatchGrid | None = None
 
     def __len__(self) -> int:
@@ -75,7 +69,7 @@ class StepPlanner:
     @property
     def lower_bound(self) -> int:
         """No plan within the budget has fewer batches, were it not for steps."""
-        return self._everything.take(self._graphs).lower_bound()
+        return self._everything.take(self.content.all).lower_bound()
 
     def forget_first(self) -> None:
         """Free the assignment that showed how many micro-batches suffice."""
@@ -84,12 +78,17 @@ class StepPlanner:
     @cached_property
     def micro_batches(self) -> int:
         """Micro-batches of a step, over all ranks; the same in every epoch."""
-        tried = min(_TRIED_EPOCHS, max(1, _TRIED_GRAPHS // max(len(self._graphs), 1))) if self.config.shuffle else 1
+        if self.content.one_each:
+            return self.content.count + self.content.extra
+        tried = min(_TRIED_EPOCHS, max(2 if self.config.draw else 1, _TRIED_GRAPHS // self.content.count))
+        tried = tried if self.config.shuffle else 1
         if self.config.pack == "sequential":
-            return self._sequential(self._content(0))
+            return self._sequential(self.content.graphs(0))
         epochs = [self._assign_steps(epoch) for epoch in range(tried)]
         ranks = self.config.num_replicas
-        micro_batches = max(self._assignment(graphs).fewest(steps) for graphs, steps, _ in epochs)
+        assignments = [self._assignment(graphs) for graphs, _, _ in epochs]
+        fewest = [assignment.fewest(steps) for assignment, (_, steps, _) in zip(assignments, epochs, strict=True)]
+        micro_batches = self._with_margin(max(fewest), [assignment.items for assignment in assignments])
         while micro_batches <= int(epochs[0][1].counts.min()):
             grids = (self._assignment(graphs).assign(steps, micro_batches) for graphs, steps, _ in epochs)
             first = next(grids)
@@ -99,23 +98,25 @@ class StepPlanner:
             micro_batches += ranks
         raise self._too_few(int(epochs[0][1].counts.min()), micro_batches)
 
+    def _with_margin(self, micro_batches: int, epochs: list[Items]) -> int:
+        """Return how many micro-batches suffice for further epochs, whose graphs are others where they are drawn."""
+        if self.config.draw is None or len(epochs) == 1:
+            return micro_batches
+        largest = micro_batches
+        for place, maximum in enumerate(epochs[0].maxima):
+            if maximum is not None:
+                # Eight epochs are within about three standard deviations: as much again is hardly ever exceeded.
+                totals = [int(items.values[place].sum(dtype=np.int64)) for items in epochs]
+                wide = micro_batches * (2 * max(totals) - min(totals))
+                largest = max(largest, -(-wide // max(max(totals), 1)))
+        return largest + -largest % self.config.num_replicas
+
     def _too_few(self, graphs: int, micro_batches: int) -> DoesNotFitError:
         return DoesNotFitError(
             f"a step of {graphs:,} graphs can't be assigned to {self.config.num_replicas} ranks",
             limit=f"it makes at least {micro_batches:,} micro-batches, the same number for every rank",
             hint="give more graphs_per_step or a larger budget, or use fewer ranks",
         )
-
-    def _content(self, epoch: int) -> Ints:
-        """Return the graphs of an epoch; those over the number of graphs are repeated ones."""
-        steps, graphs, seed = self.config.steps, self._graphs, self.config.seed
-        assert steps is not None
-        extra = self.steps * steps.graphs - len(graphs)
-        if self._last == "drop" and extra < 0:
-            return np.delete(graphs, rotating(len(graphs), -extra, seed, epoch))
-        if self._last == "fill" and extra:
-            return np.concatenate([graphs, graphs[rotating(len(graphs), extra, seed, epoch)]])
-        return graphs
 
     @cached_property
     def _order(self) -> Ints:
@@ -131,7 +132,7 @@ class StepPlanner:
         return Items(columns, (None,) * len(columns))
 
     def _is_everything(self, graphs: Ints) -> bool:
-        return graphs is self._graphs and len(graphs) == len(self._everything)
+        return graphs is self.content.all and len(graphs) == len(self._everything)
 
     def _assignment(self, graphs: Ints) -> MicroBatchAssignment:
         ranks, steps = self.config.num_replicas, self.config.steps
@@ -141,8 +142,9 @@ class StepPlanner:
 
     def _assign_steps(self, epoch: int, attempt: int = 0) -> tuple[Ints, BatchGrid, RandomStream]:
         """Assign an epoch's graphs to steps: return the graphs, the grid of places in them, and random numbers."""
-        epoch = epoch if self.config.shuffle else 0
-        graphs, stream = self._content(epoch), RandomStream(self.config.seed, epoch, 2 + attempt)
+        epoch = self.content.epoch_of(epoch)
+        graphs = self.content.graphs(epoch, attempt)
+        stream = RandomStream(self.config.seed, epoch, 2 + attempt)
         if self._is_everything(graphs):
             return graphs, assign_steps(self._by_size, self._order, self.steps, stream), stream
         items = self._by_size.take(graphs)
@@ -161,7 +163,7 @@ class StepPlanner:
         whole = first if partial is None else first + 1
         begin = whole * self.micro_batches
         places, offsets = places[offsets[begin] :], offsets[begin:] - offsets[begin]
-        repeats = places >= len(self._graphs)
+        repeats = places >= self.content.count
         indices, ends = graphs[places], np.arange(0, len(offsets), self.micro_batches)
         if partial is not None:
             order, starts = self.pack_partial(partial)
@@ -171,15 +173,16 @@ class StepPlanner:
             ends = np.concatenate([[0], ends + len(starts) - 1])
         return Plan(
             *(indices, offsets, self.oversized, self.lower_bound, self.names[0], epoch, self.config),
-            step_offsets=ends,
+            step_offsets=None if self.config.steps is None else ends,
             first_step=first,
-            repeats=repeats if len(graphs) > len(self._graphs) else None,
+            repeats=repeats if self.content.extra > 0 else None,
         )
 
     def _sequence(self, epoch: int) -> tuple[Ints, Batches]:
         """Return the epoch's graphs, and its micro-batches in order, as places in them."""
+        epoch = self.content.epoch_of(epoch)
         if self.config.pack == "sequential":
-            graphs = self._content(epoch)
+            graphs = self.content.graphs(epoch)
             return graphs, self._cut(graphs)
         micro_batches, first = self.micro_batches, self._first
         self.forget_first()

@@ -76,12 +76,20 @@ def assign_steps(items: Items, order: Ints, steps: int, stream: RandomStream) ->
     return grid
 
 
-def micro_batch_rows(rows: int, micro_batches: int, shares: Sequence[int] | None) -> Ints:
-    """Return the micro-batch that each row of a step goes to, shape (rows,): in turns, or by the ranks' shares."""
-    place = np.arange(rows)
-    if shares is None:
-        turn, place = np.divmod(place, micro_batches)
-        return np.where(turn % 2, micro_batches - 1 - place, place)
+def _in_turns(steps: BatchGrid, micro_batches: int) -> BatchGrid:
+    """Give the rows of each step to its micro-batches in turns, forth and back."""
+    turns = -(-steps.rows // micro_batches)
+    padded = np.zeros((turns * micro_batches, steps.batches), dtype=steps.slots.dtype)
+    padded[: steps.rows] = steps.slots
+    slots = padded.reshape(turns, micro_batches, steps.batches)
+    last = np.arange((turns - 1) * micro_batches, turns * micro_batches)[:, None] < steps.counts
+    slots[1::2] = slots[1::2, ::-1].copy()
+    counts = turns - 1 + (last if turns % 2 else last[::-1]).astype(np.int64)
+    return BatchGrid(slots.reshape(turns, -1), counts.ravel())
+
+
+def rows_by_share(rows: int, micro_batches: int, shares: Sequence[int]) -> Ints:
+    """Return the micro-batch that each row of a step goes to, by the shares of the ranks, shape (rows,)."""
     weights = np.array([shares[place % len(shares)] for place in range(micro_batches)], dtype=np.int64)
     counts, chosen, total = np.zeros(micro_batches, dtype=np.int64), [], int(weights.sum())
     for row in range(rows):
@@ -150,8 +158,9 @@ class MicroBatchAssignment:
         return list(zip(self.items.values, self.items.maxima, strict=True))
 
     def _spread(self, steps: BatchGrid, micro_batches: int) -> BatchGrid:
-        shares = None if self.unlike is None else self.unlike.shares
-        target = micro_batch_rows(steps.rows, micro_batches, shares)
+        if self.unlike is None:
+            return _in_turns(steps, micro_batches)
+        target = rows_by_share(steps.rows, micro_batches, self.unlike.shares)
         rows = [np.flatnonzero(target == place) for place in range(micro_batches)]
         slots = np.zeros((max(map(len, rows)), micro_batches, steps.batches), dtype=steps.slots.dtype)
         counts = np.empty((micro_batches, steps.batches), dtype=np.int64)
