@@ -109,9 +109,9 @@ if TYPE_CHECKING:
     from nodebudget.monitor.oom import run_with_split as run_with_split
     from nodebudget.profiling.open import open_probe as open_probe
     from nodebudget.sampling.budget import Budget as Budget
-    from nodebudget.sampling.plan import Plan as Plan
     from nodebudget.sampling.mixture import Mixture as Mixture
     from nodebudget.sampling.mixture import mix as mix
+    from nodebudget.sampling.plan import Plan as Plan
     from nodebudget.sampling.planner import make_plan as make_plan
     from nodebudget.sampling.sampler import NodeBudgetSampler as NodeBudgetSampler
     from nodebudget.sampling.stream_batcher import NodeBudgetBatcher as NodeBudgetBatcher

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.utils.data import DataLoader, IterableDataset
 
-from nodebudget.errors import InputError, OversizedError
+from nodebudget.errors import InputError, OversizedError, RecordError
 from nodebudget.sampling.stream_batcher import NodeBudgetBatcher
 
 Sample = tuple[int, int]  # (name, nodes)
@@ -165,3 +165,107 @@ def test_wrong_sizes_are_named() -> None:
         NodeBudgetBatcher([], size_of, max_nodes=20, buffer=0)
     with pytest.raises(InputError, match="a sample has the sizes"):
         list(NodeBudgetBatcher([1, 2], lambda sample: {"nodes": 1, f"c{sample}": 1}, max_nodes=20))
+
+
+def ranks_of(world: int, nodes: list[int], **options: Any) -> list[NodeBudgetBatcher]:
+    return [
+        NodeBudgetBatcher(Stream(nodes), size_of, num_replicas=world, rank=rank, **options) for rank in range(world)
+    ]
+
+
+@given(
+    st.lists(st.integers(1, 40), max_size=120),
+    st.integers(1, 50),
+    st.integers(2, 4),
+    st.sampled_from(["drop", "repeat"]),
+    st.sampled_from(["skip", "alone"]),
+)
+def test_ranks_have_equally_many_batches(nodes: list[int], buffer: int, world: int, even: str, policy: str) -> None:
+    shares = [list(b) for b in ranks_of(world, nodes, max_nodes=30, buffer=buffer, even=even, oversized=policy)]
+    assert len({len(share) for share in shares}) == 1
+    seen = names([batch for share in shares for batch in share])
+    wanted = {name for name, count in enumerate(nodes) if policy == "alone" or count <= 30}
+    assert set(seen) <= wanted
+    if even == "repeat":
+        assert set(seen) == wanted
+        # At the end alone.
+        assert len(seen) - len(wanted) < 2 * world
+    else:
+        assert len(seen) == len(set(seen))
+
+
+@pytest.mark.parametrize("sharded", [False, True])
+def test_a_number_of_batches_may_be_given(sharded: bool) -> None:
+    nodes = np.random.default_rng(0).integers(1, 30, 200).tolist()
+    for batches in (3, 80):
+        shares = [list(b) for b in ranks_of(2, nodes, max_nodes=100, batches=batches, sharded=sharded)]
+        assert [len(share) for share in shares] == [batches, batches]
+    loader = DataLoader(
+        ranks_of(2, nodes, max_nodes=100, batches=7)[0], batch_size=None, collate_fn=plain, num_workers=2
+    )
+    assert list(loader) == list(ranks_of(2, nodes, max_nodes=100, batches=7)[0])
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("stop", [0, 5, 18])
+def test_a_stream_goes_on_where_it_was(workers: int, stop: int) -> None:
+    nodes = np.random.default_rng(0).integers(1, 30, 200).tolist()
+
+    def make() -> tuple[NodeBudgetBatcher, Any]:
+        batcher = ranks_of(2, nodes, max_nodes=60, buffer=60)[1]
+        return batcher, DataLoader(batcher, batch_size=None, collate_fn=plain, num_workers=workers)
+
+    batcher, loader = make()
+    batcher.set_epoch(2)
+    whole = list(loader)
+    # The same with any number of workers.
+    again, _ = make()
+    again.set_epoch(2)
+    assert list(again) == whole
+    state = batcher.state_dict(consumed=stop)
+    other, resumed = make()
+    other.load_state_dict(state)
+    assert other.epoch == 2
+    assert list(resumed) == whole[stop:]
+    other.set_epoch(3)
+    assert len(list(resumed)) > 0.8 * len(whole)
+    if not workers:
+        going = iter(make()[0])
+        assert [next(going) for _ in range(3)]
+
+
+@pytest.mark.filterwarnings("ignore:.set_vital. is deprecated:UserWarning")  # torchdata calls it
+@pytest.mark.parametrize("workers", [0, 2])
+def test_stateful_loader_goes_on_with_a_stream(workers: int) -> None:
+    stateful = pytest.importorskip("torchdata.stateful_dataloader")
+    nodes = np.random.default_rng(0).integers(1, 30, 200).tolist()
+
+    def make() -> Any:
+        batcher = ranks_of(1, nodes, max_nodes=60, buffer=60)[0]
+        return stateful.StatefulDataLoader(batcher, batch_size=None, collate_fn=plain, num_workers=workers)
+
+    whole = list(make())
+    loader = make()
+    going = iter(loader)
+    head = [next(going) for _ in range(5)]
+    state = loader.state_dict()
+    del going
+    other = make()
+    other.load_state_dict(state)
+    assert head + list(other) == whole
+
+
+def test_a_state_of_another_stream_is_refused() -> None:
+    batcher = NodeBudgetBatcher(Stream([5]), size_of, max_nodes=20)
+    state = batcher.state_dict()
+    with pytest.raises(RecordError, match="not the state"):
+        NodeBudgetBatcher(Stream([5]), size_of, max_nodes=20, seed=1).load_state_dict(state)
+    with pytest.raises(RecordError, match="not the state"):
+        batcher.load_state_dict({"epoch": 3})
+    with pytest.raises(InputError, match="makes no batch"):
+        list(NodeBudgetBatcher(Stream([]), size_of, max_nodes=20, batches=2))
+
+
+def test_an_oversized_sample_keeps_its_place_in_a_stream_that_is_not_shuffled() -> None:
+    batches = list(NodeBudgetBatcher(Stream([5, 5, 90, 5]), size_of, max_nodes=20, shuffle=False, oversized="alone"))
+    assert [[name for name, _ in batch] for batch in batches] == [[0, 1], [2], [3]]
