@@ -144,18 +144,16 @@ class NodeBudgetSampler(ResumingSampler):
             weights = sizes_or_dataset.weights if weights is None else weights
             sizes_or_dataset = sizes_or_dataset.sizes
         sizes = measure_as_calibrated(sizes_or_dataset, calibration)
-        if indices is not None:
-            sizes = subset(sizes, indices)
+        sizes = sizes if indices is None else subset(sizes, indices)
         draw = make_draw(len(sizes), weights, epoch_size, replacement=replacement)
         if (balance == "time") != (time_model is not None):
             raise InputError("balance='time' and a time_model go together", hint="make one with 'nodebudget tune'")
-        steps, seconds = None, None
+        steps, seconds, largest = None, None, budget
         if time_model is not None:
             seconds = float(time_model.graph_seconds(sizes).sum())
             if graphs_per_step is not None:
                 time_model = of_first_rank(time_model, ranks)
             sizes, balance = sizes.with_column("seconds", time_model.graph_seconds(sizes)), "seconds"
-        largest = budget
         if graphs_per_step is not None:
             largest, budgets = gather_budgets(budget, ranks, seconds)
             steps = StepConfig(graphs_per_step, last, budgets)
