@@ -37,7 +37,7 @@ class EpochContent:
         self.steps, self.extra = self._steps_and_extra()
 
     def _steps_and_extra(self) -> tuple[int, int]:
-        """Return how many steps an epoch has, and how many graphs it has more than drawn (or fewer, below 0)."""
+        """Return the number of optimizer steps, and how many graphs it has more than drawn (or fewer, below 0)."""
         config, count, ranks = self._config, self.count, self._config.num_replicas
         if config.steps is None:
             # The whole epoch is packed as one step.

@@ -172,11 +172,11 @@ class ResumingSampler(Sampler[list[int]]):
             check_ranks(progress, start, self._fingerprints)
             progress.checked = True
         if self.rank == 0 and self._announced != (self.epoch, changes):
-            level = logging.INFO if self._announced else logging.WARNING
+            severity = logging.INFO if self._announced else logging.WARNING
             self._announced = self.epoch, changes
             what, graphs = progress.changed_graphs()
             if len(graphs):
-                _log.log(level, "epoch %d: %s", self.epoch, describe_changed(what, graphs, self._provider.config))
+                _log.log(severity, "epoch %d: %s", self.epoch, describe_changed(what, graphs, self._provider.config))
         # Where crystals were left out of the sizes, the dataset still has them: its indices are others.
         indices = self.sizes.settings.get("indices")
         for place, batch in enumerate(progress.plan.rank_batches(self.rank, start - progress.began), start):

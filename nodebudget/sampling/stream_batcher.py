@@ -300,5 +300,5 @@ class NodeBudgetBatcher(IterableDataset[list[Any]]):
 
 
 def _turns(batches: int, workers: int, place: int) -> int:
-    """Return how many of so many batches a worker gives, of workers that take turns."""
+    """Return the number of batches from one of several workers that take turns."""
     return batches // workers + (place < batches % workers)
