@@ -61,8 +61,10 @@ _HOMES = {
     "read_run": "nodebudget.monitor.log_reader",
     "read_run_config": "nodebudget.analysis.run_diff.runs",
     "run_with_split": "nodebudget.monitor.oom",
+    "squares": "nodebudget.datasets.counting.columns",
     "static_collate": "nodebudget.workloads.padding.pad_batch",
     "suggest_batch_size": "nodebudget.analysis.equivalent_batch_size",
+    "triplets": "nodebudget.datasets.counting.columns",
     "tune": "nodebudget.analysis.tune",
 }
 
@@ -85,6 +87,8 @@ if TYPE_CHECKING:
     from nodebudget.calibration.compatibility import check_applicable as check_applicable
     from nodebudget.calibration.memory_model import Calibration as Calibration
     from nodebudget.calibration.time_model import TimeModel as TimeModel
+    from nodebudget.datasets.counting.columns import squares as squares
+    from nodebudget.datasets.counting.columns import triplets as triplets
     from nodebudget.datasets.counting.tokens import TokenCounter as TokenCounter
     from nodebudget.datasets.example_crystals import example_datasets as example_datasets
     from nodebudget.datasets.graph_settings import GraphSettings as GraphSettings

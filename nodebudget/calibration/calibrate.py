@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from nodebudget.calibration.checkpoint import ProbeCheckpoint
-from nodebudget.calibration.fit import fit_calibration
+from nodebudget.calibration.fit import choose_columns, fit_calibration
 from nodebudget.calibration.memory_model import Calibration, Observation
 from nodebudget.calibration.probe_candidates import Dataset, ProbeCandidates
 from nodebudget.calibration.probe_design import (
@@ -25,6 +25,7 @@ from nodebudget.calibration.probe_design import (
 )
 from nodebudget.calibration.probe_rounds import Job, ProbeRun, Progress, is_settled, reach_memory, rounds_of
 from nodebudget.calibration.probe_runner import ProbeRunner
+from nodebudget.datasets.counting.columns import CANDIDATES
 from nodebudget.datasets.size_table import SizeTable
 from nodebudget.errors import InputError
 from nodebudget.profiling.open import open_probe
@@ -119,6 +120,7 @@ def calibrate(
     probe = open_probe(device) if isinstance(device, str) else device
     if sizes is None:
         sizes = measure_samples(workload, dataset)
+    sizes = _affordable(sizes, config.split()[0])
     rng = np.random.default_rng(config.seed)
     candidates = ProbeCandidates(workload, dataset, sizes, rng, with_variants=config.variants)
     if all(len(values) and values.min() == values.max() for values in candidates.sizes.columns.values()):
@@ -137,7 +139,7 @@ def calibrate(
         )
     saved = None if checkpoint is None else ProbeCheckpoint(checkpoint, _identity(runner, config), resume=resume)
     run = ProbeRun(runner, saved, progress)
-    columns = size_columns(sizes)
+    columns, lengths = size_columns(sizes), tuple(sizes.settings.get(CANDIDATES, ()))
     with _frozen_garbage():
         for jobs in _rounds(candidates, config, rng):
             run.observe(jobs)
@@ -146,11 +148,22 @@ def calibrate(
         if config.reach is not None:
             reach_memory(run, candidates, columns, config.reach, config.reach_graphs, rng)
     record = {**runner.describe(), "noise": _noise(run.observations), **provenance(), **(context or {})}
+    columns = choose_columns(run.observations, columns, lengths)
     calibration = fit_calibration(run.observations, columns, context=record)
     validated = [replace(step, peak=step.validation) for step in run.observations if step.validation is not None]
     if not validated:
         return calibration
     return replace(calibration, validation=replace(fit_calibration(validated, columns), observations=()))
+
+
+def _affordable(sizes: SizeTable, fitted: int) -> SizeTable:
+    """Leave out lengths of tensors for which there are too few probes."""
+    lengths = list(sizes.settings.get(CANDIDATES, ()))
+    spare = max(0, fitted - (len(size_columns(sizes)) - len(lengths)) - 3)
+    if spare >= len(lengths):
+        return sizes
+    columns = {name: values for name, values in sizes.columns.items() if name not in lengths[spare:]}
+    return SizeTable(columns, sizes.ids, {**sizes.settings, CANDIDATES: lengths[:spare]})
 
 
 def _rounds(candidates: ProbeCandidates, config: CalibrationConfig, rng: np.random.Generator) -> list[list[Job]]:

@@ -70,12 +70,16 @@ def measure_as_calibrated(data: Any, calibration: Calibration | None, **options:
     Raises:
         InputError: The data are crystals, and the calibration was made on graphs that a workload made of crystals.
     """
+    from nodebudget.datasets.counting.columns import CANDIDATES, tensor_lengths
     from nodebudget.datasets.measure import measure  # the readers take long to import
 
     if calibration is None or isinstance(data, SizeTable):
         return measure(data, **options)
     recorded = calibration.context.get("data")
     settings = recorded.get("settings", {}) if isinstance(recorded, Mapping) else {}
+    further = [name for name in calibration.columns if name in settings.get(CANDIDATES, ())]
+    if further:  # lengths of tensors, of data that is as it was calibrated on
+        options = {"size_of": lambda sample: {name: tensor_lengths(sample).get(name, 0) for name in further}} | options
     sizes = measure(data, **{"graphs": _graph_settings(settings), **options})
     workload = settings.get("workload")
     if workload is not None and "graphs" in sizes.settings:

@@ -76,6 +76,26 @@ def fit_calibration(
     return calibration
 
 
+def choose_columns(
+    observations: Sequence[Observation], columns: Sequence[str], candidates: Sequence[str]
+) -> tuple[str, ...]:
+    """Return the columns without those candidates that do not improve the predictions of held-out steps."""
+    fitted, held_out = ([entry for entry in observations if entry.role == role] for role in ("fit", "holdout"))
+    names = tuple(dict.fromkeys(("graphs", *columns)))
+
+    def error(chosen: tuple[str, ...]) -> float:
+        fit = _Fit(chosen, _solve(fitted, held_out, chosen))
+        return float(np.abs(fit.predict(held_out) / _peaks(held_out) - 1).mean())
+
+    if len(fitted) <= len(names) or not held_out:
+        return tuple(name for name in names if name not in candidates)
+    for name in reversed(candidates):
+        without = tuple(other for other in names if other != name)
+        if error(without) <= 1.1 * error(names) + _MIN_GAIN:
+            names = without
+    return names
+
+
 @dataclass(frozen=True)
 class _Fit:
     """Coefficients of each segment in the order of `coefficient_names(names)`, and the floor in bytes."""

@@ -134,8 +134,8 @@ class ProbeRunner:
             rows = [count_sample(self._workload, sample) for sample in samples]
         except SampleError:
             return sizes  # samples of a type of the user's own, whose items were counted
-        counted = {name: sum(row[name] for row in rows) for name in rows[0]}
-        return {**sizes, **{name: value for name, value in counted.items() if name in sizes}}
+        counted = {name: sum(row[name] for row in rows) for name in sizes if all(name in row for row in rows)}
+        return {**sizes, **counted}
 
     def _samples(self, batch: Indices) -> list[Any]:
         doing = f"making samples of {self._names(batch)}"

@@ -17,7 +17,7 @@ from typing import Any
 from nodebudget.datasets.cache.checkpoint import MeasureCheckpoint
 from nodebudget.datasets.cache.fingerprint import QUICK, fingerprint
 from nodebudget.datasets.cache.size_cache import SizeCache
-from nodebudget.datasets.counting.graph import is_graph
+from nodebudget.datasets.counting.graph import holds_graph
 from nodebudget.datasets.counting.rows import Rows, SizeOf
 from nodebudget.datasets.graph_settings import BUILT, COUNTING, GraphSettings
 from nodebudget.datasets.read_limits import ReadLimits
@@ -239,7 +239,7 @@ class _InMemory(RecordSource):
         super().__init__(Path())
         self._dataset, self.named = dataset, isinstance(dataset, Data)
         first = self._sample(0)[1]
-        if is_graph(first) or isinstance(first, (tuple, list)):
+        if holds_graph(first):
             self.kind, self.picklable = "graphs", False
 
     def count(self) -> int:

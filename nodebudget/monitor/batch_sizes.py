@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import fields, is_dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 
 from nodebudget.calibration.memory_model import Calibration
-from nodebudget.datasets.counting.graph import count_graph, is_graph, read_size
+from nodebudget.datasets.counting.graph import count_graph, graphs_in, read_size
 from nodebudget.datasets.size_table import SizeTable
 from nodebudget.errors import InputError, first_line
 from nodebudget.utils.size_labels import count_sizes
@@ -42,7 +41,7 @@ def sizes_of(
     """
     if indices is not None or (isinstance(sizes, SizeTable) and _are_indices(batch)):
         return _look_up(sizes, batch if indices is None else indices)
-    counts, tokens = _count_graphs(_graphs(batch, _DEPTH), line_edges), _tokens(batch)
+    counts, tokens = _count_graphs(graphs_in(batch, _DEPTH), line_edges), _tokens(batch)
     if tokens is not None:
         counts = {"graphs": len(tokens), **counts, "tokens": tokens.numel()}
     if callable(sizes):
@@ -96,28 +95,7 @@ def _tokens(batch: Any) -> torch.Tensor | None:
     return tokens if isinstance(tokens, torch.Tensor) and tokens.ndim == 2 else None
 
 
-def _graphs(batch: Any, depth: int) -> Iterator[Any]:
-    """Find the graphs in a batch, in order."""
-    if is_graph(batch):
-        yield batch
-    elif depth:
-        for part in _parts(batch):
-            yield from _graphs(part, depth - 1)
-
-
-def _parts(batch: Any) -> Iterable[Any]:
-    """Return the entries, values or attributes of a batch, in order."""
-    if isinstance(batch, Mapping):
-        return batch.values()
-    if isinstance(batch, (list, tuple)):
-        return batch
-    if is_dataclass(batch):
-        # A field may be set later, or never.
-        return [getattr(batch, field.name, None) for field in fields(batch)]
-    return () if isinstance(batch, torch.nn.Module) else getattr(batch, "__dict__", {}).values()
-
-
-def _count_graphs(graphs: Iterator[Any], line_edges: bool) -> dict[str, float]:
+def _count_graphs(graphs: Iterable[Any], line_edges: bool) -> dict[str, float]:
     """Add up graphs, each followed by its line graph where there is one."""
     counts: list[dict[str, float]] = []
     waiting = deque(graphs)
@@ -128,7 +106,7 @@ def _count_graphs(graphs: Iterator[Any], line_edges: bool) -> dict[str, float]:
         if waiting and read_size(waiting[0], "num_nodes") == edges > 0:
             counts[-1]["line_edges"] = read_size(waiting.popleft(), "num_edges")
         elif line_edges:
-            counts[-1]["line_edges"] = count_graph(graph)["line_edges"]
+            counts[-1] |= {"line_edges": pairs} if (pairs := count_graph(graph).get("line_edges")) is not None else {}
     # A size that one graph lacks is not known of the batch.
     names = [name for name in counts[0] if all(name in entry for entry in counts)] if counts else []
     return {name: sum(entry[name] for entry in counts) for name in names}

@@ -24,7 +24,9 @@ class EdgeSubsampled:
 
     def sizes(self, items: Sequence[Any]) -> SizeTable:
         """Count the subsampled graphs."""
-        return table_of([count_sample(self._workload, self.sample(item)) for item in items], None, {})
+        rows = [count_sample(self._workload, self.sample(item)) for item in items]
+        shared = set(rows[0]).intersection(*rows)
+        return table_of([{name: row[name] for name in rows[0] if name in shared} for row in rows], None, {})
 
     def sample(self, item: Any) -> Any:
         """Make a sample with a share of its edges."""

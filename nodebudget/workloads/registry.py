@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from nodebudget.datasets.counting.columns import named
 from nodebudget.errors import InputError, NodeBudgetError, first_line
 from nodebudget.utils.files import read_text
 from nodebudget.utils.optional_imports import check_torch
@@ -35,7 +36,8 @@ def load_workload(spec: str, device: str | torch.device = "cpu", **arguments: An
 
     Args:
         spec: `module:attribute` (also found in the current folder), a TOML file with
-            `workload = "module:attribute"` and a table `[arguments]`, or a built-in name: "alignn", or
+            `workload = "module:attribute"`, a table `[arguments]` and
+            `columns = ["triplets(5.0)"]`, or a built-in name: "alignn", or
             "alignn-pure" for ALIGNN without DGL.
         device: Where the model goes, such as "cpu" or "cuda:0".
         **arguments: Passed to the attribute; they replace those of the TOML file.
@@ -50,7 +52,7 @@ def load_workload(spec: str, device: str | torch.device = "cpu", **arguments: An
         WorkloadError: Its constructor raised.
     """
     check_torch()
-    target, defaults = _resolve(spec)
+    target, defaults, rules = _resolve(spec)
     make = _import_attribute(target, spec)
     workload: Any = run_step(
         lambda: make(device=torch.device(device), **{**defaults, **arguments}), f"making the workload {spec!r}"
@@ -65,27 +67,34 @@ def load_workload(spec: str, device: str | torch.device = "cpu", **arguments: An
             limit="a torch.nn.Module and a torch.optim.Optimizer",
             hint="put several models into a torch.nn.ModuleList, and their parameters into one optimizer",
         )
+    if rules:
+        workload.size_of = _all_of([*rules, *([workload.size_of] if hasattr(workload, "size_of") else [])])
     return workload  # type: ignore[no-any-return]
 
 
-def _resolve(spec: str) -> tuple[str, dict[str, Any]]:
-    """Return `module:attribute` and the arguments of the TOML file."""
+def _all_of(rules: list[Any]) -> Any:
+    """Return a `size_of` that returns what all of these do."""
+    return lambda sample: {name: size for rule in rules for name, size in rule(sample).items()}
+
+
+def _resolve(spec: str) -> tuple[str, dict[str, Any], list[Any]]:
+    """Return `module:attribute`, the arguments of the TOML file, and the rules that its `columns` name."""
     if not spec.endswith(".toml"):
-        return BUILT_IN.get(spec, spec), {}
+        return BUILT_IN.get(spec, spec), {}, []
     try:
         table = tomllib.loads(read_text(spec, max_bytes=2**20))
     except OSError as error:
         raise InputError(f"the workload file {spec!r} can't be read: {error.strerror}", hint=_HINT) from error
     except (ValueError, RecursionError) as error:
         raise InputError(f"{spec!r} is not TOML: {first_line(error)}", hint="correct that line") from error
-    target, arguments = table.get("workload"), table.get("arguments", {})
-    if not isinstance(target, str) or not isinstance(arguments, dict):
+    target, arguments, rules = table.get("workload"), table.get("arguments", {}), table.get("columns", [])
+    if not isinstance(target, str) or not isinstance(arguments, dict) or not isinstance(rules, list):
         raise InputError(
             f"{spec!r} names no workload",
             limit='a line such as workload = "module:attribute"',
             hint="add that line, or see configs/alignn.toml",
         )
-    return BUILT_IN.get(target, target), arguments
+    return BUILT_IN.get(target, target), arguments, [named(str(rule)) for rule in rules]
 
 
 def _import_attribute(target: str, spec: str) -> Any:

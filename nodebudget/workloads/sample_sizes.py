@@ -8,12 +8,13 @@ from typing import Any
 
 import numpy as np
 
-from nodebudget.datasets.counting.graph import count_graph, is_graph
+from nodebudget.datasets.counting.columns import LengthCollector, count_tensors, tensor_lengths
+from nodebudget.datasets.counting.graph import count_graph, holds_graph
 from nodebudget.datasets.counting.rows import entry_id
 from nodebudget.datasets.measure import measure
 from nodebudget.datasets.readers.open_dataset import Data, open_data
 from nodebudget.datasets.sample_error import SampleError
-from nodebudget.datasets.size_table import SizeTable
+from nodebudget.datasets.size_table import STANDARD, SizeTable
 from nodebudget.errors import CrystalError, InputError, first_line
 from nodebudget.utils.checks import check_choice
 from nodebudget.workloads.protocol import Workload
@@ -55,7 +56,10 @@ def measure_samples(
     counts_itself = hasattr(workload, "sizes")
     if isinstance(data, SizeTable) or graphs is not None or not (counts_itself or hasattr(workload, "sample")):
         named = {"on_error": on_error, "progress": progress, **options}
-        return measure(data, graphs=graphs, size_of=size_of, **named)
+        if isinstance(data, (str, os.PathLike)) or holds_crystals(data):
+            return measure(data, graphs=graphs, size_of=size_of, **named)
+        lengths = LengthCollector(size_of)
+        return lengths.add_to(measure(data, graphs=graphs, size_of=lengths, **named))
     check_choice("on_error", on_error, ("raise", "skip"))
     opened = data
     if isinstance(data, (str, os.PathLike)):
@@ -69,14 +73,18 @@ def measure_samples(
 
 
 def count_sample(workload: Workload, sample: Any) -> dict[str, float]:
-    """Count one sample of a workload: its sizes by name, and `size_of` where items are samples.
+    """Count one sample of a workload: its sizes by name, lengths of tensors, and `size_of` where items are samples.
 
     Raises a SampleError where it can't be counted, a WorkloadError where the workload's function raises.
     """
     sizes: Callable[[Any], Mapping[str, float]] | None = getattr(workload, "sizes", None)
     if sizes is not None:
         return run_step(lambda: dict(sizes(sample)), "sizes(sample)")
-    counted: dict[str, float] = dict(count_graph(sample))
+    try:
+        counted: dict[str, float] = dict(count_graph(sample))
+    except SampleError:
+        counted = count_tensors(sample)
+    counted = {**tensor_lengths(sample), **counted}
     size_of = getattr(workload, "size_of", None)
     if size_of is not None and not hasattr(workload, "sample"):
         counted |= run_step(lambda: dict(size_of(sample)), "size_of(sample)")
@@ -86,7 +94,8 @@ def count_sample(workload: Workload, sample: Any) -> dict[str, float]:
 def _count_all(
     workload: Workload, dataset: Any, on_error: str, progress: Callable[[int, int | None], object]
 ) -> SizeTable:
-    size_of = getattr(workload, "size_of", None)
+    size_of, lengths = getattr(workload, "size_of", None), LengthCollector()
+    counts_itself = hasattr(workload, "sizes")
     rows: list[dict[str, float]] = []
     names: list[str | None] = []
     skipped: list[dict[str, Any]] = []
@@ -95,6 +104,9 @@ def _count_all(
             item = dataset[index]
             sample = run_step(lambda item=item: workload.sample(item), f"sample() of item {index}")  # type: ignore[attr-defined, misc]
             sizes = count_sample(workload, sample)
+            if not counts_itself:
+                sizes = {name: value for name, value in sizes.items() if name in STANDARD}
+                lengths(sample)
         except SampleError as error:
             raise InputError(
                 f"the samples of {_name(workload)} can't be counted: {first_line(error)}",
@@ -115,7 +127,7 @@ def _count_all(
         left = np.delete(np.arange(len(dataset)), [entry["index"] for entry in skipped])
         settings |= {"skipped": skipped, "indices": left.tolist()}
     ids = None if None in names else [str(name) for name in names]
-    return table_of(rows, ids, settings)
+    return lengths.add_to(table_of(rows, ids, settings))
 
 
 def table_of(rows: Sequence[Mapping[str, float]], ids: Sequence[str] | None, settings: Mapping[str, Any]) -> SizeTable:
@@ -142,4 +154,4 @@ def holds_crystals(dataset: Any) -> bool:
     if isinstance(dataset, SizeTable):
         return False
     first = dataset[0] if len(dataset) else None
-    return not (is_graph(first) or isinstance(first, (tuple, list)))
+    return not holds_graph(first)

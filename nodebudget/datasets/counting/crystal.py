@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 
 from nodebudget.datasets.counting.alignn_builder import count_built
-from nodebudget.datasets.counting.neighbors import Counts, count_k_nearest
-from nodebudget.datasets.counting.open_boundaries import count_open
+from nodebudget.datasets.counting.neighbors import Counts, Integers, count_k_nearest
+from nodebudget.datasets.counting.open_boundaries import count_open, pairs_within
 from nodebudget.datasets.counting.radius_graph import count_radius
 from nodebudget.datasets.counting.structures import boxed, jarvis_entry
 from nodebudget.datasets.graph_settings import FAST, GraphSettings
@@ -98,6 +98,24 @@ def count_crystal(sample: Any, settings: GraphSettings) -> Counts:
     if settings.strategy == "k-nearest":
         return count_k_nearest(atoms, settings)
     return count_radius(atoms, settings) if settings.strategy in FAST else count_built(atoms, settings)
+
+
+def count_pairs(sample: Any, cutoff: float | None) -> Integers:
+    """Return the numbers of pairs that each atom makes within a cutoff, Å, in its boundaries, shape (atoms,).
+
+    The sample is what `to_atoms` takes, or a PyG `Data` with `pos`, and `cell` and `pbc` where it has them. Without a
+    cutoff, no pairs are looked for.
+    """
+    if hasattr(sample, "edge_index") and getattr(sample, "pos", None) is not None:
+        cell, pbc = getattr(sample, "cell", None), getattr(sample, "pbc", None)
+        sample = boxed(["X"] * len(sample.pos), sample.pos, cell, pbc)
+    atoms, periodic = _atoms_in_boundaries(sample)
+    degrees = np.zeros(len(atoms.elements), dtype=np.int64)
+    return (
+        degrees
+        if cutoff is None
+        else degrees + np.bincount(pairs_within(atoms, periodic, cutoff), minlength=len(degrees))
+    )
 
 
 def _checked(atoms: Any) -> Any:

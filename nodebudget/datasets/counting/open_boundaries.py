@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from nodebudget.datasets.counting.graph import line_edges
-from nodebudget.datasets.counting.neighbors import Counts, Neighborhood, Pairs, count_shells
+from nodebudget.datasets.counting.neighbors import Counts, Integers, Neighborhood, Pairs, count_shells
 from nodebudget.datasets.graph_settings import FAST, GraphSettings
 from nodebudget.datasets.sample_error import SampleError
 from nodebudget.utils.optional_imports import require
@@ -53,6 +53,12 @@ def count_open(atoms: Any, periodic: Sequence[bool], settings: GraphSettings) ->
             break
         radius *= _GROWTH
     return count_shells(pairs, nodes, neighbors, canonize=settings.canonize) if len(pairs[0]) else (nodes, 0, 0)
+
+
+def pairs_within(atoms: Any, periodic: Sequence[bool], cutoff: float) -> Integers:
+    """Return the first atom of each pair within a cutoff, Å, of jarvis Atoms in any boundaries, shape (pairs,)."""
+    site, _, _, distances = _within(atoms, periodic, cutoff)
+    return site[distances > _SAME_ATOM]
 
 
 def _within(atoms: Any, periodic: Sequence[bool], radius: float, same_atom: float | None = -1.0) -> Pairs:

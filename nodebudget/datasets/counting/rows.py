@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from nodebudget.datasets.counting.crystal import count_crystal
-from nodebudget.datasets.counting.graph import count_graph, is_graph
+from nodebudget.datasets.counting.graph import count_graph, holds_graph
 from nodebudget.datasets.counting.neighbors import Counts
 from nodebudget.datasets.graph_settings import GraphSettings
 from nodebudget.datasets.read_limits import MAX_NAME
@@ -22,7 +22,10 @@ from nodebudget.errors import CrystalError, InputError
 #: The name of a sample, if any, and its nodes, edges and line-graph edges, or the reason why there are none.
 Row = tuple["str | None", "Counts | str"]
 SizeOf = Callable[[Any], Mapping[str, float]]  #: Sample → further sizes by name.
-_MAX_SKIPPED = 100_000  #: Samples that can be skipped whatever their share. A list of millions of reasons helps nobody.
+_MAX_SKIPPED = 100_000  #: In place of a number of edges that a sample does not tell; the table then has no such column.
+UNKNOWN = -1
+
+#: Samples that can be skipped whatever their share. A list of millions of reasons helps nobody.
 
 #: Keys under which datasets name their crystals: alignn's default `id_tag` and those of other collections.
 ID_KEYS = ("jid", "id", "material_id", "_oqmd_entry_id")
@@ -52,9 +55,9 @@ def _row(name: str | None, sample: Any, settings: GraphSettings) -> Row:
     try:
         if isinstance(sample, SampleError):
             return name, str(sample)
-        if is_graph(sample) or isinstance(sample, (tuple, list)):
+        if holds_graph(sample):
             sizes = count_graph(sample)
-            return name, (sizes["nodes"], sizes["edges"], sizes["line_edges"])
+            return name, (sizes["nodes"], sizes.get("edges", UNKNOWN), sizes.get("line_edges", UNKNOWN))
         return name, count_crystal(sample, settings)
     except SampleError as error:
         return name, str(error)
@@ -104,6 +107,7 @@ class Rows:
         columns: dict[str, Any] = {
             name: np.frombuffer(values, dtype=np.int64) for name, values in zip(STANDARD, self._counts, strict=True)
         }
+        columns = {name: values for name, values in columns.items() if values.min() != UNKNOWN}
         columns |= {name: np.asarray(values) for name, values in self._further.items()}
         return SizeTable(columns, self._names.array() if self._named else None, record)
 
