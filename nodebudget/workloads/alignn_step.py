@@ -34,6 +34,7 @@ class AlignnStep:
         self.model: torch.nn.Module = self._loop.model
         self.optimizer: torch.optim.Optimizer = self._loop.optimizer
         self._collate = collate
+        self.gpu_only = "alignn uses autocast (use_amp) on a GPU only" if config.use_amp else ""
         self.name = f"alignn.train.train_dgl, {config.model.name}"
         self.config = {
             **config.model.model_dump(),

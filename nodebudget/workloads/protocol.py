@@ -24,6 +24,7 @@ class Workload(Protocol):
     - `size_of(item)`: further sizes of an item, such as {"tokens": 312}.
     - `variants(item)`: a list of `Variant`, other ways to make samples of such items, with other ratios of sizes, which
       make the coefficients identifiable. Without it, edges of DGL and PyTorch Geometric graphs are subsampled.
+    - `gpu_only`: why a step takes other memory on a GPU than on the CPU, if it does: "it uses autocast on a GPU only".
     - `validate(batch)`: one validation step, whose peak a calibration then measures as well.
     """
 

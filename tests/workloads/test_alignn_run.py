@@ -10,17 +10,18 @@ from typing import Any
 import pytest
 import torch
 from alignn_folder import SMALL, write_root
+from click.testing import CliRunner
 from crystals import entries
 
 from nodebudget import GraphSettings, calibrate, load_workload, measure
 from nodebudget.calibration.calibrate import CalibrationConfig
+from nodebudget.cli import main
 from nodebudget.errors import InputError
 from nodebudget.profiling.cpu_trace import memory_profiler, peak_of, read_blocks
 from nodebudget.utils.optional_imports import require
 from nodebudget.workloads.alignn_loop import quiet
 from nodebudget.workloads.alignn_run import read_alignn_run
 from nodebudget.workloads.alignn_step import AlignnRunWorkload
-from nodebudget.workloads.protocol import resident_bytes
 
 
 class Watched:
@@ -53,21 +54,25 @@ def test_a_step_takes_what_it_takes_inside_train_dgl(tmp_path: Path, model: dict
     workload = AlignnRunWorkload("cpu", run=run)
     records = run.records["train"]
     calibration = calibrate(workload, records, config=CalibrationConfig(probes=12, max_graphs=8))
-    resident = resident_bytes(workload)
     workload.close()
     dataset, folder = run.dataset(records)
     batches = [[0], [0], [1, 2, 3], [4, 5, 6, 7, 8, 9]]
-    train, val = Watched(dataset, batches, dataset.collate_line_graph), Watched(dataset, [], None)
+    train, val, none = (Watched(dataset, part, dataset.collate_line_graph) for part in (batches, batches[2:], []))
     with folder, quiet():
         training = run.config.model_copy(
             deep=True, update={"output_dir": str(tmp_path / "out"), "epochs": 1, "write_predictions": False}
         )
-        require("alignn.train").train_dgl(training, train_val_test_loaders=[train, val, val, print])
+        require("alignn.train").train_dgl(training, train_val_test_loaders=[train, val, none, print])
     sizes = measure(records, graphs=run.graphs)
-    for batch, peak in zip(batches[2:], train.peaks[2:], strict=True):
-        predicted = float(calibration.predict_bytes(**sizes.totals(batch))) - resident
-        assert predicted == pytest.approx(peak, rel=0.02)
-        assert predicted >= 0.98 * peak
+    assert calibration.validation is not None
+    cases = [(calibration, train.peaks[2:]), (calibration.validation, val.peaks)]
+    for fitted, batch, peak in [
+        (fitted, batch, peak) for fitted, peaks in cases for batch, peak in zip(batches[2:], peaks, strict=True)
+    ]:
+        predicted = float(fitted.predict_bytes(**sizes.totals(batch))) - calibration.resident
+        # What the step before left is released within a validation step: in a small network a percent or two.
+        tolerance = 0.02 if fitted is calibration else 0.03
+        assert predicted == pytest.approx(peak, rel=tolerance)
 
 
 def test_validation_keeps_no_graph_beside_the_next_step(tmp_path: Path) -> None:
@@ -204,3 +209,11 @@ def test_reading_a_run_writes_nothing(tmp_path: Path, monkeypatch: pytest.Monkey
         warnings.simplefilter("error")
         read_alignn_run(root, config)
     assert sorted(tmp_path.rglob("*")) == sorted([*before, elsewhere])
+
+
+def test_autocast_on_a_gpu_only_is_not_predicted_from_the_cpu(tmp_path: Path) -> None:
+    root, config = write_root(tmp_path, training={"use_amp": True})
+    command = ["calibrate", "--device", "cpu", "--alignn-config", config, "--data", root, "--predict-gpu", "8GiB"]
+    result = CliRunner().invoke(main, command)
+    assert result.exit_code == 2
+    assert "alignn uses autocast (use_amp) on a GPU only; calibrate on the GPU" in result.stderr
