@@ -74,8 +74,9 @@ def command(
     interrupted = f"measured steps are in {checkpoint}; run the same command with --resume to continue"
     with printer.steps() as steps, printer.note_on_interrupt(checkpoint and interrupted):
         model = load_model(training, probe.device)
-        if predict_gpu is not None and getattr(model, "gpu_only", ""):
-            raise InputError(f"--predict-gpu with this model: {model.gpu_only}", hint="calibrate on the GPU: --gpu 0")
+        reason = getattr(model, "gpu_only", "")
+        if predict_gpu is not None and reason:
+            raise InputError(f"--predict-gpu with this model: {reason}", hint="calibrate on the GPU: --gpu 0")
         samples, sizes = open_samples(model, training, steps, workers=workers, on_error=on_error)
         calibration = calibrate(
             model,

@@ -10,7 +10,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 from unittest.mock import patch
 
 import torch
@@ -18,8 +18,6 @@ from torch.multiprocessing.spawn import ProcessExitedException, spawn
 
 from nodebudget.errors import NodeBudgetError
 from nodebudget.utils.optional_imports import require
-
-T = TypeVar("T")
 
 #: Modules of alignn whose datasets are files that all ranks share.
 _FILES = ("alignn.lmdb_dataset", "alignn.pure_lmdb_dataset")
@@ -85,27 +83,3 @@ def _in_turn(make_dataset: Callable[..., Any], first: bool) -> Callable[..., Any
         return make_dataset(**{**settings, "read_existing": True})
 
     return made
-
-
-def is_first() -> bool:
-    """Whether this process is rank 0, or the only one."""
-    return not torch.distributed.is_initialized() or torch.distributed.get_rank() == 0
-
-
-def from_first(value: T | None) -> T:
-    """Return rank 0's value on all ranks; the others give None."""
-    if torch.distributed.is_available() and torch.distributed.is_initialized():
-        box: list[T | None] = [value]
-        torch.distributed.broadcast_object_list(box)
-        value = box[0]
-    assert value is not None
-    return value
-
-
-def smallest(number: int) -> int:
-    """Return the smallest number of all ranks."""
-    if not torch.distributed.is_available() or not torch.distributed.is_initialized():
-        return number
-    numbers: list[Any] = [None] * torch.distributed.get_world_size()
-    torch.distributed.all_gather_object(numbers, number)
-    return int(min(numbers))

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field
@@ -14,30 +12,23 @@ from unittest.mock import patch
 import torch
 
 from nodebudget.analysis.allocator_overhead import with_overheads
-from nodebudget.analysis.device_budget import DeviceBudget, device_budget
+from nodebudget.analysis.device_budget import DeviceBudget
+from nodebudget.analysis.step_memory import step_memory
 from nodebudget.calibration.calibrate import CalibrationConfig, calibrate
+from nodebudget.calibration.calibration_cache import CalibrationCache
 from nodebudget.calibration.memory_model import Calibration
 from nodebudget.datasets.measure import measure
 from nodebudget.datasets.size_table import SizeTable
-from nodebudget.errors import DoesNotFitError, InputError, RecordError
+from nodebudget.errors import DoesNotFitError, InputError
 from nodebudget.integrations.alignn import with_budget
-from nodebudget.integrations.alignn_ranks import (
-    from_first,
-    is_first,
-    launched,
-    one_writer,
-    smallest,
-    start_processes,
-)
-from nodebudget.profiling.cpu import CpuProbe
+from nodebudget.integrations.alignn_ranks import launched, one_writer, start_processes
+from nodebudget.profiling.cuda_allocator.allocator import allocator_settings
 from nodebudget.sampling.plan import Plan
-from nodebudget.utils.byte_units import format_bytes, parse_bytes
+from nodebudget.utils.byte_units import format_bytes
+from nodebudget.utils.distributed import from_first_rank, of_all_ranks
 from nodebudget.utils.optional_imports import installed, require
 from nodebudget.workloads.alignn_inputs import check_inputs
 from nodebudget.workloads.alignn_step import AlignnStep
-
-#: Part of the host memory that is free at the start which a run on the CPU may take with "auto".
-_CPU_SHARE = 0.8
 
 
 @dataclass(frozen=True)
@@ -73,7 +64,7 @@ class TrainingBudget:
 
     Attributes:
         calibration: Memory model of the run's training step.
-        origin: "measured", "cached" or "given".
+        origin: "given", "cached", or "measured: " and why no calibration that was kept fits.
         memory: Bytes that a step may take.
         device: Lines from the memory of the device to `memory`; None where bytes were given.
         plan: The training batches of the first epoch.
@@ -144,13 +135,13 @@ def _with_budget(
     train = loaders[0]
     device = torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else torch.device("cpu")
     sizes = measure(train.dataset)
-    calibration, origin = _calibration(config, model, train, sizes, training, device)
+    calibration, origin = from_first_rank(lambda: _calibration(config, model, train, sizes, training, device))
     buckets = 0
     if world_size > 1:
         buckets = _gradient_bytes(config, calibration)
         _check_gradients(config, model, train, device)
-    memory, lines = _memory(training.memory, calibration, device, config.gpu_memory_fraction)
-    memory = smallest(memory - buckets)
+    found, lines = step_memory(_named_memory(training.memory, config, device), calibration, device)
+    memory = min(of_all_ranks(found - buckets))
     made = with_budget(
         loaders, calibration=calibration, memory=memory, max_graphs=training.graphs_per_step, train_sizes=sizes
     )
@@ -161,24 +152,26 @@ def _with_budget(
     return made, TrainingBudget(calibration, origin, memory, lines, sampler.plan, validation.plan)
 
 
+def _named_memory(memory: str, config: Any, device: torch.device) -> str:
+    """Return what the user named, or the share that alignn gives PyTorch by `gpu_memory_fraction`."""
+    fraction = config.gpu_memory_fraction
+    if memory != "auto" or fraction is None or device.type != "cuda":
+        return memory
+    return f"{100 * min(1.0, fraction):g}%"
+
+
 def _calibration(
     config: Any, model: Any, train: Any, sizes: SizeTable, training: AlignnTraining, device: torch.device
 ) -> tuple[Calibration, str]:
-    """Return the calibration, and how it was come by; rank 0 measures, the others take its result."""
+    """Return the calibration, and how it was come by."""
     if training.calibration is not None:
         return Calibration.load(training.calibration), "given"
-    if not is_first():
-        return from_first(None)
-    path = Path(training.cache) / f"alignn-{_key(config, sizes, device)}.json"
-    origin = "cached"
-    try:
-        calibration = Calibration.load(path)
-    except RecordError:
-        origin = "measured"
-        calibration = _measured(config, model, train, sizes, training, device)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        calibration.save(path, force=True)
-    return from_first((calibration, origin))
+    cache = CalibrationCache(training.cache, _made_for(config, sizes, device))
+    calibration, reason = cache.load()
+    if calibration is not None:
+        return calibration, "cached"
+    calibration, problem = cache.save(_measured(config, model, train, sizes, training, device))
+    return calibration, "measured: " + ", ".join(filter(None, [reason, problem]))
 
 
 def _measured(
@@ -190,7 +183,12 @@ def _measured(
             step, train.dataset, sizes, str(device), config=CalibrationConfig(probes=training.probes)
         )
         if device.type == "cuda":
-            calibration = with_overheads(calibration, step, train.dataset, sizes, str(device))
+            memory, _ = step_memory(_named_memory(training.memory, config, device), calibration, device)
+            calibration = with_overheads(
+                *(calibration, step, train.dataset, sizes, str(device)),
+                memory=memory,
+                max_graphs=training.graphs_per_step,
+            )
         return calibration
     finally:
         step.close()
@@ -199,45 +197,21 @@ def _measured(
             torch.cuda.empty_cache()
 
 
-def _key(config: Any, sizes: SizeTable, device: torch.device) -> str:
-    """Return what a calibration of this run hangs on, as a short hash."""
-    settings = {
-        name: value
-        for name, value in config.model_dump().items()
-        if name
-        in ("model", "dtype", "use_amp", "compute_line_graph", "optimizer", "criterion", "classification_threshold")
-    }
+def _made_for(config: Any, sizes: SizeTable, device: torch.device) -> dict[str, Any]:
+    """Return what a calibration of this run depends on, by the name that a user knows it by."""
+    names = ("dtype", "use_amp", "compute_line_graph", "optimizer", "criterion", "classification_threshold")
     properties = torch.cuda.get_device_properties(device) if device.type == "cuda" else None
-    where = "cpu" if properties is None else f"{properties.name}, {properties.total_memory}"
-    versions = {name: installed(name) for name in ("torch", "dgl", "alignn", "nodebudget")}
-    text = json.dumps([settings, where, versions, sizes.fingerprint()], sort_keys=True, default=str)
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
-
-
-def _memory(
-    text: str, calibration: Calibration, device: torch.device, fraction: float | None
-) -> tuple[int, DeviceBudget | None]:
-    if text != "auto" and not text.strip().endswith("%"):
-        return parse_bytes(text), None
-    if device.type == "cuda":
-        total = int(torch.cuda.get_device_properties(device).total_memory * min(1.0, fraction or 1.0))
-        if text == "auto":
-            lines = device_budget(total, calibration)
-            return lines.memory, lines
-    else:
-        total = CpuProbe().free_bytes()
-    share = _CPU_SHARE if text == "auto" else _share(text)
-    return int(total * share), None
-
-
-def _share(text: str) -> float:
-    try:
-        share = float(text.strip().rstrip("%")) / 100
-    except ValueError:
-        share = 0.0
-    if not 0 < share <= 1:
-        raise InputError(f"--memory {text}", limit="auto, bytes such as 36GiB, or up to 100%", hint="give one of these")
-    return share
+    return {
+        "model": config.model.name,
+        **{f"model.{name}": value for name, value in config.model.model_dump(mode="json").items()},
+        **{name: str(getattr(config, name)) for name in names},
+        "device": "cpu" if properties is None else properties.name,
+        "memory of the device": None if properties is None else properties.total_memory,
+        "allocator": allocator_settings(),
+        **{f"version of {name}": installed(name) for name in ("torch", "dgl", "alignn", "nodebudget")},
+        "number of graphs": len(sizes),
+        "sizes of the graphs": sizes.fingerprint()[:16],
+    }
 
 
 def _check_gradients(config: Any, model: Any, train: Any, device: torch.device) -> None:

@@ -12,7 +12,7 @@ import torch
 from alignn_folder import write_root
 
 from nodebudget.errors import OversizedError
-from nodebudget.integrations.alignn_ranks import from_first, one_writer, smallest, start_processes
+from nodebudget.integrations.alignn_ranks import one_writer, start_processes
 from nodebudget.utils.optional_imports import require
 from nodebudget.workloads.alignn_loop import quiet
 
@@ -21,13 +21,6 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="gloo over a fil
 
 def joined(rank: int, processes: int, folder: str) -> None:
     torch.distributed.init_process_group("gloo", f"file://{folder}/store", rank=rank, world_size=processes)
-
-
-def exchange(rank: int, processes: int, folder: str) -> None:
-    joined(rank, processes, folder)
-    seen = [from_first({"of": rank} if rank == 0 else None), smallest(100 - rank)]
-    (Path(folder) / f"{rank}.json").write_text(json.dumps(seen))
-    torch.distributed.destroy_process_group()
 
 
 def fail_on_the_second(rank: int, processes: int) -> None:
@@ -54,11 +47,6 @@ def read_data(rank: int, processes: int, folder: str) -> None:
 
 def results(folder: Path) -> list[Any]:
     return [json.loads((folder / f"{rank}.json").read_text()) for rank in (0, 1)]
-
-
-def test_ranks_take_the_first_ones_value_and_the_smallest_number(tmp_path: Path) -> None:
-    start_processes(exchange, 2, str(tmp_path))
-    assert results(tmp_path) == [[{"of": 0}, 99]] * 2
 
 
 def test_an_error_of_a_process_is_raised_as_it_was() -> None:
