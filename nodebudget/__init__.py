@@ -60,6 +60,7 @@ _HOMES = {
     "pad_batch": "nodebudget.workloads.padding.pad_batch",
     "read_run": "nodebudget.monitor.log_reader",
     "read_run_config": "nodebudget.analysis.run_diff.runs",
+    "run_steps": "nodebudget.integrations.run_steps",
     "run_with_split": "nodebudget.monitor.oom",
     "squares": "nodebudget.datasets.counting.columns",
     "static_collate": "nodebudget.workloads.padding.pad_batch",
@@ -107,6 +108,7 @@ if TYPE_CHECKING:
     from nodebudget.errors import WorkloadError as WorkloadError
     from nodebudget.integrations.auto_loader import AutoOptions as AutoOptions
     from nodebudget.integrations.auto_loader import auto_loader as auto_loader
+    from nodebudget.integrations.run_steps import run_steps as run_steps
     from nodebudget.monitor.log_reader import read_run as read_run
     from nodebudget.monitor.monitor import MemoryMonitor as MemoryMonitor
     from nodebudget.monitor.oom import oom_guard as oom_guard

@@ -25,6 +25,9 @@ MIN_OVERHEAD = {"default": (0.10, 24 * 2**20), "expandable": (0.01, 44 * 2**20)}
 #: What is added to a replayed overhead, a fraction of the bytes of a step: other epochs have other batches.
 _OTHER_BATCHES = {"default": 0.02, "expandable": 0.005}
 
+#: What was replayed holds for a memory that differs by less than this fraction.
+_LIKE = 0.15
+
 #: Assumed bytes of a CUDA process outside PyTorch (context, libraries) if they were not measured: a tenth more than the
 #: 751 to 753 MiB measured on an NVIDIA H200 with CUDA 13.0 and torch 2.11.
 ASSUMED_CONTEXT = 832 * 2**20
@@ -72,9 +75,10 @@ def device_budget(
     on_cpu = calibration.context.get("device", {}).get("device") == "cpu"
     workspaces = sum(CUBLAS_WORKSPACES_HOPPER) if on_cpu else 0
     usable = capacity - context - workspaces
-    memory = {name: int((usable - MIN_OVERHEAD[name][1]) / (1 + _overhead(calibration, name))) for name in SETTINGS}
+    overheads = {name: _overhead(calibration, name, usable) for name in SETTINGS}
+    memory = {name: int((usable - MIN_OVERHEAD[name][1]) / (1 + overhead)) for name, overhead in overheads.items()}
     segments, remaining = MIN_OVERHEAD[setting][1], max(memory[setting], 0)
-    unused = f"reserved but unused by the allocator, {_overhead(calibration, setting):.1%} ({setting} segments)"
+    unused = f"reserved but unused by the allocator, {overheads[setting]:.1%} ({setting} segments)"
     lines = (
         (f"outside PyTorch ({source})", context),
         *([("library workspaces (assumed: cuBLAS's largest)", workspaces)] if workspaces else []),
@@ -94,20 +98,21 @@ def device_budget(
     return DeviceBudget(capacity, lines, remaining, setting, advice)
 
 
-def _overhead(calibration: Calibration, setting: str) -> float:
+def _overhead(calibration: Calibration, setting: str, usable: int) -> float:
     """Return the bytes that the allocator needs above those that tensors ask for, as a fraction of the latter."""
     overheads: Mapping[str, Any] = calibration.context.get("allocator") or {}
     minimum, segments = MIN_OVERHEAD[setting]
     if (overhead := overheads.get(setting)) is None:
         return minimum
+    # Records of schema version 1 have no requested bytes; those without `least` have what was reserved without a limit.
+    requested = max(float(overhead.get("requested", overhead["allocated"])), 1.0)
+    needed = float(overhead.get("least", overhead["reserved"]))
     # The last segments do not grow with the batches, and are deducted separately.
-    if (least := overhead.get("least")) is not None:
-        return (
-            max((float(least) - segments) / max(float(overhead["requested"]), 1.0) - 1, 0.0) + _OTHER_BATCHES[setting]
-        )
-    # Earlier records have what was reserved without a limit; those of schema version 1 have no requested bytes.
-    predicted = float(overhead.get("requested", overhead["allocated"]))
-    return max(minimum, float(overhead["reserved"] - segments) / max(predicted, 1) - 1)
+    share = (needed - segments) / requested - 1
+    if "least" in overhead and abs(usable / needed - 1) < _LIKE:
+        return max(share, 0.0) + _OTHER_BATCHES[setting]
+    # Tensors of other sizes fit into segments in another way.
+    return max(minimum, share)
 
 
 def _outside(calibration: Calibration, given: int | None) -> tuple[int, str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import sys
 import time
@@ -23,6 +24,7 @@ from nodebudget.datasets.size_table import SizeTable
 from nodebudget.errors import CrystalError, InputError
 from nodebudget.integrations.advancing import AdvancingSampler
 from nodebudget.integrations.loader_copy import drawn_by, with_batch_sampler
+from nodebudget.integrations.rank_exchange import RankExchange, RanksProbe
 from nodebudget.integrations.snapshot import unchanged
 from nodebudget.profiling.open import open_probe
 from nodebudget.utils.byte_units import format_bytes
@@ -125,17 +127,20 @@ def auto_loader(
         graphs_per_step = check_count("graphs_per_step", graphs_per_step, 1)
     loader = _as_loader(loader_or_dataset, collate_fn, options)
     indices, shuffled = drawn_by(loader)
-    optimizers = _optimizers(optimizer)
+    optimizers = optimizers_of(optimizer)
     sizes_of = options.sizes if callable(options.sizes) else None
-    workload = StepWorkload(model, optimizers, loader.collate_fn, step, sizes_of)
     ranks = len(of_all_ranks(None))
+    is_parallel = type(model).__name__ == "DistributedDataParallel"
+    exchange = RankExchange(model, optimizers) if ranks > 1 and is_parallel else None
+    guarded = step if exchange is None else functools.partial(exchange.run, step)
+    workload = StepWorkload(model, optimizers, loader.collate_fn, guarded, sizes_of)
     per_rank = None if graphs_per_step is None else -(-graphs_per_step // ranks)
     generators = [
         value for value in (loader.generator, getattr(loader.sampler, "generator", None)) if value is not None
     ]
     with unchanged([model], optimizers, [*restore, *generators], device):
         sizes = _sizes(workload, loader.dataset, indices, options)
-        run = _Run(workload, optimizers, loader, device, cache, options)
+        run = _Run(workload, optimizers, step, loader, device, cache, options)
         calibration, said = run.calibration(sizes, indices, at_hand, per_rank)
     bytes_, _ = step_memory(memory, calibration, device)
     bytes_ = min(of_all_ranks(bytes_))
@@ -144,7 +149,7 @@ def auto_loader(
         sizes,
         calibration=calibration,
         memory=bytes_,
-        max_graphs=per_rank,
+        graphs_per_step=graphs_per_step,
         shuffle=shuffle,
         seed=options.seed,
         oversized=options.oversized,
@@ -175,7 +180,8 @@ def _as_loader(data: Any, collate_fn: Callable[[list[Any]], Any] | None, options
     return DataLoader(data, shuffle=shuffle)
 
 
-def _optimizers(optimizer: Any) -> tuple[Any, ...]:
+def optimizers_of(optimizer: Any) -> tuple[Any, ...]:
+    """Return one optimizer, several or none as a tuple; raise an InputError over something else."""
     given = () if optimizer is None else tuple(optimizer) if isinstance(optimizer, (list, tuple)) else (optimizer,)
     for one in given:
         if not hasattr(one, "param_groups") or not hasattr(one, "state"):
@@ -217,6 +223,7 @@ class _Run:
 
     workload: StepWorkload
     optimizers: tuple[Any, ...]
+    step: Callable[[Any], object]
     loader: DataLoader[Any]
     device: torch.device
     cache: str | None
@@ -227,7 +234,7 @@ class _Run:
     ) -> tuple[Calibration, str]:
         """Return the calibration, from the cache or measured, and a line that says which."""
         probe = open_probe(str(self.device))
-        functions = {"step": self.workload._step, "collate function": self.loader.collate_fn}
+        functions = {"step": self.step, "collate function": self.loader.collate_fn}
         cache = CalibrationCache(self.cache, describe_use(self.workload, self.optimizers, functions, probe, sizes))
         cached, reason = from_first_rank(cache.load)
         if cached is not None:
@@ -251,7 +258,10 @@ class _Run:
             reach_graphs=max_graphs,
         )
         before = _versions(self.workload.model)
-        calibration = calibrate(self.workload, dataset, sizes, str(self.device), config=config)
+        probe = open_probe(str(self.device))
+        calibration = calibrate(
+            self.workload, dataset, sizes, RanksProbe(probe) if len(of_all_ranks(None)) > 1 else probe, config=config
+        )
         if not self.optimizers and _versions(self.workload.model) != before:
             raise InputError(
                 "the step changed weights of the model, and no optimizer was given",
@@ -290,6 +300,8 @@ def _learning_rate(loader: DataLoader[Any], sampler: AdvancingSampler, graphs_pe
     if graphs_per_step is not None or not loader.batch_size or loader.batch_size == 1:
         return []
     mean = float(sampler.plan.graphs.mean())
+    if abs(mean / loader.batch_size - 1) < 0.05:
+        return []
     advice = advise_learning_rate(loader.batch_size, mean)
     size = loader.batch_size
     return [

@@ -53,12 +53,13 @@ def oom_guard(
     except Exception as error:
         if not is_out_of_memory(error):
             raise
-        _free_frames(error)
+        free_frames(error)
         counts, _ = try_sizes_of(batch, sizes, indices=indices, line_edges=needs_line_edges(calibration))
         raise _does_not_fit(counts, calibration, device, error) from error
 
 
-def _free_frames(error: BaseException) -> None:
+def free_frames(error: BaseException) -> None:
+    """Free the tensors of a step that raised."""
     # The traceback of an error holds the frames of the step, and they hold its tensors.
     traceback.clear_frames(error.__traceback__)
     gc.collect()
@@ -205,6 +206,6 @@ def _run_parts(
         except Exception as error:
             if not is_out_of_memory(error):
                 raise
-            _free_frames(error)
+            free_frames(error)
             return mean, number, first_line(error)
     return mean, None, ""

@@ -13,16 +13,18 @@ from nodebudget.workloads.protocol import Workload
 
 T = TypeVar("T")
 
-_OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "cannot allocate memory", "alloc_failed")
+_OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "cannot allocate memory", "alloc_failed", "bad_alloc")
 
 
 def is_out_of_memory(error: BaseException) -> bool:
     """Return whether an exception means that memory ran out, on the CPU, in PyTorch's allocator or another one."""
     if isinstance(error, (torch.cuda.OutOfMemoryError, MemoryError)):
         return True
-    # Other allocators and libraries raise a RuntimeError with a message.
+    # Other allocators and libraries raise a RuntimeError, or an error of their own (DGLError), with a message.
+    is_theirs = isinstance(error, Exception) and type(error).__module__ != "builtins"
     text = str(error).lower()
-    return isinstance(error, RuntimeError) and any(words in text for words in _OUT_OF_MEMORY)
+    may_be = (isinstance(error, RuntimeError) or is_theirs) and not isinstance(error, NodeBudgetError)
+    return may_be and any(words in text for words in _OUT_OF_MEMORY)
 
 
 def asked_for(message: str) -> str:

@@ -78,11 +78,9 @@ def test_a_planned_stretch_of_real_alignn_is_replayed():
     assert loads == sorted(loads, reverse=True)
     assert step_model(load_workload("alignn", **settings), pool, batches, "cpu").events > 100
     record = with_overheads(calibration, load_workload("alignn", **settings), crystals, sizes, "cpu")
-    for setting, overhead in record.context["allocator"].items():
+    for overhead in record.context["allocator"].values():
         assert 0 < overhead["requested"] < overhead["allocated"] <= overhead["reserved"]
         assert overhead["requested"] < overhead["least"] < 1.5 * overhead["reserved"]
-        memory = [device_budget(GIB, each, setting=setting, outside=0).memory for each in (record, calibration)]
-        assert memory[0] > memory[1]  # nothing was replayed for the other
 
 
 def test_a_replayed_overhead_goes_before_what_is_assumed():
@@ -92,6 +90,9 @@ def test_a_replayed_overhead_goes_before_what_is_assumed():
         memory = device_budget(int(share * 10 * GIB), calibration, setting=setting, outside=0).memory
         # A little less than the steps that were replayed on that memory: other epochs have other batches.
         assert 0.97 * 10 * GIB < memory < 10 * GIB
+        # Tensors of other sizes fit into segments in another way.
+        other = device_budget(GIB, calibration, setting=setting, outside=0).memory
+        assert other <= device_budget(GIB, fitted(), setting=setting, outside=0).memory
 
 
 def test_the_command_plans_for_a_gpu_that_is_not_there(tmp_path, monkeypatch):

@@ -3,9 +3,10 @@
 import pytest
 import torch
 
-from nodebudget.errors import InputError, MissingError
+from nodebudget.errors import DoesNotFitError, InputError, MissingError
 from nodebudget.profiling.cpu_trace import peak_of, trace_blocks
 from nodebudget.profiling.open import open_probe
+from nodebudget.utils.optional_imports import require
 from nodebudget.workloads.run_step import is_out_of_memory
 
 MIB = 2**20
@@ -100,6 +101,9 @@ def test_without_cuda_the_answer_names_the_next_step():
         (RuntimeError("CUBLAS_STATUS_ALLOC_FAILED when calling cublasCreate"), True),
         (RuntimeError("shapes do not match"), False),
         (ValueError("out of memory"), False),
+        (require("dgl").DGLError("Check failed: e == cudaSuccess: CUDA: out of memory"), True),
+        (require("dgl").DGLError("Cannot assign node feature"), False),
+        (DoesNotFitError("a step ran out of memory", hint="less"), False),
     ],
 )
 def test_out_of_memory_is_recognised(error, is_one):
