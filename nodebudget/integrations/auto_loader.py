@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import functools
-import logging
-import sys
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,7 +12,6 @@ import torch
 from torch.utils.data import DataLoader, Subset
 
 from nodebudget.analysis.allocator_overhead import with_overheads
-from nodebudget.analysis.equivalent_batch_size import advise_learning_rate
 from nodebudget.analysis.step_memory import memory_at_hand, step_memory
 from nodebudget.calibration.calibrate import CalibrationConfig, calibrate
 from nodebudget.calibration.calibration_cache import CalibrationCache, describe_use
@@ -23,18 +20,17 @@ from nodebudget.datasets.counting.graph import is_graph
 from nodebudget.datasets.size_table import SizeTable
 from nodebudget.errors import CrystalError, InputError
 from nodebudget.integrations.advancing import AdvancingSampler
+from nodebudget.integrations.auto_messages import errors_of, learning_rate_lines, plan_line, say
 from nodebudget.integrations.loader_copy import drawn_by, with_batch_sampler
 from nodebudget.integrations.rank_exchange import RankExchange, RanksProbe
 from nodebudget.integrations.snapshot import unchanged
+from nodebudget.profiling.cuda import use_expandable_segments
 from nodebudget.profiling.open import open_probe
-from nodebudget.utils.byte_units import format_bytes
 from nodebudget.utils.checks import check_count
 from nodebudget.utils.distributed import from_first_rank, is_first_rank, of_all_ranks
 from nodebudget.utils.optional_imports import require
 from nodebudget.workloads.sample_sizes import measure_samples
 from nodebudget.workloads.user_step import StepWorkload
-
-_log = logging.getLogger("nodebudget")
 
 #: Probes end early once the 99% prediction interval is narrower than this fraction of the bytes.
 _SETTLED = 0.01
@@ -123,6 +119,7 @@ def auto_loader(
         raise InputError("auto_loader without a model", hint="pass model=…: its weights are put back after calibrating")
     device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
     at_hand = memory_at_hand(memory, device)
+    use_expandable_segments(device)
     if graphs_per_step is not None:
         graphs_per_step = check_count("graphs_per_step", graphs_per_step, 1)
     loader = _as_loader(loader_or_dataset, collate_fn, options)
@@ -142,7 +139,7 @@ def auto_loader(
         sizes = _sizes(workload, loader.dataset, indices, options)
         run = _Run(workload, optimizers, step, loader, device, cache, options)
         calibration, said = run.calibration(sizes, indices, at_hand, per_rank)
-    bytes_, _ = step_memory(memory, calibration, device)
+    bytes_, lines = step_memory(memory, calibration, device)
     bytes_ = min(of_all_ranks(bytes_))
     shuffle = shuffled if options.shuffle is None else options.shuffle
     sampler = AdvancingSampler(
@@ -156,7 +153,8 @@ def auto_loader(
         pack=options.pack or ("balanced" if shuffle else "sequential"),
     )
     if is_first_rank():
-        _say([said, _plan_line(sampler, at_hand), *_learning_rate(loader, sampler, graphs_per_step)])
+        advice = [] if graphs_per_step is not None else learning_rate_lines(sampler, loader.batch_size)
+        say([said, plan_line(sampler, at_hand, lines), *advice])
     return with_batch_sampler(loader, sampler)
 
 
@@ -238,14 +236,14 @@ class _Run:
         cache = CalibrationCache(self.cache, describe_use(self.workload, self.optimizers, functions, probe, sizes))
         cached, reason = from_first_rank(cache.load)
         if cached is not None:
-            return cached, f"calibration from {self.cache}: {_errors(cached)}"
+            return cached, f"calibration from {self.cache}: {errors_of(cached)}"
         started = time.perf_counter()
         dataset = self.loader.dataset if indices is None else Subset(self.loader.dataset, indices)
         calibration = self._measured(dataset, sizes, memory, max_graphs)
         seconds, steps = time.perf_counter() - started, len(calibration.observations)
         calibration, problem = from_first_rank(lambda: cache.save(calibration))
         reason += f"; not kept: {problem}" if problem else ""
-        return calibration, f"calibrated with {steps} steps in {seconds:.1f} s ({reason}): {_errors(calibration)}"
+        return calibration, f"calibrated with {steps} steps in {seconds:.1f} s ({reason}): {errors_of(calibration)}"
 
     def _measured(self, dataset: Any, sizes: SizeTable, memory: int, max_graphs: int | None) -> Calibration:
         batch_size = max(4, self.loader.batch_size or 1, min(max_graphs or 1, _FIRST_GRAPHS))
@@ -278,44 +276,3 @@ class _Run:
 
 def _versions(model: torch.nn.Module) -> list[int]:
     return [parameter._version for parameter in model.parameters()]
-
-
-def _errors(calibration: Calibration) -> str:
-    holdout = calibration.holdout
-    return f"predictions of {holdout.n} further batches were off by {holdout.mape:.2%} on average"
-
-
-def _plan_line(sampler: AdvancingSampler, at_hand: int) -> str:
-    plan = sampler.plan
-    peaks, graphs = plan.predicted_bytes, plan.graphs
-    assert peaks is not None
-    return (
-        f"{len(sampler.sizes):,} graphs in {len(plan):,} batches of {graphs.mean():.1f} ± {graphs.std():.1f} graphs; "
-        f"their steps take up to {format_bytes(float(peaks.max()))} of {format_bytes(at_hand)}"
-    )
-
-
-def _learning_rate(loader: DataLoader[Any], sampler: AdvancingSampler, graphs_per_step: int | None) -> list[str]:
-    """Return advice where the number of graphs per step is not the loader's."""
-    if graphs_per_step is not None or not loader.batch_size or loader.batch_size == 1:
-        return []
-    mean = float(sampler.plan.graphs.mean())
-    if abs(mean / loader.batch_size - 1) < 0.05:
-        return []
-    advice = advise_learning_rate(loader.batch_size, mean)
-    size = loader.batch_size
-    return [
-        f"{mean:.1f} graphs per batch instead of {size}: multiply the learning rate by {advice.linear:.3g} (linear "
-        f"rule, SGD) or {advice.square_root:.3g} (square-root rule), or pass graphs_per_step={size}"
-    ]
-
-
-def _say(lines: Sequence[str]) -> None:
-    if not _log.hasHandlers():
-        # Nobody has set up logging, and Python alone shows warnings only.
-        handler = logging.StreamHandler(sys.stderr)
-        handler.setFormatter(logging.Formatter("%(name)s: %(message)s"))
-        _log.addHandler(handler)
-        _log.setLevel(logging.INFO)
-    for line in lines:
-        _log.info(line)

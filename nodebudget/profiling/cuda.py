@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import gc
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
-from nodebudget.profiling.cuda_allocator.allocator import allocator_settings
+from nodebudget.profiling.cuda_allocator.allocator import allocator_settings, has_expandable_segments
 from nodebudget.profiling.probe import Peak
 
 
@@ -87,3 +88,17 @@ class CudaProbe:
             "cuda": torch.version.cuda,
             "allocator": allocator_settings(),
         }
+
+
+def use_expandable_segments(device: torch.device) -> bool:
+    """Turn on expandable segments where nothing was allocated on the device yet; return whether they are on now."""
+    settings = allocator_settings()
+    if has_expandable_segments(settings):
+        return True
+    change = getattr(torch._C, "_accelerator_setAllocatorSettings", None)
+    if device.type != "cuda" or settings != "default" or change is None or torch.cuda.memory_reserved(device):
+        return False
+    change("expandable_segments:True")
+    # The variable is read once: processes of this one, and records, see the same setting.
+    os.environ["PYTORCH_ALLOC_CONF"] = "expandable_segments:True"
+    return True
