@@ -36,8 +36,9 @@ def plan_line(sampler: AdvancingSampler, at_hand: int, device: DeviceBudget | No
     peaks, graphs = plan.predicted_bytes, plan.graphs
     assert peaks is not None
     micro = f", {sampler.accumulate} per step and rank" if sampler.accumulate > 1 else ""
+    per_batch = f"{graphs.mean():.1f} ± {graphs.std():.1f} graphs"
     line = (
-        f"{len(sampler.sizes):,} graphs in {len(plan):,} batches of {graphs.mean():.1f} ± {graphs.std():.1f} graphs{micro}; "
+        f"{len(sampler.sizes):,} graphs in {len(plan):,} batches of {per_batch}{micro}; "
         f"their steps take up to {format_bytes(float(peaks.max()))} of {format_bytes(at_hand)}"
     )
     return f"{line}; {device.advice}" if device is not None and device.advice else line
@@ -50,8 +51,8 @@ def learning_rate_lines(sampler: AdvancingSampler, batch_size: int | None) -> li
         return []
     advice = advise_learning_rate(batch_size, mean)
     return [
-        f"{mean:.1f} graphs per batch instead of {batch_size}: multiply the learning rate by {advice.linear:.3g} (linear "
-        f"rule, SGD) or {advice.square_root:.3g} (square-root rule), or pass graphs_per_step={batch_size}"
+        f"{mean:.1f} graphs per batch instead of {batch_size}: multiply the learning rate by {advice.linear:.3g} "
+        f"(linear rule, SGD) or {advice.square_root:.3g} (square-root rule), or pass graphs_per_step={batch_size}"
     ]
 
 
