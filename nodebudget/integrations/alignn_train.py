@@ -140,8 +140,8 @@ def _with_budget(
     if world_size > 1:
         buckets = _gradient_bytes(config, calibration)
         _check_gradients(config, model, train, device)
-    found, lines = step_memory(_named_memory(training.memory, config, device), calibration, device)
-    memory = min(of_all_ranks(found - buckets))
+    available, lines = step_memory(_named_memory(training.memory, config, device), calibration, device)
+    memory = min(of_all_ranks(available - buckets))
     made = with_budget(
         loaders, calibration=calibration, memory=memory, max_graphs=training.graphs_per_step, train_sizes=sizes
     )
