@@ -31,7 +31,10 @@ def printable_lines(text: str) -> str:
 
 def first_line(error: BaseException) -> str:
     """Return the first line of an exception's message, up to 200 characters."""
-    return (str(error).strip().splitlines() or [""])[0][:200]
+    try:
+        return (str(error).strip().splitlines() or [""])[0][:200]
+    except Exception:  # an exception of the user's whose text can't be made
+        return ""
 
 
 class NodeBudgetError(Exception):

@@ -53,7 +53,8 @@ def try_sizes_of(batch: Any, sizes: SizeTable | SizeOfBatch | None = None, **how
     """Return what `sizes_of` returns and "", or no sizes and the reason why the batch can't be counted."""
     try:
         counts = sizes_of(batch, sizes, **how)
-        is_custom = hasattr(batch, "__dict__") and not isinstance(batch, torch.Tensor)
+        has_fields = hasattr(batch, "__dict__") or hasattr(type(batch), "__slots__")
+        is_custom = has_fields and not isinstance(batch, torch.Tensor)
     except Exception as error:  # from any code of the user's: attributes of the batch, the function of sizes
         return {}, f"{type(error).__name__}: {first_line(error)}"
     return counts, "no graph was found in it" if is_custom and not counts else ""

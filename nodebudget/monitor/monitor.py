@@ -153,11 +153,16 @@ class MemoryMonitor:
         self.steps += 1
         if (self.steps - 1) % self._every:
             return Step()
-        sizes, reason = try_sizes_of(batch, self._sizes, indices=indices, line_edges=self._line_edges)
-        if reason:
-            text = f"a batch of type {type(batch).__name__} can't be counted ({reason}); pass sizes=… to the monitor"
-            self._warn_once("sizes", text)
-        self._open = Step(self._start, self._end, sizes, predict(self._calibration, sizes), waited)
+        sizes: dict[str, float] = {}
+        predicted = None
+        with self._guarded():
+            sizes, reason = try_sizes_of(batch, self._sizes, indices=indices, line_edges=self._line_edges)
+            if reason:
+                kind = type(batch).__name__
+                text = f"a batch of type {kind} can't be counted ({reason}); pass sizes=… to the monitor"
+                self._warn_once("sizes", text)
+            predicted = predict(self._calibration, sizes)
+        self._open = Step(self._start, self._end, sizes, predicted, waited)
         return self._open
 
     def _start(self) -> None:

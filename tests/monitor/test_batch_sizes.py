@@ -93,6 +93,23 @@ class Unfinished:
     edge_index, num_nodes, num_edges = None, 3, None
 
 
+class Textless:
+    """Attributes that raise an error whose text raises."""
+
+    class Error(Exception):
+        def __str__(self) -> str:
+            raise RuntimeError("freed")
+
+    def __getattr__(self, name: str) -> object:
+        raise self.Error
+
+
+class Slots:
+    """Nothing that can be counted, and no dict."""
+
+    __slots__ = ("num_nodes", "positions")
+
+
 class Endless(dict):
     """Values that never end in the same place."""
 
@@ -115,6 +132,8 @@ def test_a_batch_of_several_types_of_nodes():
 HOSTILE = {
     "a field set later": lambda: Later(torch.ones(3)),
     "attributes that raise": Raising,
+    "errors without a text": Textless,
+    "slots": Slots,
     "a graph without edges": Unfinished,
     "a dict that raises": Endless,
 }
