@@ -38,7 +38,7 @@ EXTRAS = {
     "dask": [],
     "plot": [],
     "report": [],
-    "lightning": ["tests/integrations/test_trainers.py"],
+    "lightning": [f"tests/integrations/test_{name}.py" for name in ("trainers", "lightning_loops", "lightning_ddp")],
     "accelerate": ["tests/integrations/test_accelerate.py"],
     "transformers": ["tests/integrations/test_trainers.py", "tests/integrations/test_transformers.py"],
 }

@@ -131,6 +131,14 @@ if TYPE_CHECKING:
 
 #: Modules of frameworks whose loaders or loops would undo a batch sampler, and what keeps it as it is.
 _ADAPTERS = {
+    **{
+        f"{package}.{module}": ("nodebudget.integrations.lightning_loops", name)
+        for package in ("lightning.pytorch", "pytorch_lightning")
+        for module, name in (
+            ("loops.fit_loop", "keep_samplers"),
+            ("trainer.connectors.data_connector", "keep_loaders"),
+        )
+    },
     "accelerate.data_loader": ("nodebudget.integrations.accelerate", "keep_whole"),
     "torchdata.stateful_dataloader.stateful_dataloader": ("nodebudget.integrations.torchdata", "load_at_once"),
 }
