@@ -1,7 +1,7 @@
 """Lightning's loops: epochs, ranks and checkpoints of the samplers of the training loaders.
 
-Lightning calls `set_epoch` of no batch sampler, puts samplers of its own into loaders under DDP, and saves only the state
-of loaders that have one.
+Lightning calls `set_epoch` of no batch sampler, puts samplers of its own into loaders under DDP, and saves only the
+state of loaders that have one.
 """
 
 from __future__ import annotations
