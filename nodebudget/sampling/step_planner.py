@@ -60,16 +60,17 @@ class StepPlanner:
             self._everything = _alone(self._everything, over)
         self.content = EpochContent(config, graphs)
         self.steps = self.content.steps
-        self._first: BatchGrid | None = None
+        #: What showed how many micro-batches suffice: the first epoch's graphs, micro-batches and random numbers.
+        self._first: tuple[Ints, BatchGrid, RandomStream] | None = None
 
     def __len__(self) -> int:
         """Batches of every epoch, over all ranks."""
         return self.steps * self.micro_batches
 
-    @property
+    @cached_property
     def lower_bound(self) -> int:
         """No plan within the budget has fewer batches, were it not for steps."""
-        return self._everything.take(self.content.all).lower_bound()
+        return self._items(self.content.all).lower_bound()
 
     def forget_first(self) -> None:
         """Free the assignment that showed how many micro-batches suffice."""
@@ -87,13 +88,17 @@ class StepPlanner:
         epochs = [self._assign_steps(epoch) for epoch in range(tried)]
         ranks = self.config.num_replicas
         assignments = [self._assignment(graphs) for graphs, _, _ in epochs]
-        fewest = [assignment.fewest(steps) for assignment, (_, steps, _) in zip(assignments, epochs, strict=True)]
+        by_size = self._by_size.values
+        # Sums are exact where sizes were compacted by what they are multiples of.
+        exact = len(by_size) == 1 and int(by_size[0].max(initial=0)) < 2**29
+        balanced = by_size[0] if exact else by_size[0][:0]
+        fewest = [made.fewest(steps, balanced) for made, (_, steps, _) in zip(assignments, epochs, strict=True)]
         micro_batches = self._with_margin(max(fewest), [assignment.items for assignment in assignments])
         while micro_batches <= int(epochs[0][1].counts.min()):
             grids = (self._assignment(graphs).assign(steps, micro_batches) for graphs, steps, _ in epochs)
             first = next(grids)
             if first is not None and all(grid is not None for grid in grids):
-                self._first = first
+                self._first = epochs[0][0], first, epochs[0][2]
                 return micro_batches
             micro_batches += ranks
         raise self._too_few(int(epochs[0][1].counts.min()), micro_batches)
@@ -131,12 +136,15 @@ class StepPlanner:
         columns = tuple(whole_column(sizes[name], None)[0] for name in names)
         return Items(columns, (None,) * len(columns))
 
+    def _items(self, graphs: Ints) -> Items:
+        return self._everything if self._is_everything(graphs) else self._everything.take(graphs)
+
     def _is_everything(self, graphs: Ints) -> bool:
         return graphs is self.content.all and len(graphs) == len(self._everything)
 
     def _assignment(self, graphs: Ints) -> MicroBatchAssignment:
         ranks, steps = self.config.num_replicas, self.config.steps
-        items = self._everything if self._is_everything(graphs) else self._everything.take(graphs)
+        items = self._items(graphs)
         budgets = () if steps is None else steps.budgets
         return MicroBatchAssignment(items, ranks, rank_maxima(items, self.config.budget, self.names, budgets))
 
@@ -163,8 +171,9 @@ class StepPlanner:
         whole = first if partial is None else first + 1
         begin = whole * self.micro_batches
         places, offsets = places[offsets[begin] :], offsets[begin:] - offsets[begin]
-        repeats = places >= self.content.count
-        indices, ends = graphs[places], np.arange(0, len(offsets), self.micro_batches)
+        repeats = places >= self.content.count if self.content.extra > 0 else np.zeros(len(places), dtype=bool)
+        indices = places if self._is_everything(graphs) else graphs[places]
+        ends = np.arange(0, len(offsets), self.micro_batches)
         if partial is not None:
             order, starts = self.pack_partial(partial)
             indices = np.concatenate([partial[order], indices])
@@ -186,10 +195,11 @@ class StepPlanner:
             return graphs, self._cut(graphs)
         micro_batches, first = self.micro_batches, self._first
         self.forget_first()
+        if first is not None and epoch == 0:
+            return first[0], first[1].batches_in_order(self._order_of(*first[1:]))
         for attempt in range(_ATTEMPTS):
             graphs, steps, stream = self._assign_steps(epoch, attempt)
-            grid = first if first is not None and epoch == 0 else None
-            grid = grid or self._assignment(graphs).assign(steps, micro_batches)
+            grid = self._assignment(graphs).assign(steps, micro_batches)
             if grid is not None:
                 break
         else:
@@ -225,7 +235,7 @@ class StepPlanner:
             return self._cut(graphs, 1, micro_batches)
         assignment = self._assignment(graphs)
         step = BatchGrid.of_order(np.arange(len(graphs)), 1)
-        micro_batches = assignment.fewest(step)
+        micro_batches = assignment.fewest(step, graphs[:0])
         while micro_batches <= len(graphs):
             grid = assignment.assign(step, micro_batches)
             if grid is not None:

@@ -15,9 +15,9 @@ import numpy.typing as npt
 
 from nodebudget.sampling.packing.balancing import Target, balance
 from nodebudget.sampling.packing.batch_grid import BatchGrid, Ints
-from nodebudget.sampling.packing.items import Items
+from nodebudget.sampling.packing.items import Items, common_unit
 from nodebudget.sampling.packing.ordered import best_fit, split
-from nodebudget.sampling.packing.reproducible import RandomStream, index_type, stable_argsort
+from nodebudget.sampling.packing.reproducible import RandomStream, index_type
 
 #: Maximum number of steps that are packed one by one where balancing leaves them over a maximum.
 _PACKED_SINGLY = 64
@@ -39,8 +39,10 @@ class RankMaxima:
 
 
 def largest_first(values: Ints) -> Ints:
-    """Return the order of graphs by size, the largest first, shape (graphs,)."""
-    return stable_argsort(values)[::-1].astype(index_type(len(values)))
+    """Return the order of graphs by size to a percent, the largest first, shape (graphs,)."""
+    # The upper half of a float32 keeps the order; numpy sorts 16 bits several times as fast as more.
+    codes = ~(values.astype(np.float32).view(np.uint32) >> np.uint32(16)).astype(np.uint16)
+    return np.argsort(codes, kind="stable").astype(index_type(len(values)))
 
 
 def assign_steps(items: Items, order: Ints, steps: int, stream: RandomStream) -> BatchGrid:
@@ -119,8 +121,11 @@ class MicroBatchAssignment:
         maxima = tuple(None if of_ranks is None else min(of_ranks) for of_ranks in self.unlike.columns)
         return Items(self.items.values, maxima, None if self.unlike.graphs is None else min(self.unlike.graphs))
 
-    def fewest(self, steps: BatchGrid) -> int:
-        """Return a number of micro-batches, a multiple of the ranks, below which the steps do not fit."""
+    def fewest(self, steps: BatchGrid, balanced: Ints) -> int:
+        """Return a number of micro-batches, a multiple of the ranks, below which the steps do not fit.
+
+        `balanced` is the column that steps were balanced by alone, whose sums are there, or an empty one.
+        """
         items, bounds = self.items, [self.ranks]
         for place, (values, maximum) in enumerate(zip(items.values, items.maxima, strict=True)):
             if maximum is None:
@@ -128,7 +133,8 @@ class MicroBatchAssignment:
             columns = None if self.unlike is None else self.unlike.columns[place]
             of_all_ranks = maximum * self.ranks if columns is None else sum(columns)
             # A step of each rank together, rounded up.
-            bounds.append(-(-int(steps.sums(values).max()) * self.ranks // max(of_all_ranks, 1)))
+            largest = int((steps.loads[0] * common_unit(values) if values is balanced else steps.sums(values)).max())
+            bounds.append(-(-largest * self.ranks // max(of_all_ranks, 1)))
             if int(values.max(initial=0)) > maximum // 2 and columns is None:
                 bounds.append(int(steps.sums((values > maximum // 2).astype(np.int64)).max()))
         if items.max_graphs is not None:
@@ -148,6 +154,11 @@ class MicroBatchAssignment:
         grid.groups = steps.batches
         columns = self.items.compact_columns if self.unlike is None else self._plain_columns()
         self._balance(grid, columns[:1], micro_batches)
+        maximum, longest = columns[0][1], self.items.max_graphs or len(self.items)
+        single = self.unlike is None and len(columns) == 1 and int(grid.counts.max()) <= longest
+        if single and (maximum is None or int(grid.loads[0].max()) <= maximum):
+            # Saves summing again: what fits in compact units fits in full.
+            return grid
         over = self.over(grid)
         if len(columns) > 1 and over.any():
             self._balance(grid, columns, micro_batches)
