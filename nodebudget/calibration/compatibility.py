@@ -16,6 +16,16 @@ from nodebudget.workloads.protocol import Workload, dtype_of, parameter_count
 if TYPE_CHECKING:
     from nodebudget.profiling.probe import Probe
 
+#: Packages of kernels that exist on CUDA only, by the root of their modules.
+_CUDA_KERNELS = {
+    **{"cuequivariance_torch": "cuEquivariance", "cuequivariance": "cuEquivariance"},
+    **{
+        "openequivariance": "OpenEquivariance",
+        "flashTP_e3nn": "FlashTP",
+        "warp": "Warp",
+        "flash_attn": "FlashAttention",
+    },
+}
 _PACKAGES = ("torch", "dgl")  #: Packages whose version changes the memory of a step.
 
 
@@ -55,6 +65,21 @@ def check_applicable(
             f"the calibration was made with another setup: {'; '.join(changes)}; calibrate again for exact predictions",
             stacklevel=2,
         )
+
+
+def check_same_kernels(workload: Workload) -> None:
+    """Raise an InputError where modules of a model compute by kernels that exist on CUDA only.
+
+    On the CPU they take another path, whose allocations say nothing about those on a GPU.
+    """
+    for name, module in workload.model.named_modules():
+        package = type(module).__module__.partition(".")[0]
+        if package in _CUDA_KERNELS:
+            raise InputError(
+                f"the module {name!r} is a {type(module).__name__} of {_CUDA_KERNELS[package]}, whose "
+                "kernels exist on CUDA only and allocate otherwise than its path on the CPU",
+                hint="calibrate on a GPU (--gpu 0), or switch these kernels off in the model",
+            )
 
 
 def graph_settings_of(calibration: Calibration) -> GraphSettings | None:

@@ -50,12 +50,14 @@ class ProbeRun:
 
     Attributes:
         observations: What was measured, in the order in which it was asked for.
+        batches: The graphs of each.
     """
 
     def __init__(self, runner: ProbeRunner, checkpoint: ProbeCheckpoint | None, progress: Progress | None) -> None:
         self.runner, self._checkpoint, self._progress = runner, checkpoint, progress
         self._done = {} if checkpoint is None else dict(checkpoint.observations)
         self.observations: list[Observation] = []
+        self.batches: list[Indices] = []
         self._count, self._warm = 0, False
 
     def observe(self, jobs: Sequence[Job]) -> list[Observation | None]:
@@ -72,6 +74,7 @@ class ProbeRun:
             if self._progress is not None:
                 self._progress(self._count, total)
         self.observations += [entry for entry in results if entry is not None]
+        self.batches += [job.batch for job, entry in zip(jobs, results, strict=True) if entry is not None]
         return results
 
     def _observe(self, job: Job) -> Observation | None:

@@ -61,6 +61,7 @@ def command(
       nodebudget calibrate --device cpu --workload configs/alignn.toml --data crystals.json -o cal.json
     """
     from nodebudget.calibration.calibrate import CalibrationConfig, calibrate
+    from nodebudget.calibration.compatibility import check_same_kernels
     from nodebudget.profiling.open import open_probe
 
     if resume and outputs.output is None:
@@ -77,6 +78,8 @@ def command(
         reason = getattr(model, "gpu_only", "")
         if predict_gpu is not None and reason:
             raise InputError(f"--predict-gpu with this model: {reason}", hint="calibrate on the GPU: --gpu 0")
+        if predict_gpu is not None:
+            check_same_kernels(model)
         samples, sizes = open_samples(model, training, steps, workers=workers, on_error=on_error)
         calibration = calibrate(
             model,
