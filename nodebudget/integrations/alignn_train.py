@@ -16,10 +16,12 @@ from nodebudget.analysis.device_budget import DeviceBudget
 from nodebudget.analysis.step_memory import step_memory
 from nodebudget.calibration.calibrate import CalibrationConfig, calibrate
 from nodebudget.calibration.calibration_cache import CalibrationCache
+from nodebudget.calibration.compatibility import graph_settings_of
 from nodebudget.calibration.memory_model import Calibration
+from nodebudget.datasets.graph_settings import GraphSettings
 from nodebudget.datasets.measure import measure
 from nodebudget.datasets.size_table import SizeTable
-from nodebudget.errors import DoesNotFitError, InputError
+from nodebudget.errors import DoesNotFitError, InputError, RecordError
 from nodebudget.integrations.alignn import with_budget
 from nodebudget.integrations.alignn_ranks import launched, one_writer, start_processes
 from nodebudget.profiling.cuda_allocator.allocator import allocator_settings
@@ -28,7 +30,7 @@ from nodebudget.utils.byte_units import format_bytes
 from nodebudget.utils.distributed import from_first_rank, of_all_ranks
 from nodebudget.utils.optional_imports import installed, require
 from nodebudget.workloads.alignn_inputs import check_inputs
-from nodebudget.workloads.alignn_step import AlignnStep
+from nodebudget.workloads.alignn_step import AlignnStep, step_settings
 
 
 @dataclass(frozen=True)
@@ -165,13 +167,36 @@ def _calibration(
 ) -> tuple[Calibration, str]:
     """Return the calibration, and how it was come by."""
     if training.calibration is not None:
-        return Calibration.load(training.calibration), "given"
+        return _given(training.calibration, config), "given"
     cache = CalibrationCache(training.cache, _made_for(config, sizes, device))
     calibration, reason = cache.load()
     if calibration is not None:
         return calibration, "cached"
     calibration, problem = cache.save(_measured(config, model, train, sizes, training, device))
     return calibration, "measured: " + ", ".join(filter(None, [reason, problem]))
+
+
+def _given(path: str, config: Any) -> Calibration:
+    """Read a calibration, and refuse one of another run."""
+    calibration = Calibration.load(path)
+    recorded = calibration.context.get("model", {}).get("config") or {}
+    settings = step_settings(config)
+    graphs = graph_settings_of(calibration)
+    wanted = GraphSettings.from_alignn_config(config.model_dump())
+    changes = [
+        f"{name} was {recorded.get(name)}, is {value}"
+        for name, value in settings.items()
+        if recorded.get(name) != value
+    ]
+    if graphs is not None and graphs != wanted:
+        then, now = graphs.to_dict(), wanted.to_dict()
+        changes += [f"{name} was {then[name]}, is {now[name]}" for name in now if then.get(name) != now[name]]
+    if changes:
+        raise RecordError(
+            f"{path!r} is a calibration of another run: {', '.join(changes[:4])}",
+            hint="leave --calibration out to calibrate this run, or use: nodebudget calibrate --alignn-config",
+        )
+    return calibration
 
 
 def _measured(
@@ -199,12 +224,10 @@ def _measured(
 
 def _made_for(config: Any, sizes: SizeTable, device: torch.device) -> dict[str, Any]:
     """Return what a calibration of this run depends on, by the name that a user knows it by."""
-    names = ("dtype", "use_amp", "compute_line_graph", "optimizer", "criterion", "classification_threshold")
     properties = torch.cuda.get_device_properties(device) if device.type == "cuda" else None
     return {
         "model": config.model.name,
-        **{f"model.{name}": value for name, value in config.model.model_dump(mode="json").items()},
-        **{name: str(getattr(config, name)) for name in names},
+        **step_settings(config),
         "device": "cpu" if properties is None else properties.name,
         "memory of the device": None if properties is None else properties.total_memory,
         "allocator": allocator_settings(),

@@ -17,6 +17,16 @@ from nodebudget.workloads.alignn_loop import AlignnLoop
 from nodebudget.workloads.alignn_run import AlignnRun, read_or_default_run
 
 
+def step_settings(config: Any) -> dict[str, Any]:
+    """Return the settings of a run that change what a step takes, but for its graphs.
+
+    Args:
+        config: alignn's `TrainingConfig`.
+    """
+    names = ("dtype", "use_amp", "compute_line_graph", "optimizer", "criterion", "classification_threshold")
+    return {**config.model.model_dump(mode="json"), **{name: getattr(config, name) for name in names}}
+
+
 class AlignnStep:
     """The training step of `alignn.train.train_dgl`, on samples that alignn's datasets hold.
 
@@ -36,10 +46,7 @@ class AlignnStep:
         self._collate = collate
         self.gpu_only = "alignn uses autocast (use_amp) on a GPU only" if config.use_amp else ""
         self.name = f"alignn.train.train_dgl, {config.model.name}"
-        self.config = {
-            **config.model.model_dump(),
-            **{name: getattr(config, name) for name in ("dtype", "use_amp", "compute_line_graph", "optimizer")},
-        }
+        self.config = step_settings(config)
 
     def sizes(self, sample: Any) -> dict[str, int]:
         """Count a sample: nodes, edges and line-graph edges."""

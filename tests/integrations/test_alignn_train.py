@@ -13,7 +13,7 @@ from alignn_folder import write_root
 from click.testing import CliRunner
 
 from nodebudget.cli import main
-from nodebudget.errors import DoesNotFitError
+from nodebudget.errors import DoesNotFitError, RecordError
 from nodebudget.integrations import AlignnTraining, TrainingBudget, train_alignn
 from nodebudget.profiling.cpu_trace import memory_profiler, peak_of, read_blocks
 from nodebudget.utils.optional_imports import require
@@ -101,6 +101,34 @@ def test_a_resumed_run_goes_on_with_the_next_epoch(tmp_path: Path) -> None:
     _, loaders = run(tmp_path, memory="24MiB", alignn={"epochs": "2"})
     assert loaders[0].batch_sampler.epoch == 1
     assert len(json.loads((tmp_path / "out" / "history_train.json").read_text())) == 1
+
+
+def test_a_calibration_of_this_run_is_used_and_one_of_another_is_refused(tmp_path: Path) -> None:
+    root, config = write_root(tmp_path, count=24, training={"epochs": 1, "write_predictions": False})
+    record = str(tmp_path / "cal.json")
+    command = [
+        "calibrate",
+        "--device",
+        "cpu",
+        "--alignn-config",
+        config,
+        "--data",
+        root,
+        "--probes",
+        "12",
+        "-o",
+        record,
+    ]
+    with quiet():
+        assert CliRunner().invoke(main, command).exit_code == 0
+    budget, _ = run(tmp_path, memory="24MiB", calibration=record)
+    assert budget.origin == "given"
+    assert budget.calibration.validation is not None
+    changed = {**json.loads(Path(config).read_text()), "cutoff": 5.0}
+    changed["model"]["hidden_features"] = 32
+    Path(config).write_text(json.dumps(changed))
+    with pytest.raises(RecordError, match=r"another run: hidden_features was 16, is 32, cutoff was 8\.0, is 5\.0"):
+        run(tmp_path, memory="24MiB", calibration=record)
 
 
 def test_single_graphs_are_refused_where_alignn_would_fail_on_them_after_training(tmp_path: Path) -> None:
