@@ -2,9 +2,10 @@
 
     python ddp_peers.py SITE [SITE …] < request.json
 
-Each SITE is a folder with installed packages: fairchem-core 2 (`MaxAtomDistributedBatchSampler`), fairchem-core 1.10
-(`BalancedBatchSampler`, gone since), metatrain. Only the files of the samplers are imported, without the packages around
-them. The request: `nodes` (atoms of each crystal), `ranks`, `batch` (crystals per rank and step), `steps`, `epochs`.
+Each SITE is a folder with installed packages: fairchem-core (`MaxAtomDistributedBatchSampler`, `BalancedBatchSampler`)
+and metatrain (`MaxAtomDistributedBatchSampler`). Only the files of the samplers are imported, without the packages
+around them. The request: `nodes` (atoms of each crystal), `ranks`, `batch` (crystals per rank and step), `steps`,
+`epochs`.
 """
 
 from __future__ import annotations
@@ -55,7 +56,10 @@ def module(site: Path, name: str) -> Any:
         sys.modules[package.__name__] = package
     if name.startswith("fairchem.core.common"):
         # Of the readers of datasets only an exception is needed.
-        datasets, base = types.ModuleType("fairchem.core.datasets"), types.ModuleType("fairchem.core.datasets.base_dataset")
+        datasets, base = (
+            types.ModuleType("fairchem.core.datasets"),
+            types.ModuleType("fairchem.core.datasets.base_dataset"),
+        )
         datasets.data_list_collater = None
         base.UnsupportedDatasetError = type("UnsupportedDatasetError", (ValueError,), {})
         sys.modules |= {datasets.__name__: datasets, base.__name__: base}
@@ -80,7 +84,9 @@ def max_atoms(sampler: Any, request: dict[str, Any], **options: Any) -> Epochs:
     for epoch in range(request["epochs"]):
         samplers = [made(atoms, rank) for rank in range(ranks)]
         for of_rank in samplers:
-            of_rank.set_epoch(epoch) if hasattr(of_rank, "set_epoch") else of_rank.set_epoch_and_start_iteration(epoch, 0)
+            of_rank.set_epoch(epoch) if hasattr(of_rank, "set_epoch") else of_rank.set_epoch_and_start_iteration(
+                epoch, 0
+            )
         epochs.append([[list(map(int, batch)) for batch in of_rank] for of_rank in samplers])
     return epochs
 
