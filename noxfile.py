@@ -38,7 +38,10 @@ EXTRAS = {
     "dask": [],
     "plot": [],
     "report": [],
-    "lightning": [f"tests/integrations/test_{name}.py" for name in ("trainers", "lightning_loops", "lightning_ddp")],
+    "lightning": [
+        f"tests/integrations/test_{name}.py"
+        for name in ("trainers", "lightning_loops", "lightning_ddp", "lightning_budget")
+    ],
     "accelerate": ["tests/integrations/test_accelerate.py"],
     "transformers": ["tests/integrations/test_trainers.py", "tests/integrations/test_transformers.py"],
 }

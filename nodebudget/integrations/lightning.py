@@ -10,6 +10,12 @@ from nodebudget.monitor.monitor import MemoryMonitor
 from nodebudget.utils.optional_imports import require
 
 
+def lightning_module() -> Any:
+    """Return `lightning.pytorch` or `pytorch_lightning`, whichever was imported, or raise a MissingError."""
+    older = "pytorch_lightning" in sys.modules and "lightning.pytorch" not in sys.modules
+    return require("pytorch_lightning" if older else "lightning.pytorch")
+
+
 def lightning_callback(monitor: MemoryMonitor) -> Any:
     """Return a Lightning callback that monitors each training batch.
 
@@ -26,10 +32,8 @@ def lightning_callback(monitor: MemoryMonitor) -> Any:
     Raises:
         MissingError: Lightning is not installed.
     """
-    older = "pytorch_lightning" in sys.modules and "lightning.pytorch" not in sys.modules
-    module = require("pytorch_lightning" if older else "lightning.pytorch")
 
-    class MemoryCallback(module.Callback):  # type: ignore[misc, name-defined]
+    class MemoryCallback(lightning_module().Callback):  # type: ignore[misc]
         """Monitors each training batch."""
 
         def __init__(self) -> None:
