@@ -184,7 +184,8 @@ def optimizers_of(optimizer: Any) -> tuple[Any, ...]:
     for one in given:
         if not hasattr(one, "param_groups") or not hasattr(one, "state"):
             raise InputError(f"a {type(one).__name__} as optimizer", hint="pass the torch.optim.Optimizer of the step")
-    return given
+    # accelerate's prepared optimizer has the one that torch knows inside.
+    return tuple(getattr(one, "optimizer", one) for one in given)
 
 
 def _sizes(workload: StepWorkload, dataset: Any, indices: Sequence[int] | None, options: AutoOptions) -> SizeTable:

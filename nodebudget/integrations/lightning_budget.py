@@ -53,57 +53,59 @@ class NodeBudget:
             MissingError: Lightning is not installed.
         """
         how: dict[str, Any] = {"graphs_per_step": graphs_per_step, "cache": cache, "options": options}
-        restored = tuple(restore)
+        return _callback(memory, tuple(restore), monitor, how)
 
-        class BudgetCallback(lightning_module().Callback):  # type: ignore[misc]
-            """Replaces the training loader."""
 
-            def __init__(self) -> None:
-                self.memory = memory
+def _callback(memory: int | str, restored: tuple[Any, ...], monitor: MemoryMonitor | None, how: dict[str, Any]) -> Any:
+    class BudgetCallback(lightning_module().Callback):  # type: ignore[misc]
+        """Replaces the training loader."""
 
-            def state_dict(self) -> dict[str, Any]:
-                """Return the memory: a resumed run has the same, where free host memory was taken as well."""
-                return {"memory": self.memory}
+        def __init__(self) -> None:
+            self.memory = memory
 
-            def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-                """Take the memory of the run that is resumed."""
-                self.memory = state_dict["memory"]
+        def state_dict(self) -> dict[str, Any]:
+            """Return the memory: a resumed run has the same, where free host memory was taken as well."""
+            return {"memory": self.memory}
 
-            def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
-                """Add the monitor."""
-                nonlocal monitor
-                if monitor is not None and stage == "fit":
-                    trainer.callbacks.append(lightning_callback(monitor))
-                    monitor = None
+        def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+            """Take the memory of the run that is resumed."""
+            self.memory = state_dict["memory"]
 
-            def on_fit_start(self, trainer: Any, pl_module: Any) -> None:
-                """Calibrate, once the module is on its device."""
-                source = trainer.fit_loop._data_source
-                loader = source.dataloader()
-                if sampler_of(loader) is not None:
-                    return
-                if not pl_module.automatic_optimization:
-                    raise InputError(
-                        "NodeBudget and a module with manual optimization",
-                        limit="it calibrates with training_step, backward and step of the optimizers",
-                        hint="make the training loader with nodebudget.auto_loader and a step of your own",
-                    )
-                if trainer.strategy.root_device.type != "cuda":
-                    self.memory = memory_at_hand(self.memory, trainer.strategy.root_device)
-                schedulers = [config.scheduler for config in trainer.lr_scheduler_configs]
-                loader = auto_loader(
-                    loader,
-                    _step_of(trainer, pl_module),
-                    model=pl_module,
-                    optimizer=list(trainer.optimizers),
-                    memory=self.memory,
-                    restore=[*schedulers, *restored],
-                    **how,
+        def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
+            """Add the monitor."""
+            nonlocal monitor
+            if monitor is not None and stage == "fit":
+                trainer.callbacks.append(lightning_callback(monitor))
+                monitor = None
+
+        def on_fit_start(self, trainer: Any, pl_module: Any) -> None:
+            """Calibrate, once the module is on its device."""
+            source = trainer.fit_loop._data_source
+            loader = source.dataloader()
+            if sampler_of(loader) is not None:
+                return
+            if not pl_module.automatic_optimization:
+                raise InputError(
+                    "NodeBudget and a module with manual optimization",
+                    limit="it calibrates with training_step, backward and step of the optimizers",
+                    hint="make the training loader with nodebudget.auto_loader and a step of your own",
                 )
-                trainer.fit_loop._data_source = type(source)(loader, source.name)
-                trainer.accumulate_grad_batches = max(trainer.accumulate_grad_batches, loader.batch_sampler.accumulate)
+            if trainer.strategy.root_device.type != "cuda":
+                self.memory = memory_at_hand(self.memory, trainer.strategy.root_device)
+            schedulers = [config.scheduler for config in trainer.lr_scheduler_configs]
+            loader = auto_loader(
+                loader,
+                _step_of(trainer, pl_module),
+                model=pl_module,
+                optimizer=list(trainer.optimizers),
+                memory=self.memory,
+                restore=[*schedulers, *restored],
+                **how,
+            )
+            trainer.fit_loop._data_source = type(source)(loader, source.name)
+            trainer.accumulate_grad_batches = max(trainer.accumulate_grad_batches, loader.batch_sampler.accumulate)
 
-        return BudgetCallback()
+    return BudgetCallback()
 
 
 def _step_of(trainer: Any, module: Any) -> Any:

@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,12 +16,11 @@ from paths import FIXTURES, ROOT
 pytestmark = pytest.mark.skipif(importlib.util.find_spec("accelerate") is None, reason="accelerate is not installed")
 
 
-@pytest.fixture(scope="module", params=[1, 2])
-def ranks(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
-    folder = tmp_path_factory.mktemp("accelerate")
-    launch = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={request.param}"]
+def run(script: str, ranks: int, folder: Path) -> list[Any]:
+    """Run a script on some ranks; return what each of them wrote."""
+    launch = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={ranks}"]
     done = subprocess.run(
-        [sys.executable, *(launch if request.param > 1 else []), str(FIXTURES / "accelerate_train.py"), str(folder)],
+        [sys.executable, *(launch if ranks > 1 else []), str(FIXTURES / script), str(folder)],
         env={
             **os.environ,
             "PYTHONPATH": os.pathsep.join([str(ROOT), str(FIXTURES)]),
@@ -32,7 +32,23 @@ def ranks(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
         timeout=300,
     )
     assert done.returncode == 0, done.stderr[-3000:]
-    return [json.loads((folder / f"{rank}.json").read_text()) for rank in range(request.param)]
+    return [json.loads((folder / f"{rank}.json").read_text()) for rank in range(ranks)]
+
+
+@pytest.fixture(scope="module", params=[1, 2])
+def ranks(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
+    return run("accelerate_train.py", request.param, tmp_path_factory.mktemp("accelerate"))
+
+
+@pytest.mark.skipif(importlib.util.find_spec("torch_geometric") is None, reason="PyG is not installed")
+@pytest.mark.parametrize("count", [1, 2])
+def test_a_budget_by_one_line(count: int, tmp_path: Path) -> None:
+    by_rank = run("accelerate_auto.py", count, tmp_path)
+    assert len({len(epoch) for epochs in by_rank for epoch in epochs}) == 1
+    for epoch in range(2):
+        seen = [graph for epochs in by_rank for batch in epochs[epoch] for graph in batch]
+        assert sorted(seen) == list(range(200))
+    assert by_rank[0][0] != by_rank[0][1]
 
 
 def test_every_crystal_comes_once_per_epoch_and_epochs_differ(ranks: list[dict[str, Any]]) -> None:
