@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import torch
 
 from nodebudget.analysis.device_budget import DeviceBudget, device_budget
@@ -46,7 +48,8 @@ def memory_at_hand(memory: int | str, device: torch.device) -> int:
     if share is None:
         return parse_bytes(memory)
     if device.type != "cuda":
-        return int(CpuProbe().free_bytes() * (_CPU_SHARE if memory == "auto" else share))
+        processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))  # of torchrun, on this machine
+        return int(CpuProbe().free_bytes() * (_CPU_SHARE if memory == "auto" else share) / processes)
     return int(torch.cuda.get_device_properties(device).total_memory * share)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -37,6 +37,9 @@ _SETTLED = 0.01
 
 #: Part of the memory that larger probes go up to on the CPU, where a step that takes too much ends the process.
 _CPU_REACH = 0.25
+
+#: Entry of a record's context: the bytes that "auto" or a share was when it was made.
+_AT_HAND = "memory_at_hand"
 
 #: Maximum number of graphs in the first probes.
 _FIRST_GRAPHS = 32
@@ -138,7 +141,11 @@ def auto_loader(
     with unchanged([model], optimizers, [*restore, *generators], device):
         sizes = _sizes(workload, loader.dataset, indices, options)
         run = _Run(workload, optimizers, step, loader, device, cache, options)
-        calibration, said = run.calibration(sizes, indices, at_hand, per_rank)
+        calibration, said = run.calibration(sizes, indices, (memory, at_hand), per_rank)
+    before = calibration.context.get(_AT_HAND, {}).get(str(memory), 0)
+    if device.type != "cuda" and 0 < before <= memory_at_hand("100%", device):
+        # What is free differs from start to start; a run that goes on needs the plan that it had.
+        memory = at_hand = before
     bytes_, lines = step_memory(memory, calibration, device)
     bytes_ = min(of_all_ranks(bytes_))
     shuffle = shuffled if options.shuffle is None else options.shuffle
@@ -229,9 +236,12 @@ class _Run:
     options: AutoOptions
 
     def calibration(
-        self, sizes: SizeTable, indices: Sequence[int] | None, memory: int, max_graphs: int | None
+        self, sizes: SizeTable, indices: Sequence[int] | None, memory: tuple[int | str, int], max_graphs: int | None
     ) -> tuple[Calibration, str]:
-        """Return the calibration, from the cache or measured, and a line that says which."""
+        """Return the calibration, from the cache or measured, and a line that says which.
+
+        `memory` is what the user named, and the bytes that this is now.
+        """
         probe = open_probe(str(self.device))
         functions = {"step": self.step, "collate function": self.loader.collate_fn}
         cache = CalibrationCache(self.cache, describe_use(self.workload, self.optimizers, functions, probe, sizes))
@@ -240,7 +250,9 @@ class _Run:
             return cached, f"calibration from {self.cache}: {errors_of(cached)}"
         started = time.perf_counter()
         dataset = self.loader.dataset if indices is None else Subset(self.loader.dataset, indices)
-        calibration = self._measured(dataset, sizes, memory, max_graphs)
+        calibration = self._measured(dataset, sizes, memory[1], max_graphs)
+        at_hand = {str(memory[0]): memory[1]}
+        calibration = replace(calibration, context={**calibration.context, _AT_HAND: at_hand})
         seconds, steps = time.perf_counter() - started, len(calibration.observations)
         calibration, problem = from_first_rank(lambda: cache.save(calibration))
         reason += f"; not kept: {problem}" if problem else ""

@@ -352,3 +352,27 @@ def test_wrong_arguments_are_refused_before_anything_runs(options):
 def test_memory_that_no_step_fits_is_refused():
     with pytest.raises(DoesNotFitError):
         with_budget(Training(), loader_of("torch"), memory="30KiB")
+
+
+def test_a_second_start_has_the_plan_of_the_first_though_other_memory_is_free(tmp_path, monkeypatch):
+    plans = []
+    for free in (2**21, 2**21 - 300_000):
+        monkeypatch.setattr(CpuProbe, "free_bytes", lambda self, free=free: free)
+        loader = with_budget(Training(), loader_of("torch"), memory="auto", cache=str(tmp_path))
+        plans.append((loader.batch_sampler.budget.memory, [*loader.batch_sampler]))
+    assert plans[0] == plans[1]
+    monkeypatch.setattr(CpuProbe, "free_bytes", lambda self: 2**20)
+    loader = with_budget(Training(), loader_of("torch"), memory="auto", cache=str(tmp_path))
+    assert loader.batch_sampler.budget.memory < 2**20
+
+
+def test_an_effective_batch_size_is_made_of_micro_batches_where_it_does_not_fit():
+    training = Training()
+    whole = with_budget(training, loader_of("torch"), graphs_per_step=10, memory="2MiB")
+    assert (len(whole), whole.batch_sampler.accumulate) == (8, 1)
+    assert [len(batch) for batch in whole.batch_sampler] == [10] * 8
+    split = with_budget(training, loader_of("torch"), graphs_per_step=40)
+    assert split.batch_sampler.accumulate > 1
+    assert len(split) == 2 * split.batch_sampler.accumulate
+    sizes = [len(batch) for batch in split.batch_sampler]
+    assert sum(sizes[: split.batch_sampler.accumulate]) == 40

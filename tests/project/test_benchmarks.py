@@ -126,3 +126,13 @@ def test_what_the_documentation_says_of_a_gpu_is_what_was_measured_there(run: Ca
     for seen in here.observations:
         if seen.role == "holdout":
             assert there.predict_bytes(**seen.sizes) + 2**26 == pytest.approx(seen.peak, rel=0.01)
+
+
+def test_what_a_budget_is_worth_is_what_the_readme_says(run: Callable[..., str]) -> None:
+    results = json.loads(run("budget_worth.py", "--json", "--sets", "jarvis_dft3d_tc_supercon"))
+    rows = results["jarvis_dft3d_tc_supercon"]["rows"]
+    readme = (ROOT / "README.md").read_text()
+    for graphs, row in rows.items():
+        [line] = [line for line in readme.splitlines() if line.startswith(f"| {graphs} mean graphs: fixed, budget")]
+        assert f"| {row['fixed']}, {row['budget']:.0f} |" in line
+        assert row["gain"] > 1
