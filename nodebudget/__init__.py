@@ -41,6 +41,8 @@ _HOMES = {
     "auto_loader": "nodebudget.integrations.auto_loader",
     "break_down": "nodebudget.analysis.breakdown",
     "calibrate": "nodebudget.calibration.calibrate",
+    "calibrate_static": "nodebudget.analysis.static_step",
+    "capture_step": "nodebudget.workloads.capture",
     "check_applicable": "nodebudget.calibration.compatibility",
     "check_padding": "nodebudget.workloads.padding.model_check",
     "choose_batches": "nodebudget.analysis.breakdown",
@@ -81,6 +83,7 @@ if TYPE_CHECKING:
     from nodebudget.analysis.run_diff.diff import diagnose as diagnose
     from nodebudget.analysis.run_diff.runs import read_run_config as read_run_config
     from nodebudget.analysis.safe_batch_size import largest_safe_batch_size as largest_safe_batch_size
+    from nodebudget.analysis.static_step import calibrate_static as calibrate_static
     from nodebudget.analysis.tune import TuneConfig as TuneConfig
     from nodebudget.analysis.tune import tune as tune
     from nodebudget.calibration.calibrate import CalibrationConfig as CalibrationConfig
@@ -121,6 +124,7 @@ if TYPE_CHECKING:
     from nodebudget.sampling.planner import make_plan as make_plan
     from nodebudget.sampling.sampler import NodeBudgetSampler as NodeBudgetSampler
     from nodebudget.sampling.stream_batcher import NodeBudgetBatcher as NodeBudgetBatcher
+    from nodebudget.workloads.capture import capture_step as capture_step
     from nodebudget.workloads.padding.model_check import check_padding as check_padding
     from nodebudget.workloads.padding.pad_batch import pad_batch as pad_batch
     from nodebudget.workloads.padding.pad_batch import static_collate as static_collate

@@ -33,6 +33,12 @@ if TYPE_CHECKING:
 @click.option("--workers", default=0, show_default=True, type=click.IntRange(0), help="Processes that measure sizes.")
 @options.on_error
 @options.outputs("Write the calibration here, as JSON.")
+@click.option(
+    "--static",
+    is_flag=True,
+    help="Measure the one step of a static plan of --batch-size graphs; with --memory search the largest that fits.",
+)
+@options.memory("--memory", "With --static: memory that the step may take, such as 2GiB.")
 @options.memory("--predict-gpu", "With --device cpu: also predict the budget on a GPU with this memory, such as 40GiB.")
 @click.option("--resume", is_flag=True, help="Continue an interrupted run with the same -o.")
 @options.printer
@@ -46,6 +52,8 @@ def command(
     workers: int,
     on_error: str,
     outputs: options.Outputs,
+    static: bool,
+    memory: int | None,
     predict_gpu: int | None,
     resume: bool,
     printer: Printer,
@@ -64,6 +72,10 @@ def command(
     from nodebudget.calibration.compatibility import check_same_kernels
     from nodebudget.profiling.open import open_probe
 
+    if static or memory is not None:
+        if resume or predict_gpu is not None or not static:
+            raise InputError("--memory without --static, or --static with --resume or --predict-gpu", hint="see --help")
+        return _calibrate_static(device, training, batch_size, memory, outputs, printer)
     if resume and outputs.output is None:
         raise InputError("--resume without -o", hint="name the output of the interrupted run")
     if predict_gpu is not None and device != "cpu":
@@ -101,6 +113,29 @@ def command(
         Path(checkpoint).unlink(missing_ok=True)
         printer.note(f"written: {outputs.output}")
     _print(calibration, sizes, batch_size, predict_gpu, printer)
+
+
+def _calibrate_static(
+    device: str,
+    training: options.TrainingOptions,
+    graphs: int,
+    memory: int | None,
+    outputs: options.Outputs,
+    printer: Printer,
+) -> None:
+    from nodebudget.analysis.static_step import calibrate_static
+    from nodebudget.profiling.open import open_probe
+    from nodebudget.report.static_step import static_step_report
+
+    probe = open_probe(device)
+    with printer.steps() as steps:
+        model = load_model(training, probe.device)
+        samples, sizes = open_samples(model, training, steps)
+        measured = calibrate_static(model, samples, sizes, probe, graphs=graphs, memory=memory)
+    if outputs.output is not None:
+        measured.save(outputs.output, force=outputs.force)
+        printer.note(f"written: {outputs.output}")
+    printer.result(measured.to_dict(), static_step_report(measured))
 
 
 def _with_overheads(

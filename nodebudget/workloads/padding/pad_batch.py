@@ -59,6 +59,11 @@ def pad_batch(batch: Any, shape: Shape | Sequence[Shape]) -> tuple[Any, torch.Te
     return _Padding(graph, line_graph, sizes, chosen, extra).of(batch), mask
 
 
+def batch_sizes(batch: Any) -> dict[str, int]:
+    """Return the sizes of a batch that `pad_batch` pads: `graphs`, `nodes`, and further columns that it has."""
+    return _sizes(*_graphs(batch))
+
+
 class static_collate:  # noqa: N801 — it stands where functions stand, and worker processes must be able to pickle it
     """A collate function that pads what another one makes: `collate_fn=static_collate(collate, sampler.shape)`.
 
