@@ -73,8 +73,7 @@ def command(
     from nodebudget.profiling.open import open_probe
 
     if static or memory is not None:
-        if resume or predict_gpu is not None or not static:
-            raise InputError("--memory without --static, or --static with --resume or --predict-gpu", hint="see --help")
+        _check_static(static, resume, predict_gpu)
         return _calibrate_static(device, training, batch_size, memory, outputs, printer)
     if resume and outputs.output is None:
         raise InputError("--resume without -o", hint="name the output of the interrupted run")
@@ -113,6 +112,13 @@ def command(
         Path(checkpoint).unlink(missing_ok=True)
         printer.note(f"written: {outputs.output}")
     _print(calibration, sizes, batch_size, predict_gpu, printer)
+
+
+def _check_static(static: bool, resume: bool, predict_gpu: int | None) -> None:
+    if not static:
+        raise InputError("--memory without --static", hint="budgets are given to 'nodebudget plan'")
+    if resume or predict_gpu is not None:
+        raise InputError("--static with --resume or --predict-gpu", hint="a static step is measured at once")
 
 
 def _calibrate_static(
