@@ -5,7 +5,8 @@
 
 All samplers get the same crystals and make the same number of optimizer steps. Each rank computes its gradients, then
 the ranks wait for the slowest (a barrier, measured), average gradients (gloo) and step. The share of waiting is the
-time in the barrier over the time of the epoch, over all ranks. By default the crystals come with pymatgen.
+time in the barrier over the time of the epoch, over all ranks; "processor" is what it would be by the processor time of
+computing, which other programs on the machine do not change. By default the crystals come with pymatgen.
 `--peers` names the Python of an environment in which fairchem-core and metatrain are installed, and its site-packages:
 their samplers run there, see `ddp_peers.py`.
 """
@@ -124,7 +125,9 @@ def train(rank: int, ranks: int, folder: str, options: argparse.Namespace, ways:
             for rows in epochs[epoch][rank]:
                 batch = made.batch([samples[row] for row in rows])
                 torch.distributed.barrier()
+                before = time.process_time()
                 computing = timed_step(made, batch)
+                processor = time.process_time() - before
                 started = time.perf_counter()
                 torch.distributed.barrier()
                 waiting = time.perf_counter() - started
@@ -134,7 +137,8 @@ def train(rank: int, ranks: int, folder: str, options: argparse.Namespace, ways:
                     torch.distributed.all_reduce(parameter.grad)
                     parameter.grad /= ranks
                 made.optimizer.step()
-                seconds[name].append([epoch, computing, waiting, time.perf_counter() - started - waiting])
+                exchanging = time.perf_counter() - started - waiting
+                seconds[name].append([epoch, computing, waiting, exchanging, processor])
     Path(folder, f"{rank}.json").write_text(json.dumps(seconds))
     torch.distributed.destroy_process_group()
 
@@ -153,7 +157,7 @@ def measured(options: argparse.Namespace, sizes: SizeTable, ways: dict[str, Epoc
         # Rank, step, and of each the epoch and the seconds of computing, waiting and exchanging.
         table = np.array([of_rank[name] for of_rank in found])
         epoch_seconds = [
-            float(table[0, table[0, :, 0] == epoch, 1:].sum()) for epoch in range(EPOCHS)
+            float(table[0, table[0, :, 0] == epoch, 1:4].sum()) for epoch in range(EPOCHS)
         ]  # fmt: skip
         crystals = [row for of_rank in epochs[0] for batch in of_rank for row in batch]
         rows.append(
@@ -164,7 +168,9 @@ def measured(options: argparse.Namespace, sizes: SizeTable, ways: dict[str, Epoc
                 "repeated": len(crystals) - len(set(crystals)),
                 "graphs_per_step_cv": per_step_cv(epochs, np.ones(len(sizes))),
                 "epoch_seconds": statistics.median(epoch_seconds),
-                "waiting": float(table[..., 2].sum() / table[..., 1:].sum()),
+                "waiting": float(table[..., 2].sum() / table[..., 1:4].sum()),
+                # What ranks would wait on a machine that does nothing else.
+                "waiting_by_processor_time": float(1 - table[..., 4].mean() / table[..., 4].max(axis=0).mean()),
             }
         )
     return rows
@@ -196,11 +202,13 @@ def simulated(sizes: SizeTable, times: TimeModel, batch: int) -> list[dict[str, 
 
 def show(rows: list[dict[str, Any]], simulation: list[dict[str, Any]]) -> None:
     if rows:
-        head = f"{'steps':>6}{'crystals':>10}{'repeated':>10}{'s/epoch':>9}{'waiting':>9}{'graphs per step, CV':>21}"
+        head = f"{'steps':>6}{'crystals':>10}{'repeated':>10}{'s/epoch':>9}"
+        head += f"{'waiting':>9}{'processor':>11}{'graphs per step, CV':>21}"
         print(f"{'sampler':<42}{head}")
     for row in rows:
         cells = f"{row['steps']:6}{row['crystals']:10}{row['repeated']:10}{row['epoch_seconds']:9.2f}"
-        print(f"{row['sampler']:<42}{cells}{row['waiting']:9.1%}{row['graphs_per_step_cv']:21.1%}")
+        cells += f"{row['waiting']:9.1%}{row['waiting_by_processor_time']:11.1%}{row['graphs_per_step_cv']:21.1%}"
+        print(f"{row['sampler']:<42}{cells}")
     ranks = sorted({row["ranks"] for row in simulation})
     print(f"\n{'waiting, simulated; ranks:':<42}" + "".join(f"{count:>9,}" for count in ranks))
     for name in dict.fromkeys(row["sampler"] for row in simulation):
