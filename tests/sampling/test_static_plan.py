@@ -191,7 +191,6 @@ def test_packing_of_a_few_huge_graphs_keeps_each_set_of_maxima() -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"graphs_per_step": 64}, "graphs_per_step with pack=None"),
         ({"graphs_per_step": 0, "pack": "static"}, "graphs_per_step is 0"),
         ({"graphs_per_step": 9, "pack": "static", "num_replicas": 2, "rank": 0}, "2 ranks share a step"),
         ({"graphs_per_step": 9, "max_graphs": 9, "pack": "static"}, "graphs_per_step and max_graphs"),
