@@ -76,6 +76,11 @@ class ResumingSampler(Sampler[list[int]]):
         return budgets[self.rank].budget if budgets else config.budget
 
     @property
+    def calibration(self) -> Calibration | None:
+        """The memory model of the budget, or None."""
+        return self.budget.calibration
+
+    @property
     def plan(self) -> Plan:
         """The batches of the current epoch, of all ranks; after a change in its middle, of what was left then."""
         return self._progress.plan

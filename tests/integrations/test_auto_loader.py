@@ -54,6 +54,7 @@ def test_a_loader_of_the_same_kind_whose_batches_fill_the_memory(kind):
     assert loader.dataset is plain.dataset
     assert loader.collate_fn is plain.collate_fn
     assert plain.batch_size == 8  # the user's loader does not change
+    assert loader.batch_sampler.calibration.holdout.mape < 0.02
     epochs = [train(training, loader) for _ in range(2)]
     for batches in epochs:
         assert sorted(graph for batch in batches for graph in batch) == list(range(GRAPHS))
