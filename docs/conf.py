@@ -61,7 +61,7 @@ nitpick_ignore_regex = [
     (r"py:.*", r"(torch|numpy|np|npt|collections|concurrent|pathlib|os|typing|types|click|abc)\..*"),
     (r"py:obj", r".*"),
     # A type variable, what is only ever entered, and the name of a kind of function.
-    (r"py:class", r"(nodebudget\.monitor\.(monitor\.T|step\.Step)|Collate)"),
+    (r"py:class", r"(nodebudget\.(monitor\.monitor\.T|monitor\.step\.Step|integrations\.run_steps\.T)|Collate)"),
 ]
 
 # A class, or a name of several words: single words such as `graphs` mean too many things to be linked.

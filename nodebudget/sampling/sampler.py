@@ -176,7 +176,7 @@ class NodeBudgetSampler(ResumingSampler):
 
     @property
     def accumulate(self) -> int:
-        """Batches of this rank per optimizer step: gradients of so many are summed; 1 without `graphs_per_step`."""
+        """How many batches of this rank make an optimizer step, in which their gradients are summed."""
         return self._progress.accumulate
 
     def ends_step(self, batch: int) -> bool:

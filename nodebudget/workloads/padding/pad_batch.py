@@ -44,7 +44,7 @@ def pad_batch(batch: Any, shape: Shape | Sequence[Shape]) -> tuple[Any, torch.Te
             batch has them. Of several (`sampler.shapes`) the smallest that holds the batch.
 
     Returns:
-        The padded batch, and a mask: True for real graphs, shape (graphs,), on the device of the batch. A loss that
+        The padded batch, and a mask that is True for real graphs, shape (graphs,), on the batch's device. A loss that
         does not take the mask trains on padding as well.
 
     Raises:
