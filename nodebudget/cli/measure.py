@@ -77,10 +77,11 @@ def command(
     Example:
       nodebudget measure dft_3d.json.zip --neighbors 12 --cutoff 8 -o sizes.npz
     """
+    from nodebudget.analysis.dataset_storage import storage_record
     from nodebudget.datasets.measure import MeasureOptions, measure
     from nodebudget.datasets.read_limits import ReadLimits
     from nodebudget.datasets.workers import dask_executor
-    from nodebudget.report.sizes import sizes_report
+    from nodebudget.report.sizes import sizes_report, storage_report
 
     if dask is not None and workers is not None:
         raise InputError("--dask together with --workers", hint="the cluster has its own workers; give one of the two")
@@ -115,7 +116,8 @@ def command(
     if outputs.output is not None:
         printer.note(f"sizes of {len(table)} graphs in {outputs.output}")
     settings = {key: value for key, value in table.settings.items() if key not in ("skipped", "indices")}
-    printer.result({**table.statistics(), "skipped": skipped, "settings": settings}, sizes_report(table))
+    record = {**table.statistics(), "skipped": skipped, "settings": settings, "storage": storage_record(table)}
+    printer.result(record, sizes_report(table), storage_report(table))
 
 
 def _given(values: dict[str, Any], *names: str) -> dict[str, Any]:

@@ -69,8 +69,10 @@ def command(
     Example:
       nodebudget plan sizes.npz --calibration calibration.json --memory 40GiB -o plan.json
     """
+    from nodebudget.analysis.dataset_storage import storage_record
     from nodebudget.analysis.padding import padding_of_plan
     from nodebudget.report.plan import plan_report
+    from nodebudget.report.sizes import storage_report
     from nodebudget.sampling.budget import Budget
     from nodebudget.sampling.planner import make_plan
 
@@ -90,7 +92,8 @@ def command(
         plan.save(outputs.output, force=outputs.force)
         printer.note(f"{len(plan):,} batches in {outputs.output}")
     padding = padding_of_plan(plan) if plan.config.pack == "static" else None
-    printer.result({**plan.statistics(), **(padding or {})}, plan_report(plan, padding))
+    record = {**plan.statistics(), **(padding or {}), "storage": storage_record(sizes)}
+    printer.result(record, plan_report(plan, padding), storage_report(sizes))
 
 
 def _memory_of(capacity: int, memory: int | None, calibration: Calibration | None, printer: Printer) -> int:

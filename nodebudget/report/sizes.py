@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from nodebudget.analysis.dataset_storage import FORMATS, dataset_storage
 from nodebudget.datasets.size_table import SizeTable
 from nodebudget.report.formats import number
-from nodebudget.report.report import Report, Table
+from nodebudget.report.report import Advice, Report, Table
+from nodebudget.utils.byte_units import format_bytes
 from nodebudget.utils.size_labels import size_label
 
 _STATISTICS = ("mean", "median", "min", "max", "std", "total")
@@ -17,6 +19,24 @@ def sizes_report(sizes: SizeTable) -> Report:
     """Report on the sizes of one dataset."""
     table = statistics_table({"": sizes.statistics()})
     return Report("Sizes", f"{len(sizes):,} graphs", tables=[Table(table.head[2:], [row[2:] for row in table.rows])])
+
+
+def storage_report(sizes: SizeTable, free: int | None = None) -> Report:
+    """Report on what the graphs take on disk and in host memory; with the free host memory, whether they fit."""
+    storages = dataset_storage(sizes)
+    rows = [
+        [FORMATS[key], *map(format_bytes, (storage.disk, storage.process, storage.worker))]
+        for key, storage in storages.items()
+    ]
+    table = Table(["stored as", "on disk", "in a process", "each worker adds"], rows)
+    too_large = [FORMATS[key] for key, storage in storages.items() if free is not None and storage.process > free]
+    advice = []
+    if too_large:
+        text = f"{format_bytes(free or 0)} of host memory are free: too little for {', '.join(too_large)}."
+        advice.append(Advice("warn", f"{text} Use alignn's LMDB, which is read from disk."))
+    kind = "line graphs" if "line_edges" in sizes else "no line graphs"
+    intro = f"{len(sizes):,} graphs as alignn builds them, with cgcnn features and {kind}"
+    return Report("Host memory", intro, tables=[table], advice=advice)
 
 
 def statistics_table(datasets: Mapping[str, Mapping[str, Any]]) -> Table:
