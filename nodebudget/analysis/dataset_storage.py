@@ -56,17 +56,19 @@ class Storage:
 
 
 def dataset_storage(sizes: SizeTable) -> dict[str, Storage]:
-    """Return what the graphs take in each format; without edges or line-graph edges, as graphs that have none.
+    """Return what the graphs take in each format.
 
     Args:
-        sizes: Counted sizes. Line graphs are stored if they have a column `line_edges`.
+        sizes: Counted sizes. Line graphs are stored if there is a column `line_edges`.
 
     Returns:
-        Key of `FORMATS` → bytes.
+        Key of `FORMATS` → bytes; empty without a column `edges`: then the samples are no such graphs.
     """
+    if "edges" not in sizes:
+        return {}
     graphs, line_graphs = len(sizes), "line_edges" in sizes
-    nodes = sizes["nodes"]
-    edges, line_edges = (sizes[name] if name in sizes else np.zeros_like(nodes) for name in ("edges", "line_edges"))
+    nodes, edges = sizes["nodes"], sizes["edges"]
+    line_edges = sizes["line_edges"] if line_graphs else np.zeros_like(nodes)
     # Each graph is pickled with its line graph, so that the vectors they share are stored once.
     tensors = nodes * _NODE + edges * (_ENDS + _VECTORS) + line_edges * _LINE_EDGE
     once = int(tensors.sum())

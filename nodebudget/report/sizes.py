@@ -24,6 +24,8 @@ def sizes_report(sizes: SizeTable) -> Report:
 def storage_report(sizes: SizeTable, free: int | None = None) -> Report:
     """Report on what the graphs take on disk and in host memory; with the free host memory, whether they fit."""
     storages = dataset_storage(sizes)
+    if not storages:
+        return Report("Host memory", "Host memory is computed for graphs: these sizes have no edges.")
     rows = [
         [FORMATS[key], *map(format_bytes, (storage.disk, storage.process, storage.worker))]
         for key, storage in storages.items()

@@ -90,3 +90,9 @@ def test_what_does_not_fit_is_named():
     (advice,) = storage_report(SIZES, free=100).advice
     assert "100 B of host memory are free: too little for dgl.save_graphs, PyG's InMemoryDataset." in advice.text
     assert storage_report(SIZES, free=2**40).advice == []
+
+
+def test_nothing_is_computed_for_samples_that_are_no_graphs():
+    sizes = SizeTable.from_counts([10, 20])
+    assert dataset_storage(sizes) == {}
+    assert storage_report(sizes).tables == ()
