@@ -28,6 +28,9 @@ Floats = npt.NDArray[np.float64]
 #: Budgets hold with this probability, per batch: predictions are the upper end of a 99% prediction interval.
 CONFIDENCE = 0.99
 
+MAX_NOISE = 1 / 3  #: Share of an error that two runs of the same step may differ by; above that it counts as noise.
+_ACCEPTED = "error_accepted"  #: Key of the context.
+
 _FAR = 2.0  #: A prediction over so many times the largest measured step gives a warning.
 
 
@@ -149,6 +152,20 @@ class Calibration:
     def coefficient(self, column: str) -> float:
         """Return the bytes per unit of a column."""
         return self.coefficients.get(coefficient_name(column), 0.0)
+
+    @property
+    def noise(self) -> float | None:
+        """Relative difference of the peaks of two runs of the same step; None if that was not measured."""
+        return self.context.get("noise")
+
+    @property
+    def is_error_accepted(self) -> bool:
+        """Whether `accept_error` was called."""
+        return bool(self.context.get(_ACCEPTED))
+
+    def accept_error(self, accept: bool = True) -> Calibration:
+        """Return the calibration for budgets in bytes whatever its held-out error, which over 5% they refuse."""
+        return replace(self, context={**self.context, _ACCEPTED: accept})
 
     def predict_bytes(
         self,

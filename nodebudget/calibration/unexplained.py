@@ -8,13 +8,12 @@ from dataclasses import replace
 import numpy as np
 
 from nodebudget.calibration.fit import fit_calibration
-from nodebudget.calibration.memory_model import Calibration, Observation
+from nodebudget.calibration.memory_model import MAX_NOISE, Calibration, Observation
 from nodebudget.calibration.probe_design import Indices
 from nodebudget.datasets.size_table import SizeTable
 from nodebudget.errors import InputError
 
 MAX_ERROR = 0.03  #: Mean error of held-out steps above which the sizes do not explain the memory.
-_MAX_NOISE = 1 / 3  #: Share of that error that two runs of the same step may differ by.
 _GAIN = 0.5  #: A size explains the memory if the error with it is below this share of the error without.
 
 #: Nodes of the graphs of a batch → a size that is not a sum over nodes, and what a cost of that kind looks like.
@@ -52,8 +51,8 @@ def unexplained(
         batches: The graphs of each, as rows of `sizes`.
         sizes: The sizes of all graphs.
     """
-    error, noise = calibration.holdout.mape, calibration.context.get("noise")
-    if not error > MAX_ERROR or (noise is not None and noise > _MAX_NOISE * error):
+    error, noise = calibration.holdout.mape, calibration.noise
+    if not error > MAX_ERROR or (noise is not None and noise > MAX_NOISE * error):
         return ""
     nodes = sizes["nodes"].astype(np.float64)
     errors: dict[str, float] = {}

@@ -46,6 +46,8 @@ def open_calibration(options: CalibrationOptions) -> OpenedCalibration:
 
         workload = load_workload(options.workload, "cpu")
     check_applicable(calibration, workload=workload, probe=_gpu_of(calibration), allow_mismatch=options.allow_mismatch)
+    if options.allow_mismatch:
+        calibration = calibration.accept_error()
     graphs = graphs or getattr(workload, "graphs", None) or graph_settings_of(calibration)
     return OpenedCalibration(calibration, graphs, workload)
 

@@ -135,10 +135,12 @@ class CalibrationOptions:
     calibration: str | None  #: Path of the record.
     workload: str | None  #: Name of the workload that is trained.
     alignn_config: str | None  #: alignn's config.json: crystals are counted as the graphs of this run.
-    allow_mismatch: bool  #: Accept a calibration of another model.
+    allow_mismatch: bool  #: Accept a calibration of another model, or over 5% off.
 
 
-allow_mismatch = click.option("--allow-mismatch", is_flag=True, help="Accept a calibration of another model.")
+allow_mismatch = click.option(
+    "--allow-mismatch", is_flag=True, help="Accept a calibration of another model, or over 5% off."
+)
 
 
 def calibration(help_text: str) -> Callable[[F], F]:

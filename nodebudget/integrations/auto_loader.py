@@ -58,6 +58,7 @@ class AutoOptions:
         seed: Random seed of the batches.
         oversized: What happens to a graph over the budget: "raise", "skip" or "alone".
         probes: Maximum number of steps to fit to and to check on.
+        accept_error: Make budgets of a calibration, too, that is over 5% off on held-out steps with little noise.
     """
 
     sizes: SizeTable | Callable[[Any], Mapping[str, float]] | None = None
@@ -66,6 +67,7 @@ class AutoOptions:
     seed: int = 0
     oversized: str = "raise"
     probes: int = 24
+    accept_error: bool = False
 
 
 def auto_loader(
@@ -142,6 +144,7 @@ def auto_loader(
         sizes = _sizes(workload, loader.dataset, indices, options)
         run = _Run(workload, optimizers, step, loader, device, cache, options)
         calibration, said = run.calibration(sizes, indices, (memory, at_hand), per_rank)
+    calibration = calibration.accept_error(options.accept_error)
     before = calibration.context.get(_AT_HAND, {}).get(str(memory), 0)
     if device.type != "cuda" and 0 < before <= memory_at_hand("100%", device):
         # What is free differs from start to start; a run that goes on needs the plan that it had.
@@ -281,7 +284,10 @@ class _Run:
         if self.device.type == "cuda":
             bytes_, _ = step_memory(memory, calibration, self.device)
             calibration = with_overheads(
-                *(calibration, self.workload, dataset, sizes, str(self.device)), memory=bytes_, max_graphs=max_graphs
+                calibration.accept_error(self.options.accept_error),
+                *(self.workload, dataset, sizes, str(self.device)),
+                memory=bytes_,
+                max_graphs=max_graphs,
             )
             torch.cuda.empty_cache()
         return calibration

@@ -29,6 +29,8 @@ _PARTS_BITS = 40
 #: More than any machine has; numbers up to this can be compared and added without overflow.
 _LARGEST = 2.0**61
 
+_MAX_ERROR = 0.05  #: Mean error of held-out steps up to which a calibration makes a budget.
+
 
 @dataclass(frozen=True, eq=False)
 class Budget:
@@ -70,7 +72,8 @@ class Budget:
 
         Raises:
             InputError: No argument is given, a maximum is not a positive whole number (below 2^63), or one of
-                `calibration` and `memory` is given without the other.
+                `calibration` and `memory` is given without the other, or the calibration is over 5% off on
+                held-out steps with little noise, which was not accepted (`Calibration.accept_error`).
             DoesNotFitError: A training step takes more than the memory without any graph.
         """
         given = {"nodes": max_nodes, "edges": max_edges, "line_edges": max_line_edges}
@@ -266,6 +269,7 @@ def _memory(calibration: Calibration | None, memory: int | str | None) -> int | 
     if calibration is None or memory is None:
         return None
     bytes_ = parse_bytes(memory)
+    _check_error(calibration)
     least = max(calibration.floor, *(segment["fixed"] for segment in calibration.segments))
     if bytes_ <= least:
         raise DoesNotFitError(
@@ -274,3 +278,17 @@ def _memory(calibration: Calibration | None, memory: int | str | None) -> int | 
             hint="give more memory, or train a smaller model",
         )
     return bytes_
+
+
+def _check_error(calibration: Calibration) -> None:
+    from nodebudget.calibration.memory_model import MAX_NOISE
+
+    error, noise = calibration.holdout.mape, calibration.noise
+    is_noise = noise is None or noise > MAX_NOISE * error
+    if error > _MAX_ERROR and not is_noise and not calibration.is_error_accepted:
+        raise InputError(
+            f"the calibration is {error:.1%} off on held-out steps, and the same step twice differs by {noise:.1%}",
+            limit=f"a budget in bytes takes up to {_MAX_ERROR:.0%}",
+            hint="calibrate with the size that is missing, which the warning of the calibration names, or accept the "
+            "error: --allow-mismatch, calibration.accept_error() or AutoOptions(accept_error=True)",
+        )

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import warnings
+from dataclasses import replace
 
 import pytest
 import torch
 from ase.build import bulk
 from click.testing import CliRunner
 
-from nodebudget import calibrate, squares
+from nodebudget import NodeBudgetSampler, calibrate, squares
 from nodebudget.cli import main
+from nodebudget.errors import InputError
+from nodebudget.sampling.budget import Budget
+from nodebudget.workloads.sample_sizes import measure_samples
 
 CRYSTALS = [bulk("NaCl", "rocksalt", a=5.64) * (1 + n % 12, 1, 1 + n % 3) for n in range(48)]
 
@@ -53,6 +57,32 @@ def test_what_the_memory_looks_like_that_sums_do_not_explain(kind, words):
     with pytest.warns(UserWarning, match=words):
         calibration = calibrate(Layers(kind), CRYSTALS)
     assert calibration.holdout.mape > 0.03
+
+
+def test_a_budget_in_bytes_is_refused_over_five_percent_and_made_where_the_error_is_accepted(tmp_path):
+    with pytest.warns(UserWarning, match="explain the memory"):
+        calibration = calibrate(Layers("padded"), CRYSTALS)
+    assert calibration.holdout.mape > 0.05
+    sizes = measure_samples(Layers("padded"), CRYSTALS)
+    with pytest.raises(InputError, match=r"% off on held-out steps.*up to 5%.*accept_error\(\)"):
+        NodeBudgetSampler(sizes, calibration=calibration, memory="1GiB")
+    sampler = NodeBudgetSampler(sizes, calibration=calibration.accept_error(), memory="1GiB")
+    assert sorted(i for batch in sampler for i in batch) == list(range(48))
+    record, table = calibration.save(tmp_path / "calibration.json"), sizes.save(tmp_path / "sizes.npz")
+    command = ["plan", str(table), "--calibration", str(record), "--memory", "1GiB"]
+    refused = CliRunner().invoke(main, command)
+    assert refused.exit_code == 2
+    assert "--allow-mismatch" in refused.stderr
+    assert CliRunner().invoke(main, [*command, "--allow-mismatch"]).exit_code == 0
+
+
+def test_noise_that_explains_the_error_refuses_nothing():
+    with pytest.warns(UserWarning, match="explain the memory"):
+        calibration = calibrate(Layers("padded"), CRYSTALS)
+    noisy = replace(calibration, context={**calibration.context, "noise": calibration.holdout.mape / 2})
+    assert Budget.make(calibration=noisy, memory="1GiB").memory == 2**30
+    with pytest.raises(InputError, match="off on held-out steps"):
+        Budget.make(calibration=calibration, memory="1GiB")
 
 
 def test_kernels_that_exist_on_cuda_only_are_refused_for_a_gpu_that_is_predicted(tmp_path, monkeypatch):
