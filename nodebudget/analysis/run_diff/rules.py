@@ -52,7 +52,7 @@ _NOT_AFFECTING = {
     "epochs n_epochs num_epochs max_epochs num_train_epochs n_early_stopping patience": "the number of steps, each of "
     "which takes the same memory",
     "gradient_accumulation_steps accumulate_grad_batches": "gradients are accumulated in place: the memory is that of "
-    "one of the small batches",
+    "one of the small batches, and from the second one on the gradients are kept during the forward pass too",
     "criterion link graphwise_weight atomwise_weight zero_inflated classification_threshold": "it applies to a few "
     "numbers per graph or atom",
     "normalize_graph_level_loss target_multiplication_factor standard_scalar_and_pca target id_tag": "the value or the "
