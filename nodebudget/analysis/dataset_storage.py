@@ -67,10 +67,11 @@ def dataset_storage(sizes: SizeTable) -> dict[str, Storage]:
     if "edges" not in sizes:
         return {}
     graphs, line_graphs = len(sizes), "line_edges" in sizes
-    nodes, edges = sizes["nodes"], sizes["edges"]
+    # As float64, which is exact up to 8 PiB and does not overflow beyond.
+    nodes, edges = sizes["nodes"].astype(np.float64), sizes["edges"].astype(np.float64)
     line_edges = sizes["line_edges"] if line_graphs else np.zeros_like(nodes)
     # Each graph is pickled with its line graph, so that the vectors they share are stored once.
-    tensors = nodes * _NODE + edges * (_ENDS + _VECTORS) + line_edges * _LINE_EDGE
+    tensors = nodes * _NODE + edges * (_ENDS + _VECTORS) + line_edges * float(_LINE_EDGE)
     once = int(tensors.sum())
     twice = once + (int(edges.sum()) * _VECTORS if line_graphs else 0)
     objects = graphs * (_OBJECTS_GRAPH + line_graphs * _OBJECTS_LINE_GRAPH)

@@ -96,3 +96,9 @@ def test_nothing_is_computed_for_samples_that_are_no_graphs():
     sizes = SizeTable.from_counts([10, 20])
     assert dataset_storage(sizes) == {}
     assert storage_report(sizes).tables == ()
+
+
+def test_sizes_of_no_graphs_and_of_more_than_int64_has_bytes_for():
+    assert dataset_storage(SizeTable.from_counts([], [], []))["pyg"].worker == 0
+    huge = dataset_storage(SizeTable.from_counts([2**61], [2**61], [2**61]))
+    assert huge["alignn_lmdb"].disk == pytest.approx(2**61 * (384 + 40 + 20))
