@@ -118,7 +118,8 @@ def test_padding_to_the_longest_is_no_sum_and_the_calibration_tells(workload, da
     text.padded = lambda lengths: [max(lengths)] * len(lengths)
     try:
         config = CalibrationConfig(probes=15, max_graphs=12)
-        calibration = calibrate(workload, dataset, sizes, open_probe("cpu"), config=config)
+        with pytest.warns(UserWarning, match="explain the memory of held-out steps to"):
+            calibration = calibrate(workload, dataset, sizes, open_probe("cpu"), config=config)
     finally:
         del text.padded
     assert calibration.holdout.mape > 0.02
