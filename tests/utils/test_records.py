@@ -12,6 +12,7 @@ import pytest
 from paths import GOLDEN, ROOT
 
 from nodebudget import NodeBudgetSampler, SizeTable, read_run
+from nodebudget.analysis import static_step
 from nodebudget.errors import InputError, RecordError
 from nodebudget.report.html.inputs import read_inputs
 from nodebudget.report.html.page import make_page
@@ -31,6 +32,7 @@ VERSIONS = {
     "report.quickstart.SCHEMA_VERSION": ["quickstart_v{}.json"],
     "datasets.size_table_io.SCHEMA_VERSION": ["sizes_v{}.npz", "sizes_mapped_v{}.npz"],
     "sampling.state.STATE_VERSION": ["state_v{}.json"],
+    "analysis.static_step.SCHEMA_VERSION": ["static_step_v{}.json"],
 }
 
 
@@ -66,6 +68,14 @@ def test_every_version_up_to_the_newest_has_a_file(place):
     newest = getattr(importlib.import_module(f"nodebudget.{module}"), name)
     for pattern in VERSIONS[place]:
         assert sorted(map(version_of, written(pattern.format("*")))) == list(range(1, newest + 1)), pattern
+
+
+@pytest.mark.parametrize("path", written("static_step_v*"), ids=lambda path: path.name)
+def test_static_steps(path):
+    record = read_record(path, static_step.KIND, static_step.SCHEMA_VERSION)
+    assert record["schema_version"] == version_of(path)
+    assert record["graphs"] == 10
+    assert dict(record["probes"]) == {record["graphs"]: record["peak"]}
 
 
 @pytest.mark.parametrize("path", written("plan_v*"), ids=lambda path: path.name)
