@@ -10,6 +10,9 @@ from on_device import MIB, TESTS, python
 BENCHMARK = str(TESTS.parent / "scripts/benchmarks/alignn_budget.py")
 
 
+# Slow; with the default allocator one run of some twenty was out of memory, since the free block that it takes among
+# equal ones depends on addresses, which differ from process to process.
+@pytest.mark.slow
 def test_an_epoch_with_forces_fits_on_what_the_device_leaves_in_every_order(stand_in):
     options = ["--device", "cuda", "--only", "pure, forces", "--crystals", "160", "--epochs", "1", "--json"]
     done = python("-W", "ignore", BENCHMARK, *options, STUBCUDA_BYTES=384 * MIB)
