@@ -85,6 +85,9 @@ def _owner(batch: Any, name: str, value: torch.Tensor) -> str:
             for owner in fitting
             if ends[owner] is not None and torch.equal(torch.as_tensor(slices).cpu(), ends[owner].cpu())
         ] or fitting
+    if fitting == ["nodes", "edges"]:
+        # Each graph has as many edges as nodes: PyTorch Geometric then goes by the name as well.
+        fitting = ["edges" if "edge" in name else "nodes"]
     if len(fitting) != 1 or "index" in name or name == "face":
         raise unclear(f"{name!r}", value, lengths)
     return fitting[0]
