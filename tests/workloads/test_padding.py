@@ -211,7 +211,7 @@ def node_graphs(batch: Any) -> torch.Tensor:
 
 
 def close(one: torch.Tensor, other: torch.Tensor, part: float = 1e-5) -> bool:
-    """Return whether they are equal up to a part of them, or, where symmetry makes them zero, up to float32's rounding."""
+    """Return whether they are equal up to a part of them, or, where symmetry makes them zero, up to rounding."""
     rounding = 1e-7 if one.dtype == torch.float32 else 1e-12
     return bool((one - other).norm() <= part * one.norm() + rounding)
 
